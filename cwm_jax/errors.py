@@ -1,0 +1,33 @@
+"""Exceptions of the package. Each message names what was found, where, and what was expected."""
+
+
+class CwmError(Exception):
+    """Base class of every error that bad input or a bad environment causes."""
+
+
+class RecordError(CwmError):
+    """A line of a log, or a whole log, cannot be used."""
+
+
+class ProgramError(CwmError):
+    """A serialised compute graph is malformed."""
+
+
+class CheckpointError(CwmError):
+    """A checkpoint is missing, truncated, of another format version, or does not fit."""
+
+
+class WorkloadError(CwmError):
+    """A workload is unknown or its shapes make no sense."""
+
+
+class TargetError(CwmError):
+    """A target cannot be compiled for on this machine."""
+
+
+class TvmError(CwmError):
+    """No suitable TVM can be loaded, or another one is already in the process."""
+
+
+class HardwareError(CwmError):
+    """A hardware card is missing or malformed."""

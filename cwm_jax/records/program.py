@@ -1,0 +1,204 @@
+"""The compute graph of a workload as plain data, so that training and scoring need no TVM.
+
+A log `NAME.jsonl` may have its programs beside it in `NAME.programs.jsonl` (either may be
+gzip'd), one `Program` a line.
+"""
+
+import dataclasses
+import gzip
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from cwm_jax.errors import ProgramError
+
+PROGRAM_FORMAT = 1
+"""Version of the JSON form; readers refuse any other."""
+
+OPERATION_KINDS = ("add", "multiply", "divide", "compare", "select", "special", "integer")
+"""Arithmetic that a stage counts. `special` is exp, tanh, sqrt and their like; `integer` is
+everything on non-float operands outside buffer indices."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One loop of a stage before any step: its name, trip count and whether it reduces."""
+
+    name: str
+    extent: int
+    reduction: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class BufferRead:
+    """One read of a producer's buffer.
+
+    Attributes:
+        producer: Position of the producing stage in `Program.stages`.
+        strides: For each axis of the reader, how many elements of the producer's row-major
+            buffer one step along that axis moves; 0 where the axis does not occur.
+        affine: False where some index is not affine in the axes (its strides are then 0).
+    """
+
+    producer: int
+    strides: tuple[int, ...]
+    affine: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramStage:
+    """One node of the compute graph.
+
+    Attributes:
+        name: The tensor's name, for people only.
+        kind: `placeholder` for an input, `compute` for a computed tensor.
+        tag: TVM's topi tag (`conv2d_nchw`, `elemwise`, ...), empty when unknown.
+        dtype: Element type of the output.
+        shape: Output shape.
+        axes: Spatial axes first, then reduction axes, in TVM's order; none for a placeholder.
+        reads: One entry for each distinct read of the body.
+        operations: How many of each of `OPERATION_KINDS` one point of the loop nest costs.
+    """
+
+    name: str
+    kind: Literal["placeholder", "compute"]
+    tag: str
+    dtype: str
+    shape: tuple[int, ...]
+    axes: tuple[Axis, ...]
+    reads: tuple[BufferRead, ...]
+    operations: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The compute graph of a workload, stages in the order of Ansor's stage ids.
+
+    Attributes:
+        workload_key: Ansor's workload key.
+        stages: Empty for a shape-only program, of which only the key is known.
+        flop: Floating-point operations of one run, by TVM's count; 0 when unknown.
+    """
+
+    workload_key: str
+    stages: tuple[ProgramStage, ...]
+    flop: float
+
+    @property
+    def shape_only(self) -> bool:
+        """Whether the graph is unknown."""
+        return not self.stages
+
+
+def shape_only_program(workload_key: str) -> Program:
+    """Returns the program of a workload whose compute graph is unknown."""
+    return Program(workload_key=workload_key, stages=(), flop=0.0)
+
+
+def program_to_json(program: Program) -> bytes:
+    """Serialises a program to one line of JSON, without a newline."""
+    return orjson.dumps({"format": PROGRAM_FORMAT, **dataclasses.asdict(program)})
+
+
+def program_from_json(line: bytes | str, where: str = "program") -> Program:
+    """Reads what `program_to_json` wrote.
+
+    Args:
+        line: One line of JSON.
+        where: Names the file and line in errors.
+
+    Raises:
+        ProgramError: The line is no program of this format.
+    """
+    try:
+        data = orjson.loads(line)
+        found = data["format"]
+        if found != PROGRAM_FORMAT:
+            raise ProgramError(f"{where}: program format {found!r}, expected {PROGRAM_FORMAT}")
+        stages = tuple(_stage_from_json(stage) for stage in data["stages"])
+        program = Program(str(data["workload_key"]), stages, float(data["flop"]))
+        for position, stage in enumerate(stages):
+            _check_stage(stage, position, len(stages), where)
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ProgramError(f"{where}: not a serialised program ({error})") from error
+    return program
+
+
+def _stage_from_json(data: dict[str, Any]) -> ProgramStage:
+    if data["kind"] not in ("placeholder", "compute"):
+        raise ValueError(f"stage kind {data['kind']!r}")
+    return ProgramStage(
+        name=str(data["name"]),
+        kind=data["kind"],
+        tag=str(data["tag"]),
+        dtype=str(data["dtype"]),
+        shape=tuple(int(extent) for extent in data["shape"]),
+        axes=tuple(
+            Axis(str(axis["name"]), int(axis["extent"]), bool(axis["reduction"]))
+            for axis in data["axes"]
+        ),
+        reads=tuple(
+            BufferRead(
+                int(read["producer"]),
+                tuple(int(stride) for stride in read["strides"]),
+                bool(read["affine"]),
+            )
+            for read in data["reads"]
+        ),
+        operations=tuple(int(count) for count in data["operations"]),
+    )
+
+
+def _check_stage(stage: ProgramStage, position: int, stages: int, where: str) -> None:
+    if len(stage.operations) != len(OPERATION_KINDS):
+        raise ProgramError(
+            f"{where}: stage {position} counts {len(stage.operations)} kinds of operations, "
+            f"expected {len(OPERATION_KINDS)}"
+        )
+    for read in stage.reads:
+        if not 0 <= read.producer < stages or len(read.strides) != len(stage.axes):
+            raise ProgramError(
+                f"{where}: stage {position} reads stage {read.producer} with "
+                f"{len(read.strides)} strides, expected a stage below {stages} and "
+                f"{len(stage.axes)} strides"
+            )
+
+
+def write_programs(programs: Iterable[Program], path: Path) -> None:
+    """Writes programs as JSON lines, gzip'd if the name ends in `.gz`."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wb") as file:
+        for program in programs:
+            file.write(program_to_json(program) + b"\n")
+
+
+def read_programs(path: Path) -> dict[str, Program]:
+    """Reads JSON lines of programs, gzip'd or plain, keyed by workload key.
+
+    Raises:
+        ProgramError: The file cannot be read, or a line is malformed.
+    """
+    return {program.workload_key: program for program in _iterate_programs(path)}
+
+
+def _iterate_programs(path: Path) -> Iterator[Program]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield program_from_json(line, f"{path}:{number}")
+    except (OSError, EOFError) as error:
+        raise ProgramError(f"{path}: cannot be read ({error})") from error
+
+
+def programs_beside(log: Path) -> Path | None:
+    """Returns the programs file that lies beside a log, if there is one."""
+    stem = log.name.removesuffix(".gz")
+    stem = stem.removesuffix(".jsonl").removesuffix(".json")
+    for ending in (".programs.jsonl", ".programs.jsonl.gz"):
+        candidate = log.with_name(stem + ending)
+        if candidate.exists():
+            return candidate
+    return None
