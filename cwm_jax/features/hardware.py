@@ -1,0 +1,103 @@
+"""Hardware cards: what the model is told about the machine that runs the program."""
+
+import dataclasses
+import importlib.resources
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import orjson
+from jaxtyping import Float32
+
+from cwm_jax.errors import HardwareError
+
+
+@dataclasses.dataclass(frozen=True)
+class HardwareCard:
+    """Properties of a device. A field that makes no sense for its kind, or is unknown, is 0.
+
+    Attributes:
+        name: Names the card and its checkpoint, such as `cpu-x86-2core`.
+        kind: `cpu` or `gpu`.
+        cores: CPU cores that run the program, or GPU streaming multiprocessors.
+        vector_bits: Width of a vector register, or of a warp's 32-bit lanes.
+        clock_ghz: Sustained clock.
+        l1_kib: First-level data cache of a core.
+        l2_kib: Second-level cache, of a core on a CPU and of the device on a GPU.
+        l3_kib: Last-level cache.
+        memory_gb_per_s: Memory bandwidth.
+        shared_memory_kib: Shared memory of a GPU block.
+        threads_per_block: Limit of a GPU block.
+        peak_gflops: Peak float32 arithmetic.
+    """
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    cores: int
+    vector_bits: int
+    clock_ghz: float
+    l1_kib: float
+    l2_kib: float
+    l3_kib: float
+    memory_gb_per_s: float
+    shared_memory_kib: float
+    threads_per_block: int
+    peak_gflops: float
+
+
+_NUMBERS = tuple(
+    field.name for field in dataclasses.fields(HardwareCard) if field.name not in ("name", "kind")
+)
+HARDWARE_WIDTH = 2 + len(_NUMBERS)
+
+
+def encode_hardware(card: HardwareCard) -> Float32[np.ndarray, "column"]:
+    """Returns `[is_cpu, is_gpu, log2(1 + number) / 8 ...]` in the order of the card's fields."""
+    numbers = [np.log2(1 + float(getattr(card, name))) / 8 for name in _NUMBERS]
+    return np.array([card.kind == "cpu", card.kind == "gpu", *numbers], np.float32)
+
+
+def hardware_from_json(text: bytes | str, where: str) -> HardwareCard:
+    """Reads a card.
+
+    Raises:
+        HardwareError: A field is missing, unknown or of the wrong type.
+    """
+    try:
+        data = orjson.loads(text)
+        card = HardwareCard(**data)
+        if card.kind not in ("cpu", "gpu") or not re.fullmatch(r"[\w.-]{1,64}", card.name):
+            raise HardwareError(f"{where}: kind {card.kind!r} or name {card.name!r} is invalid")
+        for name in _NUMBERS:
+            value = getattr(card, name)
+            if type(value) not in (int, float) or not 0 <= value < 1e12:
+                raise HardwareError(f"{where}: {name} is {value!r}, expected a number >= 0")
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise HardwareError(f"{where}: not a hardware card ({error})") from error
+    return card
+
+
+def known_hardware() -> tuple[str, ...]:
+    """Returns the names of the cards in the package."""
+    folder = importlib.resources.files("cwm_jax") / "hardware"
+    names = (entry.name for entry in folder.iterdir())
+    return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
+
+
+def load_hardware(name: str) -> HardwareCard:
+    """Loads a card of the package by name, or any card by the path of a `.json` file.
+
+    Raises:
+        HardwareError: There is no such card.
+    """
+    if name.endswith(".json"):
+        path = Path(name)
+        if not path.is_file():
+            raise HardwareError(f"{name}: no such hardware card")
+        return hardware_from_json(path.read_bytes(), name)
+    if name not in known_hardware():
+        known = ", ".join(known_hardware())
+        raise HardwareError(f"unknown hardware {name!r}; known are {known}, or give a .json card")
+    resource = importlib.resources.files("cwm_jax") / "hardware" / f"{name}.json"
+    return hardware_from_json(resource.read_bytes(), f"{name}.json")

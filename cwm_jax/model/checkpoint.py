@@ -1,0 +1,186 @@
+"""Checkpoints: a folder with Orbax parameters and a JSON model card that describes them.
+
+    NAME/card.json       format, model config, vocabulary, hardware, file hashes, provenance
+    NAME/parameters/     Orbax (StandardCheckpointer) tree of float32 arrays
+
+Loading reads JSON and Orbax arrays only; nothing from disk is executed.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orjson
+from flax import nnx
+
+from cwm_jax.errors import CheckpointError, HardwareError
+from cwm_jax.features.hardware import HardwareCard, hardware_from_json
+from cwm_jax.features.program import GLOBAL_COLUMNS, STAGE_COLUMNS
+from cwm_jax.features.steps import COLUMNS
+from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.world_model import WorldModel, create_model
+from cwm_jax.records.steps import vocabulary_hash
+
+CHECKPOINT_FORMAT = 1
+_CARD = "card.json"
+_PARAMETERS = "parameters"
+
+
+class Checkpoint(NamedTuple):
+    """A loaded checkpoint.
+
+    Attributes:
+        model: The model with its parameters.
+        config: Its sizes.
+        hardware: The device that it was trained for.
+        card: The whole model card.
+    """
+
+    model: WorldModel
+    config: ModelConfig
+    hardware: HardwareCard
+    card: dict[str, Any]
+
+
+def features_hash() -> str:
+    """Returns 16 hex digits that change when the vocabulary or any feature column does."""
+    columns = [vocabulary_hash(), list(COLUMNS), STAGE_COLUMNS, GLOBAL_COLUMNS]
+    return hashlib.sha256(orjson.dumps(columns)).hexdigest()[:16]
+
+
+def save_checkpoint(
+    path: Path,
+    model: WorldModel,
+    config: ModelConfig,
+    hardware: HardwareCard,
+    provenance: dict[str, Any],
+) -> None:
+    """Writes a checkpoint; a previous one at `path` is replaced only once this one is whole.
+
+    Args:
+        path: The checkpoint's folder.
+        model: The model.
+        config: Its sizes.
+        hardware: The device that it was trained for.
+        provenance: Data, split, metrics and versions, for the model card.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+    try:
+        _save_parameters((work / _PARAMETERS).absolute(), model)
+        card = {
+            "format": CHECKPOINT_FORMAT,
+            "features": features_hash(),
+            "model": dataclasses.asdict(config),
+            "hardware": dataclasses.asdict(hardware),
+            **provenance,
+            "files": _file_hashes(work),
+        }
+        (work / _CARD).write_bytes(orjson.dumps(card, option=orjson.OPT_INDENT_2) + b"\n")
+        work.chmod(0o755)
+        _replace_folder(work, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}-old-{os.getpid()}")
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Reads and checks a model card.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or it is of another format.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint folder")
+    try:
+        card = orjson.loads((path / _CARD).read_bytes())
+        found = card["format"]
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: {_CARD} is missing or no model card ({error})") from error
+    if found != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path}: checkpoint format {found!r}, this version reads {CHECKPOINT_FORMAT}; "
+            "train it again with `cwm train`"
+        )
+    return card
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Loads a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing, truncated, of another format version, or was trained
+            with other features than this version computes.
+    """
+    card = read_card(path)
+    if card.get("features") != features_hash():
+        raise CheckpointError(
+            f"{path}: trained with features {card.get('features')!r}, this version computes "
+            f"{features_hash()!r}; train it again with `cwm train`"
+        )
+    if _file_hashes(path) != card.get("files"):
+        raise CheckpointError(f"{path}: truncated or changed, its files do not match {_CARD}")
+    try:
+        config = ModelConfig(**card["model"])
+        hardware = hardware_from_json(orjson.dumps(card["hardware"]), str(path / _CARD))
+        model = _load_parameters((path / _PARAMETERS).absolute(), config)
+    except (KeyError, TypeError, ValueError, OSError, HardwareError) as error:
+        raise CheckpointError(f"{path}: cannot be loaded ({error})") from error
+    return Checkpoint(model, config, hardware, card)
+
+
+def _file_hashes(path: Path) -> dict[str, str]:
+    files = sorted(file for file in (path / _PARAMETERS).rglob("*") if file.is_file())
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+def _orbax() -> Any:
+    # Orbax costs a second to import, and logs at INFO what only its developers need.
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    import orbax.checkpoint
+
+    return orbax.checkpoint
+
+
+def _save_parameters(path: Path, model: WorldModel) -> None:
+    state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    with _orbax().StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, state)
+
+
+def _load_parameters(path: Path, config: ModelConfig) -> WorldModel:
+    abstract = nnx.eval_shape(lambda: create_model(config, seed=0))
+    graph, state = nnx.split(abstract)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        nnx.to_pure_dict(state),
+    )
+    with _orbax().StandardCheckpointer() as checkpointer:
+        restored = checkpointer.restore(path, wanted)
+    nnx.replace_by_pure_dict(state, restored)
+    return nnx.merge(graph, state)

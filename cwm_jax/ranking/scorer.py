@@ -1,0 +1,111 @@
+"""Batched, jitted scoring of candidates."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float32
+
+from cwm_jax.features.hardware import HardwareCard, encode_hardware
+from cwm_jax.features.program import ProgramArrays, encode_program
+from cwm_jax.features.steps import StepArrays, encode_schedules
+from cwm_jax.model.checkpoint import load_checkpoint
+from cwm_jax.model.inputs import to_schedules
+from cwm_jax.model.world_model import Ranking, WorldModel
+from cwm_jax.records.program import Program, shape_only_program
+from cwm_jax.records.record import Record
+from cwm_jax.records.steps import Step
+
+BATCH_BUCKETS = (64, 512, 2048)
+"""Padded batch sizes; larger batches are cut into the largest."""
+
+
+class Scores(NamedTuple):
+    """Scores of candidates in the order given.
+
+    Attributes:
+        score: Higher is faster; comparable within one workload only.
+        features: What online adaptation regresses on.
+    """
+
+    score: Float32[np.ndarray, "candidate"]
+    features: Float32[np.ndarray, "candidate head"]
+
+
+class Scorer:
+    """Ranks candidates with one model on one device."""
+
+    def __init__(self, model: WorldModel, hardware: HardwareCard) -> None:
+        graph, self._state = nnx.split(model)
+        self._rank: Callable[..., Ranking] = _compiled_rank(graph)
+        self.hardware = hardware
+        self._hardware_vector = encode_hardware(hardware)
+
+    @classmethod
+    def load(cls, checkpoint: Path | str) -> "Scorer":
+        """Loads a checkpoint folder.
+
+        Raises:
+            CheckpointError: It is missing, truncated, or does not fit this version.
+        """
+        loaded = load_checkpoint(Path(checkpoint))
+        return cls(loaded.model, loaded.hardware)
+
+    def score(
+        self, records: Sequence[Record], programs: Mapping[str, Program] | None = None
+    ) -> Float32[np.ndarray, "record"]:
+        """Scores records of any workloads.
+
+        Args:
+            records: Records; their measurements are not looked at.
+            programs: Compute graphs by workload key; workloads without one are scored from
+                their shapes.
+
+        Returns:
+            A score for each record, higher is better, comparable within a workload.
+        """
+        rows: dict[str, list[int]] = defaultdict(list)
+        for at, record in enumerate(records):
+            rows[record.workload_key].append(at)
+        scores = np.zeros(len(records), np.float32)
+        for key, members in rows.items():
+            program = (programs or {}).get(key) or shape_only_program(key)
+            schedules = [records[at].steps for at in members]
+            scores[members] = self.rank_schedules(program, schedules).score
+        return scores
+
+    def rank_schedules(self, program: Program, schedules: Sequence[tuple[Step, ...]]) -> Scores:
+        """Scores schedules of one program."""
+        steps = encode_schedules(schedules, program)
+        return self.rank_arrays(encode_program(program, steps.slots), steps)
+
+    def rank_arrays(self, program: ProgramArrays, steps: StepArrays) -> Scores:
+        """Scores encoded schedules of one program."""
+        total = len(steps.length)
+        scores: list[np.ndarray] = []
+        features: list[np.ndarray] = []
+        for start in range(0, total, BATCH_BUCKETS[-1]):
+            chunk = np.arange(start, min(start + BATCH_BUCKETS[-1], total))
+            size = next(bucket for bucket in BATCH_BUCKETS if len(chunk) <= bucket)
+            padded = np.concatenate([chunk, np.full(size - len(chunk), chunk[0])])
+            schedules = to_schedules(steps.take(padded))
+            ranking = self._rank(self._state, program, schedules, self._hardware_vector)
+            scores.append(np.asarray(ranking.score)[: len(chunk)])
+            features.append(np.asarray(ranking.features)[: len(chunk)])
+        if not scores:
+            return Scores(np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
+        return Scores(np.concatenate(scores), np.concatenate(features))
+
+
+@lru_cache(maxsize=8)
+def _compiled_rank(graph: Any) -> Callable[..., Ranking]:
+    @jax.jit
+    def rank(state: Any, program: ProgramArrays, schedules: Any, hardware: Any) -> Ranking:
+        return nnx.merge(graph, state).rank(program, schedules, hardware)
+
+    return rank

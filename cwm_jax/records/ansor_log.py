@@ -1,0 +1,262 @@
+"""Ansor's log format: JSON lines of `tvm.auto_scheduler`, plain or gzip'd.
+
+The format is that of `src/auto_scheduler/measure_record.cc` in TVM:
+`{"i": [[workload_key, target, hardware_params, target_host, layout_rewrite, input_names],
+[[], steps]], "r": [costs, error_no, all_cost, timestamp], "v": "v0.6"}`.
+"""
+
+import dataclasses
+import gzip
+import json
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from cwm_jax.errors import RecordError
+from cwm_jax.records.record import Record, TaskDetails
+from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, Role, Step
+
+MAX_LINE_BYTES = 4 * 2**20
+"""Longer lines are no records; the bound keeps a binary file from filling the memory."""
+
+MAX_STEPS = 4096
+MAX_INTEGER = 2**31 - 1
+SUPPORTED_VERSIONS = ("v0.2", "v0.3", "v0.4", "v0.5", "v0.6")
+_KEPT_PROBLEMS = 20
+
+
+@dataclasses.dataclass
+class LogSummary:
+    """What was read from one or more logs.
+
+    Attributes:
+        records: Lines that parsed.
+        valid: Records whose measurement succeeded.
+        skipped: Lines that did not parse.
+        problems: `file:line: what was wrong` for the first of them.
+    """
+
+    records: int = 0
+    valid: int = 0
+    skipped: int = 0
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+    def skip(self, problem: str) -> None:
+        """Counts a line that cannot be used."""
+        self.skipped += 1
+        if len(self.problems) < _KEPT_PROBLEMS:
+            self.problems.append(problem)
+
+    def __str__(self) -> str:
+        text = f"{self.records} records ({self.valid} valid), {self.skipped} lines skipped"
+        return text + "".join(f"\n  {problem}" for problem in self.problems)
+
+
+def parse_line(line: bytes | str) -> Record:
+    """Reads one line of a log.
+
+    Raises:
+        RecordError: The line is no record; the message names the field and what was expected.
+    """
+    try:
+        data = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise RecordError(f"not JSON ({error})") from error
+    if not isinstance(data, dict) or not {"i", "r", "v"} <= data.keys():
+        raise RecordError('expected an object with the fields "i", "r" and "v"')
+    version = data["v"]
+    if version not in SUPPORTED_VERSIONS:
+        raise RecordError(f'field "v": found {version!r}, expected one of {SUPPORTED_VERSIONS}')
+    workload_key, target, task, steps = _parse_input(data["i"])
+    costs, error_code, seconds, timestamp = _parse_result(data["r"])
+    return Record(workload_key, target, task, steps, costs, error_code, seconds, timestamp, version)
+
+
+def _parse_input(data: Any) -> tuple[str, str, TaskDetails, tuple[Step, ...]]:
+    match data:
+        case [[str(workload_key), str(target), *details], [_, list(steps), *_]]:
+            pass
+        case _:
+            raise RecordError('field "i": expected [[workload_key, target, ...], [[], steps]]')
+    if len(steps) > MAX_STEPS:
+        raise RecordError(f'field "i": {len(steps)} steps, expected at most {MAX_STEPS}')
+    parsed = tuple(_parse_step(step, position) for position, step in enumerate(steps))
+    return workload_key, target, _parse_details(details), parsed
+
+
+def _parse_details(details: list[Any]) -> TaskDetails:
+    hardware: tuple[int, ...] | None = None
+    if details:
+        if not isinstance(details[0], list) or not all(type(x) is int for x in details[0]):
+            raise RecordError('field "i": hardware parameters are not a list of integers')
+        hardware = tuple(details[0])
+    rest: list[str | int | tuple[str, ...]] = []
+    for value in details[1:]:
+        match value:
+            case str() | int():
+                rest.append(value)
+            case list() if all(isinstance(name, str) for name in value):
+                rest.append(tuple(value))
+            case _:
+                raise RecordError(f'field "i": unexpected task field {value!r}')
+    return TaskDetails(hardware, tuple(rest))
+
+
+def _parse_step(data: Any, position: int) -> Step:
+    kind = data[0] if isinstance(data, list) and data else None
+    schema = ANSOR_STEPS.get(kind) if isinstance(kind, str) else None
+    if schema is None:
+        raise RecordError(f"step {position}: unknown kind {str(kind)[:40]!r}")
+    values = data[1:]
+    if len(values) != len(schema):
+        raise RecordError(f"step {position} ({kind}): {len(values)} fields, expected {len(schema)}")
+    fields: list[Any] = []
+    for (name, role), value in zip(schema, values, strict=True):
+        if role in LIST_ROLES:
+            if not isinstance(value, list) or not all(_is_index(entry) for entry in value):
+                raise RecordError(
+                    f"step {position} ({kind}), field {name!r}: found {str(value)[:40]}, "
+                    "expected a list of non-negative integers"
+                )
+            fields.append(tuple(value))
+        elif role is Role.TAG and isinstance(value, str) and kind != "AN":
+            fields.append(value)
+        elif _is_index(value) or (role is Role.NUMBER and value is None):
+            fields.append(value)
+        else:
+            raise RecordError(
+                f"step {position} ({kind}), field {name!r}: found {str(value)[:40]}, "
+                "expected a non-negative integer"
+            )
+    return Step(kind, tuple(fields))
+
+
+def _is_index(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MAX_INTEGER
+
+
+def _parse_result(data: Any) -> tuple[tuple[float, ...], int, float, int]:
+    match data:
+        case [list(costs), int(error_code), int(seconds) | float(seconds), int(timestamp)]:
+            pass
+        case _:
+            raise RecordError('field "r": expected [costs, error_no, all_cost, timestamp]')
+    if not all(type(cost) in (int, float) for cost in costs):
+        raise RecordError('field "r": costs are not numbers')
+    return tuple(costs), error_code, seconds, timestamp
+
+
+def format_line(record: Record) -> str:
+    """Writes a record as TVM does; the inverse of `parse_line`, without a newline."""
+    task: list[Any] = [record.workload_key, record.target]
+    if record.task.hardware_parameters is not None:
+        task += [record.task.hardware_parameters, *record.task.rest]
+    steps = [[step.kind, *step.fields] for step in record.steps]
+    inputs = json.dumps([task, [[], steps]], ensure_ascii=False)
+    costs = ", ".join(_format_number(cost) for cost in record.costs)
+    result = (
+        f"[[{costs}], {record.error_code}, {_format_number(record.measure_seconds)}, "
+        f"{record.timestamp}]"
+    )
+    return f'{{"i": {inputs}, "r": {result}, "v": "{record.version}"}}'
+
+
+def _format_number(value: float) -> str:
+    """Formats as C++ streams do by default (six digits), in full where that loses digits."""
+    if not math.isfinite(value):
+        raise RecordError(f"{value} cannot be written as JSON")
+    short = f"{value:.6g}"
+    return short if float(short) == value else repr(value)
+
+
+def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
+    """Streams the records of one log, gzip'd or plain, skipping what does not parse.
+
+    Args:
+        path: The log.
+        summary: Counts what is read and what is skipped.
+
+    Raises:
+        RecordError: The file does not exist, is empty, or holds no readable record.
+    """
+    before = summary.records
+    known_steps: dict[Step, Step] = {}
+    for number, line in _lines(path, summary):
+        if not line.strip():
+            continue
+        try:
+            record = parse_line(line)
+        except RecordError as error:
+            summary.skip(f"{path}:{number}: {error}")
+            continue
+        # Schedules repeat most of their steps: sharing equal ones keeps large logs in memory.
+        steps = tuple(known_steps.setdefault(step, step) for step in record.steps)
+        summary.records += 1
+        summary.valid += record.valid
+        yield dataclasses.replace(record, steps=steps)
+    if summary.records == before:
+        found = f"first problem: {summary.problems[-1]}" if summary.problems else "it is empty"
+        raise RecordError(f"{path}: no readable tuning record ({found})")
+
+
+def _lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        with _open_log(path) as file:
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    summary.skip(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes")
+                    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                        pass
+                    continue
+                yield number, line
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: no such log") from error
+    except (EOFError, gzip.BadGzipFile, OSError) as error:
+        if number == 0:
+            raise RecordError(f"{path}: cannot be read ({error})") from error
+        summary.skip(f"{path}:{number + 1}: the rest cannot be read ({error})")
+
+
+def _open_log(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if compressed else path.open("rb")
+
+
+def load_records(
+    *paths: Path | str, summary: LogSummary | None = None, valid_only: bool = False
+) -> list[Record]:
+    """Reads whole logs into memory, in order.
+
+    Args:
+        paths: Ansor logs, gzip'd or plain.
+        summary: Counts what is read and skipped. Without one, skipped lines give a warning.
+        valid_only: Leaves out failed measurements.
+
+    Raises:
+        RecordError: A log is missing, empty or holds no readable record; or, with
+            `valid_only`, the logs hold no valid measurement.
+    """
+    counts = LogSummary() if summary is None else summary
+    records = [record for path in paths for record in iterate_records(Path(path), counts)]
+    if valid_only:
+        records = [record for record in records if record.valid]
+        if not records:
+            names = ", ".join(str(path) for path in paths)
+            raise RecordError(f"{names}: holds no valid measurement")
+    if summary is None and counts.skipped:
+        warnings.warn(str(counts), stacklevel=2)
+    return records
+
+
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Appends records to a plain log."""
+    with path.open("a", encoding="utf-8") as file:
+        for record in records:
+            file.write(format_line(record) + "\n")

@@ -1,0 +1,62 @@
+"""`Record`: one measured candidate of a tuning log."""
+
+import dataclasses
+import math
+
+from cwm_jax.records.steps import Step
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TaskDetails:
+    """Fields of a log line that only TVM reads; kept so that a record can be written back.
+
+    Attributes:
+        hardware_parameters: Ansor's `HardwareParams` (cores, vector bytes, cache line bytes,
+            ...); None where the log is older than the field.
+        rest: Whatever follows it: target host, layout rewrite option, task input names.
+    """
+
+    hardware_parameters: tuple[int, ...] | None
+    rest: tuple[str | int | tuple[str, ...], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+    """One line of a tuning log.
+
+    Attributes:
+        workload_key: Names the workload; records of one key are comparable.
+        target: TVM target string.
+        task: The line's other task fields.
+        steps: The schedule, in the order in which it is applied.
+        costs: Measured latencies in seconds, one a repeat; for a failed measurement a
+            stand-in that the measurer wrote.
+        error_code: 0, or TVM's `MeasureErrorNo` of a failed measurement.
+        measure_seconds: Wall time that building and running took.
+        timestamp: Seconds since the epoch.
+        version: Version of the log format, such as `v0.6`.
+    """
+
+    workload_key: str
+    target: str
+    task: TaskDetails
+    steps: tuple[Step, ...]
+    costs: tuple[float, ...]
+    error_code: int
+    measure_seconds: float
+    timestamp: int
+    version: str
+
+    @property
+    def valid(self) -> bool:
+        """Whether the measurement succeeded with positive, finite latencies."""
+        return (
+            self.error_code == 0
+            and bool(self.costs)
+            and all(math.isfinite(cost) and 0 < cost for cost in self.costs)
+        )
+
+    @property
+    def latency(self) -> float:
+        """Mean latency in seconds; infinity for a failed measurement."""
+        return sum(self.costs) / len(self.costs) if self.valid else math.inf

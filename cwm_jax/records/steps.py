@@ -1,0 +1,148 @@
+"""The vocabulary of schedule steps: what each kind's fields mean.
+
+Ansor's kinds and field order follow `src/auto_scheduler/transform_step.cc` of TVM 0.17
+(`WriteToRecord` of each step).
+"""
+
+import enum
+import hashlib
+import re
+from typing import NamedTuple
+
+import orjson
+
+
+class Role(enum.Enum):
+    """What a field of a step means, and so how it is encoded."""
+
+    STAGE = "stage"
+    """Id of a stage, in the numbering at the time of the step."""
+    STAGES = "stages"
+    """List of stage ids."""
+    ITERATOR = "iterator"
+    """Position of a loop in the addressed stage's nest."""
+    ITERATORS = "iterators"
+    """List of loop positions."""
+    STEP = "step"
+    """Index of an earlier step."""
+    STEPS = "steps"
+    """List of indices of earlier steps."""
+    LEVEL = "level"
+    """A small count or flag that changes the structure of the loop nest."""
+    NUMBER = "number"
+    """A free number: an extent, a factor, an offset."""
+    NUMBERS = "numbers"
+    """A list of free numbers: tile sizes."""
+    TAG = "tag"
+    """A word or an enumeration value."""
+
+
+class Step(NamedTuple):
+    """One scheduling action.
+
+    Attributes:
+        kind: A key of `ANSOR_STEPS`.
+        fields: The step's fields in the order of its schema; lists are tuples.
+    """
+
+    kind: str
+    fields: tuple[int | str | tuple[int, ...], ...]
+
+
+class Field(NamedTuple):
+    """Name and role of one field of a step kind."""
+
+    name: str
+    role: Role
+
+
+def _fields(**roles: Role) -> tuple[Field, ...]:
+    return tuple(Field(name, role) for name, role in roles.items())
+
+
+ANSOR_STEPS: dict[str, tuple[Field, ...]] = {
+    "AN": _fields(stage=Role.STAGE, iterator=Role.ITERATOR, annotation=Role.TAG),
+    "FU": _fields(stage=Role.STAGE, fused=Role.ITERATORS),
+    "PR": _fields(stage=Role.STAGE, iterator=Role.ITERATOR, pragma=Role.TAG),
+    "RE": _fields(stage=Role.STAGE, order=Role.ITERATORS),
+    "SP": _fields(
+        stage=Role.STAGE,
+        iterator=Role.ITERATOR,
+        extent=Role.NUMBER,
+        factors=Role.NUMBERS,
+        inner_to_outer=Role.LEVEL,
+    ),
+    "FSP": _fields(
+        stage=Role.STAGE, iterator=Role.ITERATOR, source_step=Role.STEP, parts=Role.LEVEL
+    ),
+    "FFSP": _fields(
+        stage=Role.STAGE,
+        iterator=Role.ITERATOR,
+        source_steps=Role.STEPS,
+        level=Role.LEVEL,
+        factor_or_parts=Role.LEVEL,
+    ),
+    "SA": _fields(stage=Role.STAGE, iterator=Role.ITERATOR, factor=Role.NUMBER, offset=Role.NUMBER),
+    "CA": _fields(stage=Role.STAGE, target_stage=Role.STAGE, target_iterator=Role.ITERATOR),
+    "CI": _fields(stage=Role.STAGE),
+    "CR": _fields(stage=Role.STAGE),
+    "CHR": _fields(stage=Role.STAGE, scope=Role.TAG, readers=Role.STAGES),
+    "CHW": _fields(stage=Role.STAGE, scope=Role.TAG),
+    "RF": _fields(stage=Role.STAGE, iterator=Role.ITERATOR, factor_position=Role.ITERATOR),
+}
+"""Field names and roles of Ansor's 14 step kinds."""
+
+LIST_ROLES = frozenset({Role.STAGES, Role.ITERATORS, Role.STEPS, Role.NUMBERS})
+
+ANNOTATIONS = (
+    "none",
+    "unroll",
+    "vectorize",
+    "parallel",
+    "vthread",
+    "blockIdx.x",
+    "threadIdx.x",
+    "blockIdx.y",
+    "threadIdx.y",
+    "blockIdx.z",
+    "threadIdx.z",
+    "tensorize",
+)
+"""Names of Ansor's `IteratorAnnotation` values, by value."""
+
+PRAGMAS = ("auto_unroll_max_step", "tensor_core", "debug_skip_region")
+SCOPES = ("local", "shared", "global", "warp", "wmma.matrix_a", "wmma.matrix_b", "wmma.accumulator")
+
+STEP_KINDS = ("<padding>", *ANSOR_STEPS)
+TAGS = ("<none>", "<other>", *ANNOTATIONS, *PRAGMAS, *SCOPES)
+"""Vocabularies of the model's embeddings. Append only: positions are stored in checkpoints."""
+
+STEP_KIND_IDS = {kind: position for position, kind in enumerate(STEP_KINDS)}
+_TAG_IDS = {tag: position for position, tag in enumerate(TAGS)}
+_NUMBERED_PRAGMA = re.compile(r"(.*)\$(\d{1,9})")
+
+
+def split_tag(kind: str, value: int | str) -> tuple[int, int]:
+    """Reads a `TAG` field.
+
+    Returns:
+        The tag's position in `TAGS` (`<other>` if unknown) and the number that it carries, as
+        in `auto_unroll_max_step$64`, or 0.
+    """
+    number = 0
+    if kind == "AN":
+        in_range = isinstance(value, int) and 0 <= value < len(ANNOTATIONS)
+        name = ANNOTATIONS[value] if in_range else "<other>"  # type: ignore[index]
+    else:
+        name = str(value)
+        if numbered := _NUMBERED_PRAGMA.fullmatch(name):
+            name, number = numbered[1], int(numbered[2])
+    return _TAG_IDS.get(name, _TAG_IDS["<other>"]), number
+
+
+def vocabulary_hash() -> str:
+    """Returns 16 hex digits that change whenever the step vocabulary does."""
+    schema = {
+        kind: [(f.name, f.role.value) for f in fields] for kind, fields in ANSOR_STEPS.items()
+    }
+    return hashlib.sha256(orjson.dumps([STEP_KINDS, TAGS, schema])).hexdigest()[:16]

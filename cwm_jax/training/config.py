@@ -1,0 +1,34 @@
+"""How a model is trained."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a training run; stored in the model card.
+
+    Attributes:
+        seed: Of parameters, split and order.
+        epochs: At most so many passes over the records.
+        patience: Stops after so many epochs without a better validation score.
+        lists: Workloads a batch.
+        candidates: Candidates of each at most.
+        learning_rate: Peak, after warm-up.
+        weight_decay: Of AdamW.
+        listwise_weight: Weight of the listwise loss beside the pairwise one.
+        temperature: Of the listwise target.
+        validation: Share of workloads for early stopping.
+        test: Share of workloads that are held out for the model card's metrics.
+    """
+
+    seed: int = 0
+    epochs: int = 60
+    patience: int = 12
+    lists: int = 8
+    candidates: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    listwise_weight: float = 0.5
+    temperature: float = 0.1
+    validation: float = 0.15
+    test: float = 0.15

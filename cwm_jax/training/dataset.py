@@ -1,0 +1,189 @@
+"""Records -> labelled arrays by workload, the split, and the batches."""
+
+import dataclasses
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from cwm_jax.errors import RecordError
+from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
+from cwm_jax.features.program import ProgramArrays, encode_program
+from cwm_jax.features.steps import StepArrays, encode_schedules
+from cwm_jax.model.inputs import Schedules
+from cwm_jax.records.program import Program, shape_only_program
+from cwm_jax.records.record import Record
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkloadData:
+    """The valid records of one workload, encoded.
+
+    Attributes:
+        key: Workload key.
+        program: Encoded program.
+        steps: Encoded schedules.
+        latencies: Seconds.
+        throughput: Normalised: best latency of the workload over each latency, in (0, 1].
+    """
+
+    key: str
+    program: ProgramArrays
+    steps: StepArrays
+    latencies: Float32[np.ndarray, "candidate"]
+    throughput: Float32[np.ndarray, "candidate"]
+
+
+def build_dataset(
+    records: Sequence[Record], programs: Mapping[str, Program]
+) -> dict[str, WorkloadData]:
+    """Groups valid records by workload and encodes them; a group of one cannot be ranked.
+
+    Args:
+        records: Records of one device.
+        programs: Compute graphs by workload key; workloads without one are shape-only.
+
+    Raises:
+        RecordError: No workload has two valid measurements.
+    """
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if record.valid:
+            groups[record.workload_key].append(record)
+    dataset: dict[str, WorkloadData] = {}
+    for key, members in sorted(groups.items()):
+        if len(members) < 2:
+            continue
+        program = programs.get(key) or shape_only_program(key)
+        steps = encode_schedules([record.steps for record in members], program)
+        latencies = np.array([record.latency for record in members])
+        dataset[key] = WorkloadData(
+            key=key,
+            program=encode_program(program, steps.slots),
+            steps=steps,
+            latencies=latencies.astype(np.float32),
+            throughput=(latencies.min() / latencies).astype(np.float32),
+        )
+    if not dataset:
+        raise RecordError("no workload has two valid measurements, so there is nothing to rank")
+    return dataset
+
+
+class Split(NamedTuple):
+    """Workload keys of each part; no workload is in two."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def split_workloads(keys: Sequence[str], *, validation: float, test: float, seed: int) -> Split:
+    """Splits workloads by a seeded hash, so that a workload's part does not depend on others.
+
+    Args:
+        keys: Workload keys.
+        validation: Share of workloads for early stopping.
+        test: Share that training never sees.
+        seed: Chooses the split.
+    """
+    parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for key in sorted(set(keys)):
+        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+        position = int.from_bytes(digest[:8], "big") / 2**64
+        name = "test" if position < test else "train"
+        if test <= position < test + validation:
+            name = "validation"
+        parts[name].append(key)
+    return Split(*(tuple(parts[name]) for name in Split._fields))
+
+
+class Batch(NamedTuple):
+    """Lists of candidates, one workload a list, padded to common sizes.
+
+    Attributes:
+        programs: Encoded programs, stacked.
+        schedules: Encoded schedules, `[list, candidate, ...]`.
+        throughput: Labels in (0, 1].
+        valid: False for padding.
+    """
+
+    programs: ProgramArrays
+    schedules: Schedules
+    throughput: Float32[np.ndarray, "list candidate"]
+    valid: Bool[np.ndarray, "list candidate"]
+
+
+_Size = tuple[int, int]
+
+
+def batches(
+    dataset: Sequence[WorkloadData],
+    *,
+    lists: int,
+    candidates: int,
+    rng: np.random.Generator,
+) -> Iterator[Batch]:
+    """Yields one epoch: every record once, in lists of one workload, in random order.
+
+    Lists are batched with others of the same padded size, so that few programs are compiled.
+
+    Args:
+        dataset: Workloads to draw from.
+        lists: Lists a batch.
+        candidates: Candidates a list at most.
+        rng: Source of the order.
+    """
+    pending: dict[_Size, list[tuple[WorkloadData, np.ndarray]]] = defaultdict(list)
+    for workload in dataset:
+        order = rng.permutation(len(workload.latencies))
+        parts = max(1, round(len(order) / candidates))
+        for part in np.array_split(order, parts):
+            for chunk in np.split(part, range(candidates, len(part), candidates)):
+                if len(chunk) > 1:
+                    pending[_padded_size(workload)].append((workload, chunk))
+    chunks: list[tuple[_Size, list[tuple[WorkloadData, np.ndarray]]]] = []
+    for size, members in pending.items():
+        shuffled = [members[at] for at in rng.permutation(len(members))]
+        chunks += [(size, shuffled[at : at + lists]) for at in range(0, len(members), lists)]
+    for at in rng.permutation(len(chunks)):
+        size, members = chunks[at]
+        yield _collate(size, members, lists, candidates)
+
+
+def _padded_size(workload: WorkloadData) -> _Size:
+    longest = int(workload.steps.length.max(initial=1))
+    steps = bucket(longest, STEP_BUCKETS)
+    return steps, bucket(workload.steps.slots, SLOT_BUCKETS)
+
+
+def _collate(
+    size: _Size,
+    members: list[tuple[WorkloadData, np.ndarray]],
+    lists: int,
+    candidates: int,
+) -> Batch:
+    steps, _ = size
+    throughput = np.zeros((lists, candidates), np.float32)
+    valid = np.zeros((lists, candidates), bool)
+    fields = {
+        name: np.zeros(
+            (lists, candidates, *getattr(members[0][0].steps, name).shape[1:]),
+            getattr(members[0][0].steps, name).dtype,
+        )
+        for name in Schedules._fields
+    }
+    # A batch that is not full repeats its first program in the rows without candidates.
+    programs = [member[0].program for member in members]
+    programs += [programs[0]] * (lists - len(programs))
+    for row, (workload, chosen) in enumerate(members):
+        count = len(chosen)
+        throughput[row, :count] = workload.throughput[chosen]
+        valid[row, :count] = True
+        for name, array in fields.items():
+            source = getattr(workload.steps, name)[chosen]
+            array[row, :count] = source[:, :steps] if source.ndim > 1 else source
+    stacked = ProgramArrays(*(np.stack(parts) for parts in zip(*programs, strict=True)))
+    return Batch(stacked, Schedules(**fields), throughput, valid)

@@ -1,0 +1,45 @@
+"""Ranking losses within a workload."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def pairwise_loss(
+    scores: Float[Array, "list candidate"],
+    throughput: Float[Array, "list candidate"],
+    valid: Bool[Array, "list candidate"],
+) -> Float[Array, ""]:
+    """RankNet's logistic loss, each pair weighted by its difference in throughput.
+
+    The weight plays the part of LambdaRank's metric difference (Burges 2010): confusing a fast
+    candidate with a slow one costs most, and noise between near-equal ones costs little.
+    """
+    difference = scores[:, :, None] - scores[:, None, :]
+    gain = throughput[:, :, None] - throughput[:, None, :]
+    both = valid[:, :, None] & valid[:, None, :]
+    weight = jnp.maximum(gain, 0) * both
+    return (weight * jax.nn.softplus(-difference)).sum() / jnp.maximum(weight.sum(), 1e-6)
+
+
+def listwise_loss(
+    scores: Float[Array, "list candidate"],
+    throughput: Float[Array, "list candidate"],
+    valid: Bool[Array, "list candidate"],
+    temperature: float,
+) -> Float[Array, ""]:
+    """ListNet's top-one cross-entropy (Cao et al. 2007) against softmax of the throughput.
+
+    Args:
+        scores: Higher is better.
+        throughput: Normalised, in (0, 1].
+        valid: False for padding.
+        temperature: Of the target distribution; smaller looks at the best candidates only.
+    """
+    low = -1e9
+    target = jax.nn.softmax(jnp.where(valid, throughput / temperature, low), axis=-1)
+    log_predicted = jax.nn.log_softmax(jnp.where(valid, scores, low), axis=-1)
+    per_list = -(target * jnp.where(valid, log_predicted, 0)).sum(-1)
+    entropy = -(target * jnp.where(valid, jnp.log(jnp.maximum(target, 1e-12)), 0)).sum(-1)
+    some = valid.any(-1)
+    return ((per_list - entropy) * some).sum() / jnp.maximum(some.sum(), 1)
