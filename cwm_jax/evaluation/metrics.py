@@ -42,7 +42,7 @@ def rank_metrics(
     if len(scores) == 0 or not (np.isfinite(scores).all() and np.isfinite(latencies).all()):
         raise ValueError("expected at least one candidate, all scores and latencies finite")
     constant = np.ptp(scores) == 0 or np.ptp(latencies) == 0
-    spearman = math.nan if constant else float(stats.spearmanr(scores, -latencies).statistic)
+    spearman = math.nan if constant else float(stats.spearmanr(scores, -latencies)[0])  # type: ignore[arg-type]
     return RankingMetrics(
         candidates=len(scores),
         top1=float(latencies.min() / top_k_latency(scores, latencies, 1)),

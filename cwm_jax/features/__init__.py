@@ -1,0 +1,1 @@
+"""Programs, steps and hardware as padded arrays."""

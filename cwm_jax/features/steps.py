@@ -145,9 +145,9 @@ def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) ->
                 piece = pieces[step] = split_step(step)
             shapes.append(piece[0])
             numbers.extend(piece[1])
-        members = groups.setdefault(tuple(shapes), ([], []))
-        members[0].append(at)
-        members[1].append(tuple(numbers))
+        rows, rows_of_numbers = groups.setdefault(tuple(shapes), ([], []))
+        rows.append(at)
+        rows_of_numbers.append(tuple(numbers))
 
     longest = max((len(schedule) for schedule in schedules), default=0)
     size = (len(schedules), bucket(max(longest, 1), STEP_BUCKETS))
@@ -155,11 +155,11 @@ def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) ->
     values = np.zeros((*size, STEP_WIDTH), np.float32)
     length = np.zeros(len(schedules), np.int32)
     slots = max(len(program.stages), 1)
-    for shapes, (rows, numbers) in groups.items():
-        replay = _Replay(program, np.array(numbers, np.float64).reshape(len(rows), -1))
-        for step_at, shape in enumerate(shapes):
+    for structure, (rows, rows_of_numbers) in groups.items():
+        replay = _Replay(program, np.array(rows_of_numbers, np.float64).reshape(len(rows), -1))
+        for step_at, shape in enumerate(structure):
             replay.apply(step_at, shape)
-        steps = len(shapes)
+        steps = len(structure)
         index = np.array(rows)
         kind[index, :steps] = replay.kind
         tag[index, :steps] = replay.tag

@@ -1,0 +1,1 @@
+"""The world model in Flax."""

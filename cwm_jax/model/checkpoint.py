@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,7 +60,8 @@ def save_checkpoint(
     model: WorldModel,
     config: ModelConfig,
     hardware: HardwareCard,
-    provenance: dict[str, Any],
+    provenance: Mapping[str, Any],
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Writes a checkpoint; a previous one at `path` is replaced only once this one is whole.
 
@@ -69,6 +71,7 @@ def save_checkpoint(
         config: Its sizes.
         hardware: The device that it was trained for.
         provenance: Data, split, metrics and versions, for the model card.
+        extra_files: Files to lay beside the card, by name.
 
     Raises:
         CheckpointError: The folder cannot be written.
@@ -89,6 +92,8 @@ def save_checkpoint(
             "files": _file_hashes(work),
         }
         (work / _CARD).write_bytes(orjson.dumps(card, option=orjson.OPT_INDENT_2) + b"\n")
+        for name, content in (extra_files or {}).items():
+            (work / name).write_bytes(content)
         work.chmod(0o755)
         _replace_folder(work, path)
     except OSError as error:

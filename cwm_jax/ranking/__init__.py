@@ -1,0 +1,1 @@
+"""Batched scoring and online adaptation."""

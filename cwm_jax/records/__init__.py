@@ -1,0 +1,1 @@
+"""Tuning logs and compute graphs as plain data."""

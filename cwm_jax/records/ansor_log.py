@@ -7,12 +7,13 @@ The format is that of `src/auto_scheduler/measure_record.cc` in TVM:
 
 import dataclasses
 import gzip
+import io
 import json
 import math
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
@@ -108,9 +109,9 @@ def _parse_details(details: list[Any]) -> TaskDetails:
 
 def _parse_step(data: Any, position: int) -> Step:
     kind = data[0] if isinstance(data, list) and data else None
-    schema = ANSOR_STEPS.get(kind) if isinstance(kind, str) else None
-    if schema is None:
+    if not isinstance(kind, str) or kind not in ANSOR_STEPS:
         raise RecordError(f"step {position}: unknown kind {str(kind)[:40]!r}")
+    schema = ANSOR_STEPS[kind]
     values = data[1:]
     if len(values) != len(schema):
         raise RecordError(f"step {position} ({kind}): {len(values)} fields, expected {len(schema)}")
@@ -123,9 +124,7 @@ def _parse_step(data: Any, position: int) -> Step:
                     "expected a list of non-negative integers"
                 )
             fields.append(tuple(value))
-        elif role is Role.TAG and isinstance(value, str) and kind != "AN":
-            fields.append(value)
-        elif _is_index(value) or (role is Role.NUMBER and value is None):
+        elif _is_index(value) or _is_other_scalar(kind, role, value):
             fields.append(value)
         else:
             raise RecordError(
@@ -133,6 +132,12 @@ def _parse_step(data: Any, position: int) -> Step:
                 "expected a non-negative integer"
             )
     return Step(kind, tuple(fields))
+
+
+def _is_other_scalar(kind: str, role: Role, value: Any) -> bool:
+    """Words as tags (annotations are numbered), and splits that state no extent."""
+    named = role is Role.TAG and kind != "AN" and isinstance(value, str)
+    return named or (role is Role.NUMBER and value is None)
 
 
 def _is_index(value: Any) -> bool:
@@ -223,7 +228,7 @@ def _lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
         summary.skip(f"{path}:{number + 1}: the rest cannot be read ({error})")
 
 
-def _open_log(path: Path) -> IO[bytes]:
+def _open_log(path: Path) -> gzip.GzipFile | io.BufferedReader:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if compressed else path.open("rb")

@@ -53,7 +53,7 @@ class Record:
         return (
             self.error_code == 0
             and bool(self.costs)
-            and all(math.isfinite(cost) and 0 < cost for cost in self.costs)
+            and all(math.isfinite(cost) and cost > 0 for cost in self.costs)
         )
 
     @property

@@ -186,4 +186,5 @@ def _collate(
             source = getattr(workload.steps, name)[chosen]
             array[row, :count] = source[:, :steps] if source.ndim > 1 else source
     stacked = ProgramArrays(*(np.stack(parts) for parts in zip(*programs, strict=True)))
-    return Batch(stacked, Schedules(**fields), throughput, valid)
+    # Still NumPy: the jitted update moves the whole batch at once.
+    return Batch(stacked, Schedules(**fields), throughput, valid)  # type: ignore[arg-type]

@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 
 def pairwise_loss(
     scores: Float[Array, "list candidate"],
-    throughput: Float[Array, "list candidate"],
-    valid: Bool[Array, "list candidate"],
+    throughput: Float[Array | np.ndarray, "list candidate"],
+    valid: Bool[Array | np.ndarray, "list candidate"],
 ) -> Float[Array, ""]:
     """RankNet's logistic loss, each pair weighted by its difference in throughput.
 
@@ -24,8 +25,8 @@ def pairwise_loss(
 
 def listwise_loss(
     scores: Float[Array, "list candidate"],
-    throughput: Float[Array, "list candidate"],
-    valid: Bool[Array, "list candidate"],
+    throughput: Float[Array | np.ndarray, "list candidate"],
+    valid: Bool[Array | np.ndarray, "list candidate"],
     temperature: float,
 ) -> Float[Array, ""]:
     """ListNet's top-one cross-entropy (Cao et al. 2007) against softmax of the throughput.

@@ -1,0 +1,52 @@
+"""What the subcommands share."""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cwm_jax.errors import CwmError
+from cwm_jax.records.program import Program, programs_beside, read_programs
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--json FILE`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as JSON")
+
+
+def write_json(path: Path | None, data: dict[str, Any]) -> None:
+    """Writes JSON at once or not at all; does nothing without a path.
+
+    Raises:
+        CwmError: The file cannot be written.
+    """
+    if path is None:
+        return
+    text = orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(text)
+        Path(file.name).replace(path)
+        path.chmod(0o644)
+    except OSError as error:
+        raise CwmError(f"{path}: cannot be written ({error})") from error
+
+
+def load_programs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:
+    """Reads the programs that lie beside logs, and those named."""
+    beside = [found for log in logs if (found := programs_beside(log))]
+    programs: dict[str, Program] = {}
+    for path in [*beside, *extra]:
+        programs |= read_programs(path)
+    return programs
+
+
+def positive(text: str) -> int:
+    """Reads a positive integer option."""
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value

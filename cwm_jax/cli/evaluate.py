@@ -1,0 +1,114 @@
+"""`cwm eval`: how well a checkpoint ranks recorded candidates."""
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cwm_jax.cli.common import add_json_option, load_programs, write_json
+from cwm_jax.cli.train import key_hash
+from cwm_jax.errors import RecordError
+from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
+from cwm_jax.records.ansor_log import LogSummary, load_records
+
+_RANDOM_DRAWS = 200
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "eval",
+        help="ranking quality of a checkpoint on recorded candidates",
+        description="Compares a checkpoint's scores with measured latencies, per workload and "
+        "overall, beside random ranking. Workloads that the checkpoint was trained or stopped "
+        "on are left out.",
+    )
+    parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
+    parser.add_argument("--checkpoint", default="cpu-x86-2core", help="name or folder")
+    parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
+    parser.add_argument(
+        "--include-training",
+        action="store_true",
+        help="also rank workloads that the checkpoint was trained on",
+    )
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints and writes the table."""
+    from cwm_jax.model.checkpoint import load_checkpoint
+    from cwm_jax.model.locations import find_checkpoint
+    from cwm_jax.ranking.scorer import Scorer
+    from cwm_jax.training.dataset import build_dataset
+
+    console = Console()
+    loaded = load_checkpoint(find_checkpoint(options.checkpoint))
+    summary = LogSummary()
+    records = load_records(*options.records, summary=summary, valid_only=True)
+    console.print(f"read {summary}")
+    dataset = build_dataset(records, load_programs(options.records, options.programs))
+    split = loaded.card.get("split", {})
+    seen = {*split.get("train", ()), *split.get("validation", ())}
+    keys = [key for key in dataset if options.include_training or key_hash(key) not in seen]
+    if not keys:
+        raise RecordError(
+            f"{options.checkpoint} was trained on all {len(dataset)} workloads of these logs; "
+            "--include-training ranks them all the same"
+        )
+    scorer = Scorer(loaded.model, loaded.hardware)
+    rng = np.random.default_rng(0)
+    per_workload: dict[str, RankingMetrics] = {}
+    random_ranking: list[RankingMetrics] = []
+    for key in keys:
+        workload = dataset[key]
+        scores = scorer.rank_arrays(workload.program, workload.steps).score
+        per_workload[key] = rank_metrics(scores, workload.latencies)
+        random_ranking.append(_random_metrics(workload.latencies, rng))
+    overall = mean_metrics(list(per_workload.values()))
+    chance = mean_metrics(random_ranking)
+    _print_table(console, per_workload, overall, chance)
+    console.print(f"{len(keys)} of {len(dataset)} workloads ranked, unweighted means over them")
+    write_json(
+        options.json,
+        {
+            "checkpoint": options.checkpoint,
+            "workloads": {key: dataclasses.asdict(m) for key, m in per_workload.items()},
+            "overall": dataclasses.asdict(overall),
+            "random": dataclasses.asdict(chance),
+            "left_out": len(dataset) - len(keys),
+        },
+    )
+    return 0
+
+
+def _random_metrics(latencies: np.ndarray, rng: np.random.Generator) -> RankingMetrics:
+    draws = [rank_metrics(rng.random(len(latencies)), latencies) for _ in range(_RANDOM_DRAWS)]
+    return dataclasses.replace(mean_metrics(draws), candidates=len(latencies))
+
+
+def _print_table(
+    console: Console,
+    per_workload: dict[str, RankingMetrics],
+    overall: RankingMetrics,
+    chance: RankingMetrics,
+) -> None:
+    table = Table("workload", "candidates", "top-1", "top-5", "pairwise", "Spearman")
+    for key, metrics in per_workload.items():
+        name = key if len(key) < 64 else key[:61] + "..."
+        table.add_row(name, *_cells(metrics))
+    table.add_section()
+    table.add_row("all", *_cells(overall), style="bold")
+    table.add_row("random ranking", *_cells(chance))
+    console.print(table)
+
+
+def _cells(metrics: RankingMetrics) -> list[str]:
+    values = (metrics.top1, metrics.top5, metrics.pairwise, metrics.spearman)
+    numbers = ["-" if math.isnan(value) else f"{value:.3f}" for value in values]
+    return [str(metrics.candidates), *numbers]

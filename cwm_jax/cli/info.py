@@ -1,0 +1,84 @@
+"""`cwm info`: what is installed, which TVM is found, which checkpoints are shipped."""
+
+import argparse
+import importlib.metadata
+import platform
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cwm_jax import __version__
+from cwm_jax.cli.common import add_json_option, write_json
+from cwm_jax.errors import CheckpointError, TvmError
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser("info", help="versions, TVM, devices, hardware, checkpoints")
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Prints what a bug report should hold."""
+    facts = _facts()
+    console = Console()
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = "\n".join(f"{key}: {entry}" for key, entry in value.items()) or "none"
+        table.add_row(name, str(value))
+    console.print(table)
+    write_json(options.json, facts)
+    return 0
+
+
+def _facts() -> dict[str, Any]:
+    import jax
+
+    from cwm_jax.features.hardware import known_hardware
+
+    packages = ("jax", "flax", "orbax-checkpoint", "numpy", "apache-tvm", "bitblas", "xgboost")
+    return {
+        "cwm-jax": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "jax devices": ", ".join(str(device) for device in jax.devices()),
+        "ansor": _ansor(),
+        "hardware cards": ", ".join(known_hardware()),
+        "checkpoints": _checkpoints(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _ansor() -> str:
+    from cwm_jax.tvm_bridge.runtime import use
+    from cwm_jax.tvm_bridge.targets import host_target
+
+    try:
+        tvm = use("ansor")
+        return f"TVM {tvm.__version__}, host target {host_target(tvm)}"
+    except TvmError as error:
+        return f"not usable: {error}"
+
+
+def _checkpoints() -> dict[str, str]:
+    from cwm_jax.model.checkpoint import read_card
+    from cwm_jax.model.locations import checkpoints_folder, shipped_checkpoints
+
+    found: dict[str, str] = {}
+    for name in shipped_checkpoints():
+        try:
+            card = read_card(checkpoints_folder() / name)
+            test = card.get("metrics", {}).get("test", {})
+            found[name] = f"for {card['hardware']['name']}, test top-1 {test.get('top1', 0):.3f}"
+        except CheckpointError as error:
+            found[name] = str(error)
+    return found

@@ -1,0 +1,148 @@
+"""`cwm train`: record logs in, a checkpoint out."""
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.metadata
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cwm_jax import __version__
+from cwm_jax.cli.common import add_json_option, load_programs, positive, write_json
+from cwm_jax.records.ansor_log import LogSummary, load_records
+
+_VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "train",
+        help="train a checkpoint from record logs",
+        description="Trains a world model on Ansor logs of one device and writes a checkpoint: "
+        "Orbax parameters, a model card, and the learning curves. Workloads are split into "
+        "training, validation and test; no workload is in two.",
+    )
+    parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
+    parser.add_argument(
+        "--hardware", required=True, help="name of a hardware card, or the path of a .json card"
+    )
+    parser.add_argument("--out", required=True, type=Path, help="checkpoint folder to write")
+    parser.add_argument(
+        "--programs",
+        nargs="*",
+        type=Path,
+        default=[],
+        help="compute graphs (LOG.programs.jsonl beside a log is found by itself)",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=positive, default=60, help="at most (default: 60)")
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Trains and writes the checkpoint."""
+    from cwm_jax.features.hardware import load_hardware
+    from cwm_jax.model.checkpoint import save_checkpoint
+    from cwm_jax.model.config import ModelConfig
+    from cwm_jax.training.config import TrainingConfig
+    from cwm_jax.training.dataset import build_dataset, split_workloads
+    from cwm_jax.training.loop import Epoch, evaluate_model, train
+
+    console = Console(stderr=True)
+    hardware = load_hardware(options.hardware)
+    summary = LogSummary()
+    records = load_records(*options.records, summary=summary, valid_only=True)
+    console.print(f"read {summary}")
+    programs = load_programs(options.records, options.programs)
+    dataset = build_dataset(records, programs)
+    config = TrainingConfig(seed=options.seed, epochs=options.epochs)
+    split = split_workloads(
+        list(dataset), validation=config.validation, test=config.test, seed=config.seed
+    )
+    known = sum(key in programs for key in dataset)
+    console.print(
+        f"{len(dataset)} workloads ({known} with their compute graph): {len(split.train)} for "
+        f"training, {len(split.validation)} for validation, {len(split.test)} for the test"
+    )
+    started = time.perf_counter()
+    with Progress(
+        TextColumn("epoch {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
+        bar = progress.add_task("", total=config.epochs)
+
+        def report(epoch: Epoch) -> None:
+            text = f"loss {epoch.loss:.3f}  top-1 {epoch.top1:.3f}  pairwise {epoch.pairwise:.3f}"
+            progress.update(bar, completed=epoch.epoch, description=text)
+
+        model_config = ModelConfig()
+        trained = train(
+            dataset, split.train, split.validation, hardware, model_config, config, report
+        )
+    metrics = {
+        name: dataclasses.asdict(evaluate_model(trained.model, hardware, dataset, keys))
+        for name, keys in (("validation", split.validation), ("test", split.test))
+    }
+    provenance = {
+        "training": dataclasses.asdict(config),
+        "data": [_describe_file(path) for path in options.records],
+        "records": {"valid": summary.valid, "read": summary.records, "skipped": summary.skipped},
+        "workloads": {"with_graph": known, "shape_only": len(dataset) - known},
+        "split": {name: [key_hash(key) for key in keys] for name, keys in split._asdict().items()},
+        "best_epoch": trained.best_epoch,
+        "metrics": metrics,
+        "seconds": round(time.perf_counter() - started, 1),
+        "versions": {
+            "cwm-jax": __version__,
+            **{name: importlib.metadata.version(name) for name in _VERSIONS_OF},
+        },
+        "commit": _git_commit(),
+    }
+    curves = b"".join(orjson.dumps(epoch._asdict()) + b"\n" for epoch in trained.curves)
+    save_checkpoint(
+        options.out,
+        trained.model,
+        model_config,
+        hardware,
+        provenance,
+        {"curves.jsonl": curves},
+    )
+    test = metrics["test"]
+    console.print(
+        f"test: top-1 {test['top1']:.3f}, top-5 {test['top5']:.3f}, pairwise "
+        f"{test['pairwise']:.3f}, Spearman {test['spearman']:.3f}\nwrote {options.out}"
+    )
+    write_json(options.json, {"checkpoint": str(options.out), **provenance})
+    return 0
+
+
+def key_hash(workload_key: str) -> str:
+    """Returns the short hash by which a model card names a workload."""
+    return hashlib.sha256(workload_key.encode()).hexdigest()[:12]
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"file": path.name, "sha256": digest, "bytes": path.stat().st_size}
+
+
+def _git_commit() -> str | None:
+    """The commit of the clone that this package runs from, if it runs from one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None

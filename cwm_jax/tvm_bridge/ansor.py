@@ -1,0 +1,141 @@
+"""The world model as Ansor's cost model.
+
+Importing this module loads a TVM that has Ansor (see `cwm_jax.tvm_bridge.runtime.use`).
+"""
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from cwm_jax.errors import RecordError
+from cwm_jax.ranking.adaptation import (
+    AdaptationConfig,
+    adapted_score,
+    fit_adaptation,
+)
+from cwm_jax.ranking.scorer import Scorer, Scores
+from cwm_jax.records.ansor_log import LogSummary, iterate_records, parse_line
+from cwm_jax.records.program import Program
+from cwm_jax.records.record import Record
+from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.programs import program_of_task
+from cwm_jax.tvm_bridge.runtime import use
+
+_tvm: Any = use("ansor")
+_auto_scheduler: Any = _tvm.auto_scheduler
+_RAM = Path("/dev/shm")
+
+
+class WorldModelCostModel(_auto_scheduler.cost_model.PythonBasedModel):
+    """Ansor's cost model, backed by a world model and the measurements of the search.
+
+    One instance serves any number of tasks, in `SketchPolicy` and in `TaskScheduler`.
+
+    Args:
+        checkpoint: A checkpoint folder, or a loaded `Scorer`.
+        adaptation: How measurements of a workload correct its ranking.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | str | Scorer,
+        adaptation: AdaptationConfig | None = None,
+    ) -> None:
+        super().__init__()
+        is_scorer = isinstance(checkpoint, Scorer)
+        self.scorer = checkpoint if is_scorer else Scorer.load(checkpoint)
+        self.adaptation = adaptation or AdaptationConfig()
+        self._programs: dict[str, Program] = {}
+        self._measured: dict[str, list[Record]] = defaultdict(list)
+
+    def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
+        """Scores states of one task, higher is better.
+
+        Args:
+            task: `auto_scheduler.SearchTask`.
+            states: Complete schedules.
+        """
+        if len(states) == 0:
+            return np.zeros(0, np.float32)
+        scores = self._rank(task, schedules_of_states(task, states))
+        return self._adapted(task, scores)
+
+    def predict_stages(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "packed"]:
+        """Scores states in Ansor's packed form, without a breakdown by stage.
+
+        The model ranks whole programs: each state is followed by a stage count of zero, as
+        Ansor's own model does before it is trained.
+        """
+        scores = self.predict(task, states)
+        return np.concatenate([scores, np.zeros(len(scores), np.float32)])
+
+    def update(self, inputs: Sequence[Any], results: Sequence[Any]) -> None:
+        """Takes in measurements; the next `predict` of their workloads uses them.
+
+        Args:
+            inputs: `auto_scheduler.MeasureInput`s.
+            results: `auto_scheduler.MeasureResult`s.
+        """
+        for measured, result in zip(inputs, results, strict=True):
+            line = _auto_scheduler.measure_record.dump_record_to_string(measured, result)
+            self._remember(parse_line(line))
+
+    def update_from_file(self, file_name: str) -> None:
+        """Takes in the measurements of a log."""
+        for record in iterate_records(Path(file_name), LogSummary()):
+            self._remember(record)
+
+    def _remember(self, record: Record) -> None:
+        self._measured[record.workload_key].append(record)
+
+    def _program(self, task: Any) -> Program:
+        key = task.workload_key
+        if key not in self._programs:
+            self._programs[key] = program_of_task(_tvm, task)
+        return self._programs[key]
+
+    def _rank(self, task: Any, schedules: Sequence[tuple[Step, ...]]) -> Scores:
+        return self.scorer.rank_schedules(self._program(task), schedules)
+
+    def _adapted(self, task: Any, scores: Scores) -> Float32[np.ndarray, "state"]:
+        measured = self._measured[task.workload_key]
+        if not any(record.valid for record in measured):
+            return scores.score
+        latencies = np.array([record.latency for record in measured])
+        known = self._rank(task, [record.steps for record in measured])
+        correction = fit_adaptation(
+            known.score, known.features, latencies.min() / latencies, self.adaptation
+        )
+        if correction is None:
+            return scores.score
+        return adapted_score(correction, scores.score, scores.features)
+
+
+def schedules_of_states(task: Any, states: Sequence[Any]) -> list[tuple[Step, ...]]:
+    """Returns the steps of Ansor states.
+
+    TVM writes the whole batch as a log in C++, the cheapest way out of its objects.
+
+    Raises:
+        RecordError: TVM wrote a step that this version does not know.
+    """
+    make_input = _auto_scheduler.measure.MeasureInput
+    inputs = [make_input(task, state) for state in states]
+    result = _auto_scheduler.measure.MeasureResult([0.0], 0, "", 0.0, 0.0)
+    folder = _RAM if _RAM.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="cwm-", dir=folder) as work:
+        log = Path(work) / "states.json"
+        _auto_scheduler.measure_record.save_records(str(log), inputs, [result] * len(inputs))
+        summary = LogSummary()
+        schedules = [record.steps for record in iterate_records(log, summary)]
+    if len(schedules) != len(states):
+        raise RecordError(f"TVM wrote {len(states)} states: {summary}")
+    return schedules

@@ -1,0 +1,162 @@
+"""Invariances of the world model: padding, batching and slots change no score."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import schedules
+from test_steps import SHAPE_ONLY, matmul
+
+from cwm_jax.features.hardware import encode_hardware, load_hardware
+from cwm_jax.features.program import encode_program
+from cwm_jax.features.steps import StepArrays, encode_schedules
+from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.inputs import to_schedules
+from cwm_jax.model.transition import Action, Latent, rollout
+from cwm_jax.model.world_model import create_model, parameter_count
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.steps import Step
+
+CONFIG = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16)
+CARD = load_hardware("cpu-x86-2core")
+MODEL = create_model(CONFIG, seed=0)
+HARDWARE = encode_hardware(CARD)
+PROGRAMS = (SHAPE_ONLY, matmul(64, 96, 32))
+several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)
+
+
+def scores(program, arrays: StepArrays, slots: int | None = None) -> np.ndarray:
+    encoded = encode_program(program, slots or arrays.slots)
+    return np.asarray(MODEL.rank(encoded, to_schedules(arrays), jnp.asarray(HARDWARE)).score)
+
+
+def padded(arrays: StepArrays, extra: int) -> StepArrays:
+    """The same schedules with more padding steps, which hold garbage."""
+    rng = np.random.default_rng(0)
+
+    def pad(array: np.ndarray) -> np.ndarray:
+        shape = (array.shape[0], extra, *array.shape[2:])
+        noise = rng.integers(0, 3, shape).astype(array.dtype)
+        return np.concatenate([array, noise], axis=1)
+
+    return StepArrays(
+        pad(arrays.kind),
+        pad(arrays.tag),
+        pad(arrays.stage),
+        pad(arrays.other),
+        pad(arrays.values),
+        arrays.length,
+        arrays.slots,
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(several, st.sampled_from(PROGRAMS))
+def test_padding_steps_change_nothing(batch, program):
+    arrays = encode_schedules(batch, program)
+    np.testing.assert_allclose(
+        scores(program, padded(arrays, 8)), scores(program, arrays), rtol=1e-5, atol=1e-6
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(several, st.sampled_from(PROGRAMS))
+def test_padding_slots_change_nothing(batch, program):
+    arrays = encode_schedules(batch, program)
+    np.testing.assert_allclose(
+        scores(program, arrays, 2 * arrays.slots), scores(program, arrays), rtol=1e-5, atol=1e-6
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(several, st.sampled_from(PROGRAMS), st.randoms(use_true_random=False))
+def test_batch_order_and_size_change_nothing(batch, program, random):
+    scorer = Scorer(MODEL, CARD)
+    together = scorer.rank_schedules(program, batch).score
+    order = random.sample(range(len(batch)), len(batch))
+    shuffled = scorer.rank_schedules(program, [batch[at] for at in order]).score
+    np.testing.assert_allclose(shuffled, together[order], rtol=1e-5, atol=1e-6)
+    alone = np.array([scorer.rank_schedules(program, [one]).score[0] for one in batch])
+    np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_larger_than_a_bucket_are_cut():
+    batch = [(Step("SP", (2, 0, 64, (1 + at % 16,), 1)),) for at in range(2100)]
+    scorer = Scorer(MODEL, CARD)
+    found = scorer.rank_schedules(PROGRAMS[1], batch)
+    assert found.score.shape == (2100,)
+    assert found.features.shape == (2100, CONFIG.head_width)
+    np.testing.assert_allclose(found.score[:16], found.score[2080:2096], rtol=1e-5, atol=1e-6)
+
+
+def test_no_candidates_give_no_scores():
+    assert Scorer(MODEL, CARD).rank_schedules(SHAPE_ONLY, []).score.shape == (0,)
+
+
+def test_scores_depend_on_program_steps_their_order_and_hardware():
+    split, other = (Step("SP", (2, at, 64, (8,), 1)) for at in (0, 1))
+    base = scores(PROGRAMS[1], encode_schedules([(split, other)], PROGRAMS[1]))[0]
+    assert base != scores(PROGRAMS[1], encode_schedules([(other, split)], PROGRAMS[1]))[0]
+    assert base != scores(PROGRAMS[1], encode_schedules([(split, split)], PROGRAMS[1]))[0]
+    larger = matmul(64, 96, 512)
+    assert base != scores(larger, encode_schedules([(split, other)], larger))[0]
+    gpu = Scorer(MODEL, load_hardware("cuda-v100"))
+    assert base != gpu.rank_schedules(PROGRAMS[1], [(split, other)]).score[0]
+
+
+def test_a_long_rollout_stays_finite_and_bounded():
+    steps, candidates, slots = 4096, 2, 8
+    keys = jax.random.split(jax.random.key(0), 3)
+    drive = 50 * jax.random.normal(keys[0], (steps, candidates, 4 * CONFIG.latent_width))
+    stage = jax.random.randint(keys[1], (steps, candidates), 0, slots)
+    other = jax.random.randint(keys[2], (steps, candidates), 0, slots)
+    live = jnp.ones((steps, candidates), bool)
+    initial = Latent(
+        jnp.zeros((candidates, slots, CONFIG.latent_width)),
+        jnp.zeros((candidates, CONFIG.latent_width)),
+    )
+    terminal = rollout(MODEL.transition, initial, Action(drive, stage, other, live))
+    for leaf in terminal:
+        assert jnp.isfinite(leaf).all()
+        assert jnp.abs(leaf).max() <= 1
+
+
+def test_a_step_changes_its_own_slot_only():
+    latent = Latent(jnp.full((1, 4, CONFIG.latent_width), 0.5), jnp.zeros((1, CONFIG.latent_width)))
+    action = Action(
+        jnp.ones((1, 4 * CONFIG.latent_width)), jnp.array([2]), jnp.array([0]), jnp.array([True])
+    )
+    after = MODEL.transition(latent, action)
+    changed = jnp.any(after.slots != latent.slots, axis=-1)[0]
+    assert changed.tolist() == [False, False, True, False]
+
+
+def test_gradients_reach_every_parameter():
+    program = PROGRAMS[1]
+    batch = [
+        (Step("SP", (2, 0, 64, (8,), 1)), Step("CHW", (2, "local")), Step("AN", (3, 0, 3))),
+        (Step("PR", (2, 0, "auto_unroll_max_step$64")), Step("SP", (2, 1, 96, (4,), 1))),
+    ]
+    arrays = encode_schedules(batch, program)
+    encoded = encode_program(program, arrays.slots)
+    graph, state = nnx.split(MODEL)
+
+    def spread(state):
+        ranking = nnx.merge(graph, state).rank(encoded, to_schedules(arrays), HARDWARE)
+        return (ranking.score[0] - ranking.score[1]) ** 2
+
+    gradient = jax.grad(spread)(state)
+    silent = [
+        "/".join(map(str, path))
+        for path, leaf in nnx.to_flat_state(gradient)
+        if not jnp.any(leaf[...] != 0)
+    ]
+    assert silent == ["head/score/bias"]  # a constant added to all scores ranks nothing
+
+
+def test_size_is_honest():
+    assert parameter_count(create_model(ModelConfig(), 0)) < 700_000
+
+
