@@ -1,5 +1,6 @@
 """Ansor's log format: golden lines, round trips, and everything that can be wrong."""
 
+import contextlib
 import gzip
 import math
 
@@ -57,10 +58,8 @@ def test_failed_measurement_is_kept_and_marked():
 @pytest.mark.parametrize("cost", ["0", "-1.5", "1e999"])
 def test_absurd_cost_is_not_valid(cost):
     line = ALL_KINDS.replace("0.000479569", cost)
-    try:
+    with contextlib.suppress(RecordError):  # a reader may refuse a number that overflows
         assert not parse_line(line).valid
-    except RecordError:
-        pass  # JSON readers may refuse a number that overflows
 
 
 @given(records())

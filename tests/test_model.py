@@ -158,5 +158,3 @@ def test_gradients_reach_every_parameter():
 
 def test_size_is_honest():
     assert parameter_count(create_model(ModelConfig(), 0)) < 700_000
-
-

@@ -31,7 +31,7 @@ _auto_scheduler: Any = _tvm.auto_scheduler
 _RAM = Path("/dev/shm")
 
 
-class WorldModelCostModel(_auto_scheduler.cost_model.PythonBasedModel):
+class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel):
     """Ansor's cost model, backed by a world model and the measurements of the search.
 
     One instance serves any number of tasks, in `SketchPolicy` and in `TaskScheduler`.
@@ -86,7 +86,7 @@ class WorldModelCostModel(_auto_scheduler.cost_model.PythonBasedModel):
         """
         for measured, result in zip(inputs, results, strict=True):
             line = _auto_scheduler.measure_record.dump_record_to_string(measured, result)
-            self._remember(parse_line(line))
+            self._remember(parse_line(str(line)))
 
     def update_from_file(self, file_name: str) -> None:
         """Takes in the measurements of a log."""

@@ -67,7 +67,7 @@ def create_cost_model(
 def _random_model(tvm: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
 
-    class RandomModel(tvm.auto_scheduler.cost_model.PythonBasedModel):
+    class RandomModel(tvm.auto_scheduler.cost_model.cost_model.PythonBasedModel):
         def predict(self, task: Any, states: Sequence[Any]) -> np.ndarray:
             return rng.random(len(states), np.float32)
 

@@ -1,0 +1,27 @@
+"""Converts a file of extracted tasks into programs that training reads without TVM.
+
+uv run python tools/programs_from_tasks.py tasks.jsonl.gz --out records.programs.jsonl.gz
+"""
+
+import argparse
+from pathlib import Path
+
+from cwm_jax.records.program import write_programs
+from cwm_jax.tvm_bridge.programs import programs_of_tasks_file
+from cwm_jax.tvm_bridge.runtime import use
+
+
+def main() -> None:
+    """Reads, converts and writes."""
+    parser = argparse.ArgumentParser(description="Converts tasks into programs.")
+    parser.add_argument("tasks", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    found = programs_of_tasks_file(use("ansor"), options.tasks)
+    programs = {program.workload_key: program for program in found}
+    write_programs(programs.values(), options.out)
+    print(f"wrote {len(programs)} programs to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
