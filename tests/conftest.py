@@ -1,0 +1,21 @@
+"""Fixtures: the TVM with Ansor, which this process loads at most once, and measured records."""
+
+from pathlib import Path
+
+import pytest
+
+from cwm_jax.tvm_bridge.runtime import use
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def tvm():
+    """The TVM that has Ansor."""
+    return use("ansor")
+
+
+@pytest.fixture(scope="session")
+def measured_log() -> Path:
+    """Records that `cwm tune` measured on a two-core x86 machine, several workloads."""
+    return DATA / "measured.jsonl.gz"

@@ -1,0 +1,123 @@
+"""Compute graphs as data: exact for known operators, and the same after a round trip."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cwm_jax.errors import ProgramError
+from cwm_jax.features.program import STAGE_COLUMNS, encode_program
+from cwm_jax.records.program import (
+    OPERATION_KINDS,
+    Axis,
+    BufferRead,
+    program_from_json,
+    program_to_json,
+    programs_beside,
+    read_programs,
+    shape_only_program,
+    write_programs,
+)
+from cwm_jax.tvm_bridge.programs import program_of_task
+from cwm_jax.tvm_bridge.workloads import OPERATORS, create_task, parse_workload
+
+
+def program_of(tvm, text: str):
+    return program_of_task(tvm, create_task(tvm, parse_workload(text), "llvm -num-cores=2"))
+
+
+def operations(stage) -> dict[str, int]:
+    return {k: n for k, n in zip(OPERATION_KINDS, stage.operations, strict=True) if n}
+
+
+def test_matmul(tvm):
+    program = program_of(tvm, "matmul:8,16,32")
+    left, right, out = program.stages
+    assert (left.kind, left.shape, right.shape) == ("placeholder", (8, 32), (32, 16))
+    assert out.axes == (Axis("i", 8, False), Axis("j", 16, False), Axis("k", 32, True))
+    assert out.reads == (BufferRead(0, (32, 0, 1), True), BufferRead(1, (0, 1, 16), True))
+    assert operations(out) == {"add": 1, "multiply": 1}
+    assert program.flop == 2 * 8 * 16 * 32
+
+
+def test_conv2d_strides_and_padding(tvm):
+    stages = {stage.name: stage for stage in program_of(tvm, "conv2d:1,8,8,4,6,3,2,1").stages}
+    out = stages["conv2d_nhwc"]
+    assert [axis.extent for axis in out.axes] == [1, 4, 4, 6, 3, 3, 4]
+    image, weight = out.reads
+    # The padded image is 10 x 10 x 4 and the convolution moves by two.
+    assert image.strides == (400, 80, 8, 0, 40, 4, 1)
+    assert weight.strides == (0, 0, 0, 1, 72, 24, 6)
+    padded = stages["pad_temp"]
+    assert operations(padded)["select"] == 1
+    assert operations(padded)["compare"] > 0
+    assert padded.reads[0].affine
+
+
+def test_softmax_has_its_special_functions(tvm):
+    stages = program_of(tvm, "softmax:64,128").stages
+    kinds = [operations(stage) for stage in stages]
+    assert any("special" in kind for kind in kinds)
+    assert any("divide" in kind for kind in kinds)
+    assert any("compare" in kind for kind in kinds)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_stage_order_is_ansors_and_the_form_survives(tvm, name, tmp_path):
+    task = create_task(tvm, parse_workload(OPERATORS[name].example), "llvm -num-cores=2")
+    program = program_of_task(tvm, task)
+    stages = task.compute_dag.get_init_state().stages
+    assert [stage.name for stage in program.stages] == [str(stage.op.name) for stage in stages]
+    for stage, ansor in zip(program.stages, stages, strict=True):
+        # Ansor gives placeholders the loops of their shape, which no step addresses.
+        if stage.kind == "compute":
+            assert [axis.extent for axis in stage.axes] == [int(i.range.extent) for i in ansor.iters]
+    assert program_from_json(program_to_json(program)) == program
+    for ending in (".jsonl", ".jsonl.gz"):
+        path = tmp_path / f"log.programs{ending}"
+        write_programs([program], path)
+        assert read_programs(path) == {program.workload_key: program}
+        assert programs_beside(tmp_path / "log.jsonl.gz") is not None
+
+
+def test_encoding_names_its_columns(tvm):
+    encoded = encode_program(program_of(tvm, "matmul:8,16,32"), 8)
+    row = dict(zip(STAGE_COLUMNS, encoded.stages[2].tolist(), strict=True))
+    assert row["compute"] == 1
+    assert row["log_spatial_0"] * 8 == pytest.approx(4.0875, abs=1e-3)  # log2(1 + 16)
+    assert row["log_reduction_0"] * 8 == pytest.approx(5.0444, abs=1e-3)
+    assert encoded.present.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    assert encoded.reads[2].tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+
+
+def test_shape_only_programs_tell_their_shapes_apart():
+    first, second = (encode_program(shape_only_program(f'["f", {n}]'), 8) for n in (8, 16))
+    assert first.whole.tolist() != second.whole.tolist()
+    assert first.present.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "not a serialised program"),
+        ("[]", "not a serialised program"),
+        ('{"format": 99}', "format 99, expected 1"),
+        ('{"format": 1, "workload_key": "k", "stages": [{}], "flop": 1}', "not a serialised"),
+    ],
+)
+def test_malformed_programs_are_named(line, says, tmp_path):
+    path = tmp_path / "log.programs.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(ProgramError, match=f"log.programs.jsonl:1: .*{says}"):
+        read_programs(path)
+
+
+def test_reads_must_point_at_stages(tvm):
+    line = program_to_json(program_of(tvm, "matmul:8,16,32"))
+    with pytest.raises(ProgramError, match="reads stage 9"):
+        program_from_json(line.replace(b'"producer":1', b'"producer":9'))
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_give_a_program_error(line):
+    with pytest.raises(ProgramError):
+        program_from_json(line)

@@ -1,0 +1,105 @@
+"""Loading a TVM of either kind, each in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cwm_jax.errors import TvmError
+from cwm_jax.tvm_bridge import runtime
+
+BUILD_AND_RUN = """
+import numpy as np
+from cwm_jax.tvm_bridge import use
+tvm = use("ansor")
+assert use("ansor") is tvm
+from tvm import auto_scheduler, te
+a = te.placeholder((8,), name="a")
+b = te.compute((8,), lambda i: a[i] + 1)
+function = tvm.build(te.create_schedule(b.op), [a, b], "llvm")
+out = tvm.nd.array(np.zeros(8, "float32"))
+function(tvm.nd.array(np.arange(8, dtype="float32")), out)
+assert out.numpy().tolist() == list(range(1, 9))
+"""
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_ansor_builds_and_runs_with_a_fresh_cache(tmp_path):
+    done = run_python(BUILD_AND_RUN, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    has_driver = run_python("import ctypes; ctypes.CDLL('libcuda.so.1')").returncode == 0
+    assert has_driver or (tmp_path / "cwm_jax" / "libcuda.so.1").is_file()
+
+
+def test_unwritable_cache_is_no_obstacle(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    done = run_python(BUILD_AND_RUN, XDG_CACHE_HOME=str(blocked))
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("first", "second"), [("ansor", "metaschedule"), ("metaschedule", "ansor")])
+def test_the_other_tvm_is_refused_in_words(first, second):
+    done = run_python(f"""
+from cwm_jax.tvm_bridge import use
+from cwm_jax.errors import TvmError
+tvm = use({first!r})
+try:
+    use({second!r})
+except TvmError as error:
+    print(error)
+""")
+    assert done.returncode == 0, done.stderr
+    assert "is loaded in this process" in done.stdout
+    assert f"use {second!r} in a fresh one" in done.stdout
+
+
+def test_metaschedule_is_the_wheel_from_pypi():
+    done = run_python("""
+from cwm_jax.tvm_bridge import use
+tvm = use("metaschedule")
+from tvm.s_tir import meta_schedule
+print(tvm.__version__, meta_schedule.TuneContext.__name__)
+""")
+    assert done.stdout.split() == ["0.27.0.post1", "TuneContext"], done.stderr
+
+
+def test_a_users_own_tvm_comes_first(tmp_path):
+    own = tmp_path / "tvm" / "auto_scheduler"
+    own.mkdir(parents=True)
+    (own / "__init__.py").write_text("")
+    (own.parent / "__init__.py").write_text("__version__ = 'my own'\n")
+    done = run_python(
+        "from cwm_jax.tvm_bridge import use; print(use('ansor').__version__)",
+        PYTHONPATH=str(tmp_path),
+    )
+    assert done.stdout == "my own\n", done.stderr
+
+
+def test_a_compiler_is_needed(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(TvmError, match="C\\+\\+ compiler is needed"):
+        runtime.driver_stand_in()
+
+
+def test_the_stand_in_is_compiled_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = runtime.driver_stand_in()
+    written = path.stat().st_mtime_ns
+    assert runtime.driver_stand_in() == path
+    assert path.stat().st_mtime_ns == written
+    assert [entry.name for entry in Path(path).parent.iterdir()] == ["libcuda.so.1"]
