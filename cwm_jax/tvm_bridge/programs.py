@@ -116,7 +116,7 @@ def _visit(
     elif isinstance(expression, tir.Select):
         children = [expression.condition, expression.true_value, expression.false_value]
     elif isinstance(expression, tir.Call):
-        kind = "select" if str(expression.op).endswith("if_then_else") else "special"
+        kind = "select" if expression.op.name == "tir.if_then_else" else "special"
         children = list(expression.args)
     elif isinstance(expression, tir.Cast):
         children = [expression.value]

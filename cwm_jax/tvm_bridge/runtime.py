@@ -20,10 +20,8 @@ from cwm_jax.errors import TvmError
 
 Kind = Literal["ansor", "metaschedule"]
 
-_SUBMODULES: dict[Kind, tuple[str, ...]] = {
-    "ansor": ("auto_scheduler",),
-    "metaschedule": ("s_tir.meta_schedule", "meta_schedule"),
-}
+# TVM 0.17 has a MetaSchedule of its own, whose traces are not those of the apache-tvm wheel.
+_SUBMODULE: dict[Kind, str] = {"ansor": "auto_scheduler", "metaschedule": "s_tir.meta_schedule"}
 
 # What libtvm.so of the bitblas wheel takes from the NVIDIA driver.
 _DRIVER_FUNCTIONS = (
@@ -59,45 +57,44 @@ def use(kind: Kind) -> ModuleType:
     """
     if "tvm" in sys.modules:
         return _loaded(kind)
-    if kind == "ansor" and not _installed_has(("auto_scheduler",)):
+    if not _installed_has(_SUBMODULE[kind].split(".")[0]):
+        if kind == "metaschedule":
+            raise TvmError("no TVM with MetaSchedule is installed; pip install apache-tvm")
         _prepare_bundled()
-    elif kind == "metaschedule" and not _installed_has(("s_tir", "meta_schedule")):
-        raise TvmError("no TVM with MetaSchedule is installed; pip install apache-tvm")
     try:
         tvm = importlib.import_module("tvm")
     except (ImportError, OSError, RuntimeError) as error:
         raise TvmError(f"the {kind} TVM does not load: {error}") from error
-    if _submodule(tvm, kind) is None:
-        raise TvmError(f"{tvm.__file__} has no {_SUBMODULES[kind][0]}")
+    if not _has_submodule(tvm, kind):
+        raise TvmError(f"{tvm.__file__} has no {_SUBMODULE[kind]}")
     return tvm
 
 
 def _loaded(kind: Kind) -> ModuleType:
     tvm = sys.modules["tvm"]
-    if _submodule(tvm, kind) is None:
+    if not _has_submodule(tvm, kind):
         version = getattr(tvm, "__version__", "of unknown version")
         raise TvmError(
             f"TVM {version} from {tvm.__file__} is loaded in this process and has no "
-            f"{_SUBMODULES[kind][0]}; two TVMs cannot share a process, so use {kind!r} in a "
+            f"{_SUBMODULE[kind]}; two TVMs cannot share a process, so use {kind!r} in a "
             "fresh one"
         )
     return tvm
 
 
-def _submodule(tvm: ModuleType, kind: Kind) -> ModuleType | None:
-    for name in _SUBMODULES[kind]:
-        try:
-            return importlib.import_module(f"{tvm.__name__}.{name}")
-        except ImportError:
-            continue
-    return None
+def _has_submodule(tvm: ModuleType, kind: Kind) -> bool:
+    try:
+        importlib.import_module(f"{tvm.__name__}.{_SUBMODULE[kind]}")
+    except ImportError:
+        return False
+    return True
 
 
-def _installed_has(folders: tuple[str, ...]) -> bool:
-    """Whether the `tvm` that would be imported has one of these subpackages."""
+def _installed_has(subpackage: str) -> bool:
+    """Whether the `tvm` that would be imported has a subpackage."""
     spec = importlib.util.find_spec("tvm")
     places = (spec.submodule_search_locations if spec else None) or []
-    return any((Path(place) / folder).is_dir() for place in places for folder in folders)
+    return any((Path(place) / subpackage).is_dir() for place in places)
 
 
 def _prepare_bundled() -> None:
