@@ -70,7 +70,8 @@ def test_stage_order_is_ansors_and_the_form_survives(tvm, name, tmp_path):
     for stage, ansor in zip(program.stages, stages, strict=True):
         # Ansor gives placeholders the loops of their shape, which no step addresses.
         if stage.kind == "compute":
-            assert [axis.extent for axis in stage.axes] == [int(i.range.extent) for i in ansor.iters]
+            extents = [int(loop.range.extent) for loop in ansor.iters]
+            assert [axis.extent for axis in stage.axes] == extents
     assert program_from_json(program_to_json(program)) == program
     for ending in (".jsonl", ".jsonl.gz"):
         path = tmp_path / f"log.programs{ending}"

@@ -1,5 +1,7 @@
 """Targets: the host's CPU and what a user asks for."""
 
+from pathlib import Path
+
 import pytest
 
 from cwm_jax.errors import TargetError
@@ -14,6 +16,7 @@ ICELAKE = SKYLAKE | {"avx512_vnni", "avx512_vbmi2", "vaes"}
     ("flags", "name"),
     [
         (ICELAKE, "icelake-server"),
+        (SKYLAKE | {"avx512_vnni", "avx512_bf16"}, "cooperlake"),
         (SKYLAKE | {"avx512_vnni"}, "cascadelake"),
         (SKYLAKE, "skylake-avx512"),
         (AVX2 | {"sse4a", "clwb", "rdpid"}, "znver2"),
@@ -36,7 +39,7 @@ def test_every_cpu_name_is_known_to_the_bundled_llvm(tvm):
 def test_host_target_uses_the_widest_vectors(tvm):
     target = host_target(tvm)
     assert str(resolve_target(tvm, None)) == str(target)
-    if "avx512f" not in open("/proc/cpuinfo").read():
+    if "avx512f" not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this CPU has no AVX-512")
     a = tvm.te.placeholder((1024,), name="a")
     b = tvm.te.compute((1024,), lambda i: a[i] * 2)
@@ -52,6 +55,8 @@ def test_host_target_uses_the_widest_vectors(tvm):
         ("nonsense", "unknown target 'nonsense'"),
         ("llvm -foo=1", "unknown target"),
         ("vulkan", "only llvm and cuda"),
+        ("cuda", "no CUDA device is present"),
+        ("llvm -mtriple=riscv64-linux-gnu", "could not run it"),
         ("llvm -mcpu=z80", "does not know the CPU 'z80'"),
     ],
 )

@@ -52,7 +52,9 @@ def run(options: argparse.Namespace) -> int:
     summary = LogSummary()
     records = load_records(*options.records, summary=summary, valid_only=True)
     console.print(f"read {summary}")
-    dataset = build_dataset(records, load_programs(options.records, options.programs))
+    dataset = build_dataset(
+        records, load_programs(options.records, options.programs), loaded.hardware
+    )
     split = loaded.card.get("split", {})
     seen = {*split.get("train", ()), *split.get("validation", ())}
     keys = [key for key in dataset if options.include_training or key_hash(key) not in seen]

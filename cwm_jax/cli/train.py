@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     records = load_records(*options.records, summary=summary, valid_only=True)
     console.print(f"read {summary}")
     programs = load_programs(options.records, options.programs)
-    dataset = build_dataset(records, programs)
+    dataset = build_dataset(records, programs, hardware)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs)
     split = split_workloads(
         list(dataset), validation=config.validation, test=config.test, seed=config.seed
@@ -87,11 +87,9 @@ def run(options: argparse.Namespace) -> int:
             progress.update(bar, completed=epoch.epoch, description=text)
 
         model_config = ModelConfig()
-        trained = train(
-            dataset, split.train, split.validation, hardware, model_config, config, report
-        )
+        trained = train(dataset, split.train, split.validation, model_config, config, report)
     metrics = {
-        name: dataclasses.asdict(evaluate_model(trained.model, hardware, dataset, keys))
+        name: dataclasses.asdict(evaluate_model(trained.model, dataset, keys))
         for name, keys in (("validation", split.validation), ("test", split.test))
     }
     provenance = {

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float32
 
+from cwm_jax.features.buckets import bucket
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
 from cwm_jax.features.program import ProgramArrays, encode_program
 from cwm_jax.features.steps import StepArrays, encode_schedules
@@ -37,12 +38,37 @@ class Scores(NamedTuple):
     features: Float32[np.ndarray, "candidate head"]
 
 
-class Scorer:
-    """Ranks candidates with one model on one device."""
+class Ranker:
+    """A model compiled for a few padded batch sizes."""
 
-    def __init__(self, model: WorldModel, hardware: HardwareCard) -> None:
+    def __init__(self, model: WorldModel) -> None:
         graph, self._state = nnx.split(model)
         self._rank: Callable[..., Ranking] = _compiled_rank(graph)
+
+    def __call__(
+        self, program: ProgramArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
+    ) -> Scores:
+        """Ranks encoded schedules of one program on one device."""
+        total = len(steps.length)
+        scores: list[np.ndarray] = []
+        features: list[np.ndarray] = []
+        for start in range(0, total, BATCH_BUCKETS[-1]):
+            chunk = np.arange(start, min(start + BATCH_BUCKETS[-1], total))
+            size = bucket(len(chunk), BATCH_BUCKETS)
+            padded = np.concatenate([chunk, np.full(size - len(chunk), chunk[0])])
+            ranking = self._rank(self._state, program, to_schedules(steps.take(padded)), hardware)
+            scores.append(np.asarray(ranking.score)[: len(chunk)])
+            features.append(np.asarray(ranking.features)[: len(chunk)])
+        if not scores:
+            return Scores(np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
+        return Scores(np.concatenate(scores), np.concatenate(features))
+
+
+class Scorer:
+    """Ranks candidates with one model for one device."""
+
+    def __init__(self, model: WorldModel, hardware: HardwareCard) -> None:
+        self._ranker = Ranker(model)
         self.hardware = hardware
         self._hardware_vector = encode_hardware(hardware)
 
@@ -86,20 +112,7 @@ class Scorer:
 
     def rank_arrays(self, program: ProgramArrays, steps: StepArrays) -> Scores:
         """Scores encoded schedules of one program."""
-        total = len(steps.length)
-        scores: list[np.ndarray] = []
-        features: list[np.ndarray] = []
-        for start in range(0, total, BATCH_BUCKETS[-1]):
-            chunk = np.arange(start, min(start + BATCH_BUCKETS[-1], total))
-            size = next(bucket for bucket in BATCH_BUCKETS if len(chunk) <= bucket)
-            padded = np.concatenate([chunk, np.full(size - len(chunk), chunk[0])])
-            schedules = to_schedules(steps.take(padded))
-            ranking = self._rank(self._state, program, schedules, self._hardware_vector)
-            scores.append(np.asarray(ranking.score)[: len(chunk)])
-            features.append(np.asarray(ranking.features)[: len(chunk)])
-        if not scores:
-            return Scores(np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
-        return Scores(np.concatenate(scores), np.concatenate(features))
+        return self._ranker(program, steps, self._hardware_vector)
 
 
 @lru_cache(maxsize=8)

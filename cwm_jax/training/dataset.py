@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
+from cwm_jax.features.hardware import HardwareCard, encode_hardware
 from cwm_jax.features.program import ProgramArrays, encode_program
 from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.inputs import Schedules
@@ -26,6 +27,7 @@ class WorkloadData:
         key: Workload key.
         program: Encoded program.
         steps: Encoded schedules.
+        hardware: Encoded card of the device that measured.
         latencies: Seconds.
         throughput: Normalised: best latency of the workload over each latency, in (0, 1].
     """
@@ -33,18 +35,20 @@ class WorkloadData:
     key: str
     program: ProgramArrays
     steps: StepArrays
+    hardware: Float32[np.ndarray, "column"]
     latencies: Float32[np.ndarray, "candidate"]
     throughput: Float32[np.ndarray, "candidate"]
 
 
 def build_dataset(
-    records: Sequence[Record], programs: Mapping[str, Program]
+    records: Sequence[Record], programs: Mapping[str, Program], hardware: HardwareCard
 ) -> dict[str, WorkloadData]:
     """Groups valid records by workload and encodes them; a group of one cannot be ranked.
 
     Args:
         records: Records of one device.
         programs: Compute graphs by workload key; workloads without one are shape-only.
+        hardware: The device that measured them.
 
     Raises:
         RecordError: No workload has two valid measurements.
@@ -64,6 +68,7 @@ def build_dataset(
             key=key,
             program=encode_program(program, steps.slots),
             steps=steps,
+            hardware=encode_hardware(hardware),
             latencies=latencies.astype(np.float32),
             throughput=(latencies.min() / latencies).astype(np.float32),
         )
@@ -106,12 +111,14 @@ class Batch(NamedTuple):
     Attributes:
         programs: Encoded programs, stacked.
         schedules: Encoded schedules, `[list, candidate, ...]`.
+        hardware: Encoded hardware cards.
         throughput: Labels in (0, 1].
         valid: False for padding.
     """
 
     programs: ProgramArrays
     schedules: Schedules
+    hardware: Float32[np.ndarray, "list column"]
     throughput: Float32[np.ndarray, "list candidate"]
     valid: Bool[np.ndarray, "list candidate"]
 
@@ -168,23 +175,28 @@ def _collate(
     steps, _ = size
     throughput = np.zeros((lists, candidates), np.float32)
     valid = np.zeros((lists, candidates), bool)
-    fields = {
-        name: np.zeros(
-            (lists, candidates, *getattr(members[0][0].steps, name).shape[1:]),
-            getattr(members[0][0].steps, name).dtype,
-        )
-        for name in Schedules._fields
-    }
+    example = members[0][0].steps
+    fields = {}
+    for name in Schedules._fields:
+        array = getattr(example, name)
+        padded = (lists, candidates, *([steps] if array.ndim > 1 else []), *array.shape[2:])
+        fields[name] = np.zeros(padded, array.dtype)
     # A batch that is not full repeats its first program in the rows without candidates.
-    programs = [member[0].program for member in members]
-    programs += [programs[0]] * (lists - len(programs))
+    workloads = [workload for workload, _ in members]
+    workloads += workloads[:1] * (lists - len(workloads))
+    programs = [workload.program for workload in workloads]
     for row, (workload, chosen) in enumerate(members):
         count = len(chosen)
         throughput[row, :count] = workload.throughput[chosen]
         valid[row, :count] = True
         for name, array in fields.items():
             source = getattr(workload.steps, name)[chosen]
-            array[row, :count] = source[:, :steps] if source.ndim > 1 else source
+            if source.ndim == 1:
+                array[row, :count] = source
+            else:
+                known = min(steps, source.shape[1])
+                array[row, :count, :known] = source[:, :known]
     stacked = ProgramArrays(*(np.stack(parts) for parts in zip(*programs, strict=True)))
+    hardware = np.stack([workload.hardware for workload in workloads])
     # Still NumPy: the jitted update moves the whole batch at once.
-    return Batch(stacked, Schedules(**fields), throughput, valid)  # type: ignore[arg-type]
+    return Batch(stacked, Schedules(**fields), hardware, throughput, valid)  # type: ignore[arg-type]

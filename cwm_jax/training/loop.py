@@ -5,17 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
-from cwm_jax.features.hardware import HardwareCard, encode_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import WorldModel, create_model
-from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import Batch, WorkloadData, batches
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
@@ -55,7 +53,6 @@ def train(
     dataset: Mapping[str, WorkloadData],
     training: Sequence[str],
     validation: Sequence[str],
-    hardware: HardwareCard,
     model_config: ModelConfig,
     config: TrainingConfig,
     report: Callable[[Epoch], None] = lambda epoch: None,
@@ -66,7 +63,6 @@ def train(
         dataset: Encoded workloads.
         training: Keys to train on.
         validation: Keys that decide when to stop; the last epoch is kept if there are none.
-        hardware: The device that measured the records.
         model_config: Sizes of the model.
         config: Settings.
         report: Called after every epoch.
@@ -77,7 +73,7 @@ def train(
     graph, state = nnx.split(create_model(model_config, config.seed))
     optimizer = _optimizer(config, steps_per_epoch)
     optimizer_state = optimizer.init(state)
-    update = _make_update(graph, optimizer, encode_hardware(hardware), config)
+    update = _make_update(graph, optimizer, config)
 
     curves: list[Epoch] = []
     best, best_state, best_epoch = -np.inf, state, 0
@@ -87,7 +83,7 @@ def train(
         for batch in _epoch(chosen, config, rng):
             state, optimizer_state, loss = update(state, optimizer_state, batch)
             losses.append(loss)
-        metrics = evaluate_model(nnx.merge(graph, state), hardware, dataset, validation)
+        metrics = evaluate_model(nnx.merge(graph, state), dataset, validation)
         epoch = Epoch(
             number,
             float(np.mean(jax.device_get(losses))),
@@ -109,16 +105,15 @@ def train(
 
 def evaluate_model(
     model: WorldModel,
-    hardware: HardwareCard,
     dataset: Mapping[str, WorkloadData],
     keys: Sequence[str],
 ) -> RankingMetrics:
     """Returns mean ranking metrics over workloads."""
-    scorer = Scorer(model, hardware)
+    rank = Ranker(model)
     return mean_metrics(
         [
             rank_metrics(
-                scorer.rank_arrays(dataset[key].program, dataset[key].steps).score,
+                rank(dataset[key].program, dataset[key].steps, dataset[key].hardware).score,
                 dataset[key].latencies,
             )
             for key in keys
@@ -144,13 +139,12 @@ def _optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTr
 def _make_update(
     graph: Any,
     optimizer: optax.GradientTransformation,
-    hardware: np.ndarray,
     config: TrainingConfig,
 ) -> Callable[[Any, Any, Batch], tuple[Any, Any, Float[Array, ""]]]:
     def loss_of(state: Any, batch: Batch) -> Float[Array, ""]:
         model: WorldModel = nnx.merge(graph, state)
-        scores = jax.vmap(lambda p, s: model.rank(p, s, jnp.asarray(hardware)).score)(
-            batch.programs, batch.schedules
+        scores = jax.vmap(lambda p, s, h: model.rank(p, s, h).score)(
+            batch.programs, batch.schedules, batch.hardware
         )
         pairwise = pairwise_loss(scores, batch.throughput, batch.valid)
         listwise = listwise_loss(scores, batch.throughput, batch.valid, config.temperature)

@@ -1,6 +1,7 @@
 """Ansor's compute graphs -> `Program`."""
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import orjson
 from cwm_jax.errors import ProgramError
 from cwm_jax.records.program import OPERATION_KINDS, Axis, BufferRead, Program, ProgramStage
 
+# Kinds of TIR nodes that have operands `a` and `b` (`a` alone for Not).
 _KIND_OF_NODE = {
     "Add": "add",
     "Sub": "add",
@@ -29,8 +31,8 @@ _KIND_OF_NODE = {
     "And": "compare",
     "Or": "compare",
     "Not": "compare",
-    "Select": "select",
 }
+_FREE_CALLS = ("tir.likely", "tir.reinterpret")
 
 
 def program_of_task(tvm: Any, task: Any) -> Program:
@@ -63,7 +65,7 @@ def programs_of_tasks_file(tvm: Any, path: Path) -> Iterator[Program]:
                     yield program_of_dag(tvm, dag, task["workload_key"])
                 except (orjson.JSONDecodeError, KeyError, TypeError, tvm.TVMError) as error:
                     raise ProgramError(f"{path}:{number}: not a task ({error})") from error
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ProgramError(f"{path}: cannot be read ({error})") from error
 
 
@@ -79,7 +81,10 @@ def _stage(tvm: Any, operation: Any, positions: dict[Any, int]) -> ProgramStage:
     variables = [axis.var for axis in (*spatial, *reduction)]
     counts: dict[str, int] = dict.fromkeys(OPERATION_KINDS, 0)
     reads: dict[BufferRead, None] = {}
-    for body in operation.body:
+    bodies = list(operation.body)
+    if isinstance(bodies[0], tvm.tir.Reduce):
+        bodies = bodies[:1]  # the outputs of one reduction (argmax) share its sources
+    for body in bodies:
         _visit(tvm, body, variables, positions, counts, reads)
     return ProgramStage(
         name=name,
@@ -109,29 +114,36 @@ def _visit(
     if isinstance(expression, tir.ProducerLoad):
         reads[_read(tvm, expression, variables, positions)] = None
         return
-    children: list[Any] = []
     kind = _KIND_OF_NODE.get(type(expression).__name__)
+    children: list[Any] = []
     if isinstance(expression, tir.Reduce):
-        children = [*expression.source, *expression.combiner.result]
+        children = [*expression.source, *expression.combiner.result, expression.condition]
     elif isinstance(expression, tir.Select):
+        kind = "select"
         children = [expression.condition, expression.true_value, expression.false_value]
     elif isinstance(expression, tir.Call):
-        kind = "select" if expression.op.name == "tir.if_then_else" else "special"
+        kind = _kind_of_call(str(getattr(expression.op, "name", "")))
         children = list(expression.args)
     elif isinstance(expression, tir.Cast):
         children = [expression.value]
+    elif isinstance(expression, tir.Let):
+        children = [expression.value, expression.body]
     elif isinstance(expression, tir.Not):
         children = [expression.a]
     elif kind is not None:
         children = [expression.a, expression.b]
     if kind is not None:
-        # Comparisons of indices (padding) are of type bool: their operands tell.
-        operand = children[0] if kind == "compare" else expression
-        is_float = str(operand.dtype).startswith(("float", "bfloat"))
-        is_control = kind in ("compare", "select")
-        counts[kind if is_float or is_control else "integer"] += 1
+        # Conditions count as such even on indices: padding costs comparisons.
+        is_float = str(expression.dtype).startswith(("float", "bfloat"))
+        counts[kind if is_float or kind in ("compare", "select") else "integer"] += 1
     for child in children:
         _visit(tvm, child, variables, positions, counts, reads)
+
+
+def _kind_of_call(name: str) -> str | None:
+    if name == "tir.if_then_else":
+        return "select"
+    return None if name in _FREE_CALLS else "special"
 
 
 def _read(tvm: Any, load: Any, variables: list[Any], positions: dict[Any, int]) -> BufferRead:

@@ -4,11 +4,18 @@ Two TVMs are of use and cannot live in one process: one that still has Ansor (a 
 build, else the one inside the bitblas wheel), and the apache-tvm wheel with MetaSchedule.
 """
 
+import atexit
+import contextlib
 import ctypes
+import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import os
+import platform
+import shlex
 import shutil
+import site
 import subprocess
 import sys
 import tempfile
@@ -20,8 +27,11 @@ from cwm_jax.errors import TvmError
 
 Kind = Literal["ansor", "metaschedule"]
 
-# TVM 0.17 has a MetaSchedule of its own, whose traces are not those of the apache-tvm wheel.
-_SUBMODULE: dict[Kind, str] = {"ansor": "auto_scheduler", "metaschedule": "s_tir.meta_schedule"}
+# In this order: a TVM that still has Ansor has an older MetaSchedule too, and counts as Ansor's.
+_SUBMODULES: dict[Kind, tuple[str, ...]] = {
+    "ansor": ("auto_scheduler",),
+    "metaschedule": ("s_tir.meta_schedule", "meta_schedule"),
+}
 
 # What libtvm.so of the bitblas wheel takes from the NVIDIA driver.
 _DRIVER_FUNCTIONS = (
@@ -38,15 +48,21 @@ _DRIVER_FUNCTIONS = (
     "cuTensorMapEncodeTiled",
 )
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+_STAND_IN_SOURCE = "".join(
+    f"int {name}(void) {{ return {_NO_DEVICE}; }}\n" for name in _DRIVER_FUNCTIONS
+)
 _DRIVER = "libcuda.so.1"
 _CUDA_LIBRARIES = {"cuda_runtime": "libcudart.so.12", "cuda_nvrtc": "libnvrtc.so.12"}
+
+# An empty cache folder that TVM 0.17 makes in the working directory when it is imported.
+_LITTER = ".pkl_memoize_py3"
 
 
 def use(kind: Kind) -> ModuleType:
     """Returns a working `tvm` of a kind, importing it on the first call.
 
-    For Ansor, environment variables are set so that the builder's child processes find the
-    same TVM.
+    Environment variables are set so that the child processes that build and run candidates
+    find the same TVM.
 
     Args:
         kind: `ansor` for a TVM with `tvm.auto_scheduler` (a user's own first, else the one
@@ -56,78 +72,155 @@ def use(kind: Kind) -> ModuleType:
         TvmError: No such TVM is installed, it does not load, or the other kind is loaded.
     """
     if "tvm" in sys.modules:
-        return _loaded(kind)
-    if not _installed_has(_SUBMODULE[kind].split(".")[0]):
-        if kind == "metaschedule":
-            raise TvmError("no TVM with MetaSchedule is installed; pip install apache-tvm")
-        _prepare_bundled()
-    try:
-        tvm = importlib.import_module("tvm")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise TvmError(f"the {kind} TVM does not load: {error}") from error
-    if not _has_submodule(tvm, kind):
-        raise TvmError(f"{tvm.__file__} has no {_SUBMODULE[kind]}")
+        _check_loaded(kind)
+        return _import(kind)
+    if kind == "ansor":
+        _prepare_ansor()
+    else:
+        _prepare_metaschedule()
+    litter = Path(_LITTER).absolute()
+    littered_before = litter.exists()
+    tvm = _import(kind)
+    if not littered_before:
+        # The builder's child processes make it again, so it can go only at the very end.
+        atexit.register(_remove_if_empty, litter)
     return tvm
 
 
-def _loaded(kind: Kind) -> ModuleType:
-    tvm = sys.modules["tvm"]
-    if not _has_submodule(tvm, kind):
+def loaded_kind() -> Kind | None:
+    """Returns which TVM this process has loaded; None if none, or one with neither tuner."""
+    for place in getattr(sys.modules.get("tvm"), "__path__", ()):
+        if kind := _kind_of(Path(place)):
+            return kind
+    return None
+
+
+def _check_loaded(kind: Kind) -> None:
+    if loaded_kind() != kind:
+        tvm = sys.modules["tvm"]
         version = getattr(tvm, "__version__", "of unknown version")
         raise TvmError(
-            f"TVM {version} from {tvm.__file__} is loaded in this process and has no "
-            f"{_SUBMODULE[kind]}; two TVMs cannot share a process, so use {kind!r} in a "
+            f"TVM {version} from {getattr(tvm, '__file__', None)} is loaded in this process and "
+            f"is not one for {kind!r}; two TVMs cannot share a process, so use {kind!r} in a "
             "fresh one"
         )
+
+
+def _import(kind: Kind) -> ModuleType:
+    try:
+        tvm = importlib.import_module("tvm")
+        for name in _SUBMODULES[kind]:
+            if _has(Path(tvm.__path__[0]), name):
+                importlib.import_module(f"tvm.{name}")
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise TvmError(f"the {kind} TVM does not load: {error}") from error
     return tvm
 
 
-def _has_submodule(tvm: ModuleType, kind: Kind) -> bool:
-    try:
-        importlib.import_module(f"{tvm.__name__}.{_SUBMODULE[kind]}")
-    except ImportError:
-        return False
-    return True
+def _has(package: Path, module: str) -> bool:
+    return package.joinpath(*module.split(".")).is_dir()
 
 
-def _installed_has(subpackage: str) -> bool:
-    """Whether the `tvm` that would be imported has a subpackage."""
-    spec = importlib.util.find_spec("tvm")
-    places = (spec.submodule_search_locations if spec else None) or []
-    return any((Path(place) / subpackage).is_dir() for place in places)
+def _kind_of(package: Path) -> Kind | None:
+    """Tells the kind of a `tvm` package by its folders, without importing it."""
+    for kind, names in _SUBMODULES.items():
+        if any(_has(package, name) for name in names):
+            return kind
+    return None
 
 
-def _prepare_bundled() -> None:
-    spec = importlib.util.find_spec("bitblas")
-    places = (spec.submodule_search_locations if spec else None) or []
-    roots = [Path(place) / "3rdparty" / "tvm" for place in places]
-    root = next((root for root in roots if (root / "build" / "libtvm.so").is_file()), None)
-    if root is None:
+def _folders(package: str, path: list[str] | None = None) -> list[Path]:
+    """Folders of a package that is not imported, by the import system or on a given path."""
+    if path is None:
+        spec = importlib.util.find_spec(package)
+    else:
+        spec = importlib.machinery.PathFinder.find_spec(package, path)
+    return [Path(place) for place in (spec.submodule_search_locations if spec else None) or []]
+
+
+def _installed(kind: Kind) -> Path | None:
+    """The first installed `tvm` package of a kind, which another may hide."""
+    places = _folders("tvm")
+    for entry in sys.path:
+        places += _folders("tvm", [entry])
+    return next((place for place in places if _kind_of(place) == kind), None)
+
+
+def _prepare_ansor() -> None:
+    own, bundled = _installed("ansor"), _bundled_root()
+    # A parent process that uses the bundled one hands it on by PYTHONPATH.
+    if own is not None and (bundled is None or not own.is_relative_to(bundled)):
+        _make_first(own)
+    elif bundled is not None:
+        _prepare_bundled(bundled)
+    else:
         raise TvmError(
             "no TVM with Ansor is installed: upstream removed it, and the bundled one comes "
             "with the extra 'ansor' (pip install 'cwm-jax[ansor]')"
         )
-    folders = [root / "build", *_preload_cuda()]
-    sys.path.insert(0, str(root / "python"))
+
+
+def _prepare_metaschedule() -> None:
+    place = _installed("metaschedule")
+    if place is None:
+        raise TvmError("no TVM with MetaSchedule is installed; pip install apache-tvm")
+    bundled = _bundled_root()
+    if bundled is not None:
+        _forget_bundled(bundled)
+    _make_first(place)
+
+
+def _make_first(package: Path) -> None:
+    """Lets a `tvm` package win here and in child processes, where the wheel may hide it."""
+    folder = package.parent
+    if _folders("tvm")[:1] == [package] and str(folder) in site.getsitepackages():
+        return
+    sys.path.insert(0, str(folder))
+    _prepend("PYTHONPATH", folder)
     importlib.invalidate_caches()
-    _prepend("PYTHONPATH", root / "python")
-    _prepend("LD_LIBRARY_PATH", *folders)
+
+
+def _bundled_root() -> Path | None:
+    roots = [place / "3rdparty" / "tvm" for place in _folders("bitblas")]
+    return next((root for root in roots if (root / "build" / "libtvm.so").is_file()), None)
+
+
+def _prepare_bundled(root: Path) -> None:
+    # Its build folder stays off LD_LIBRARY_PATH: it would give its libtvm_runtime.so to a
+    # child process that loads the other TVM.
+    _prepend("LD_LIBRARY_PATH", *_preload_cuda())
     os.environ["TVM_LIBRARY_PATH"] = str(root / "build")
+    _make_first(root / "python" / "tvm")
+
+
+def _forget_bundled(root: Path) -> None:
+    """Undoes what a parent process that uses the bundled TVM has handed on."""
+    sys.path[:] = [entry for entry in sys.path if not Path(entry).is_relative_to(root)]
+    for variable in ("PYTHONPATH", "TVM_LIBRARY_PATH"):
+        entries = os.environ.get(variable, "").split(os.pathsep)
+        kept = [entry for entry in entries if entry and not Path(entry).is_relative_to(root)]
+        os.environ.pop(variable, None)
+        if kept:
+            os.environ[variable] = os.pathsep.join(kept)
+    importlib.invalidate_caches()
 
 
 def _prepend(variable: str, *folders: Path) -> None:
-    present = os.environ.get(variable, "")
-    entries = [str(folder) for folder in folders] + ([present] if present else [])
+    present = [entry for entry in os.environ.get(variable, "").split(os.pathsep) if entry]
+    entries = dict.fromkeys([*map(str, folders), *present])
     os.environ[variable] = os.pathsep.join(entries)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _preload_cuda() -> list[Path]:
     """Loads the CUDA libraries that libtvm.so links to; returns the folders they lie in."""
     folders = []
-    spec = importlib.util.find_spec("nvidia")
-    places = (spec.submodule_search_locations if spec else None) or []
     for package, library in _CUDA_LIBRARIES.items():
-        found = [Path(place) / package / "lib" / library for place in places]
+        found = [place / package / "lib" / library for place in _folders("nvidia")]
         path = next((path for path in found if path.is_file()), None)
         if path is not None:
             folders.append(path.parent)
@@ -156,32 +249,45 @@ def driver_stand_in() -> Path:
     Raises:
         TvmError: There is no C or C++ compiler.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cwm_jax"
-    path = cache / _DRIVER
-    if path.is_file():
-        return path
+    # Homes are shared between machines and versions: the name tells what is inside.
+    digest = hashlib.sha256(_STAND_IN_SOURCE.encode()).hexdigest()[:8]
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return _compile_stand_in(cache)
-    except OSError:
-        return _compile_stand_in(Path(tempfile.mkdtemp(prefix="cwm-")))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "cwm_jax" / f"no-driver-{platform.machine()}-{digest}"
+        if (folder / _DRIVER).is_file():
+            return folder / _DRIVER
+        folder.mkdir(parents=True, exist_ok=True)
+        return _compile_stand_in(folder)
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home
+        temporary = tempfile.mkdtemp(prefix="cwm-")
+        atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        return _compile_stand_in(Path(temporary))
 
 
 def _compile_stand_in(folder: Path) -> Path:
-    named = os.environ.get("CXX", "")
-    compilers = [named, "c++", "g++", "clang++", "cc", "gcc"]
-    compiler = next((found for name in compilers if name and (found := shutil.which(name))), None)
-    if compiler is None:
-        raise TvmError("a C++ compiler is needed (g++ or clang++): TVM links every program with it")
-    source = "".join(f"int {name}(void) {{ return {_NO_DEVICE}; }}\n" for name in _DRIVER_FUNCTIONS)
+    command = _compiler()
     with tempfile.TemporaryDirectory(dir=folder) as work:
         code, library = Path(work) / "driver.c", Path(work) / _DRIVER
-        code.write_text(source)
-        command = [compiler, "-x", "c", "-shared", "-fPIC", f"-Wl,-soname,{_DRIVER}"]
+        code.write_text(_STAND_IN_SOURCE)
+        options = ["-x", "c", "-shared", "-fPIC", f"-Wl,-soname,{_DRIVER}"]
         done = subprocess.run(
-            [*command, "-o", str(library), str(code)], capture_output=True, text=True, check=False
+            [*command, *options, "-o", str(library), str(code)],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
-            raise TvmError(f"{compiler} cannot compile a shared library: {done.stderr.strip()}")
+            raise TvmError(
+                f"{shlex.join(command)} cannot compile a shared library: {done.stderr.strip()}"
+            )
         # Another process may have compiled it meanwhile: either one serves.
         return library.replace(folder / _DRIVER)
+
+
+def _compiler() -> list[str]:
+    """The C or C++ compiler's command; $CXX may hold options or a wrapper such as ccache."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in (named, ["c++"], ["g++"], ["clang++"], ["cc"], ["gcc"]):
+        if command and shutil.which(command[0]):
+            return command
+    raise TvmError("a C++ compiler is needed (g++ or clang++): TVM links every program with it")

@@ -14,6 +14,7 @@ _LLVM_CPUS: tuple[tuple[str, frozenset[str]], ...] = (
         "icelake-server",
         frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_vbmi2", "vaes"}),
     ),
+    ("cooperlake", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16"})),
     ("cascadelake", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"})),
     ("skylake-avx512", frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"})),
     ("znver2", frozenset({"avx2", "fma", "sse4a", "clwb", "rdpid"})),
@@ -22,19 +23,33 @@ _LLVM_CPUS: tuple[tuple[str, frozenset[str]], ...] = (
     ("corei7-avx", frozenset({"avx"})),
     ("nehalem", frozenset({"sse4_2"})),
 )
+_ARM_CPUS: tuple[tuple[str, frozenset[str]], ...] = (
+    ("neoverse-n1", frozenset({"asimd", "atomics", "asimddp", "asimdhp", "lrcpc"})),
+    ("cortex-a72", frozenset({"asimd", "crc32"})),
+)
+_X86 = ("x86_64", "amd64")
+_ARM = ("aarch64", "arm64")
 _EXAMPLES = "for example 'llvm -mcpu=core-avx2 -num-cores=4'"
 
 
-def llvm_cpu_name(flags: frozenset[str]) -> str | None:
-    """Returns the best CPU name for x86 flags (as in /proc/cpuinfo), None for a generic one."""
-    return next((name for name, needed in _LLVM_CPUS if needed <= flags), None)
+def llvm_cpu_name(flags: frozenset[str], machine: str = "x86_64") -> str | None:
+    """Returns the best CPU name that LLVM 10 knows, None for a generic CPU.
+
+    Args:
+        flags: As in /proc/cpuinfo.
+        machine: Architecture, as `platform.machine()` gives it.
+    """
+    known = {**dict.fromkeys(_X86, _LLVM_CPUS), **dict.fromkeys(_ARM, _ARM_CPUS)}
+    cpus = known.get(machine.lower(), ())
+    return next((name for name, needed in cpus if needed <= flags), None)
 
 
 def host_target_text() -> str:
     """Returns the target string for this machine's CPU and the cores this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cpu = llvm_cpu_name(_cpu_flags()) if platform.machine() in ("x86_64", "AMD64") else None
-    return f"llvm -keys=cpu{f' -mcpu={cpu}' if cpu else ''} -num-cores={cores or 1}"
+    cpu = llvm_cpu_name(_cpu_flags(), platform.machine())
+    keys = "arm_cpu,cpu" if platform.machine().lower() in _ARM else "cpu"
+    return f"llvm -keys={keys}{f' -mcpu={cpu}' if cpu else ''} -num-cores={cores or 1}"
 
 
 def _cpu_flags() -> frozenset[str]:
@@ -42,7 +57,7 @@ def _cpu_flags() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return frozenset()
-    flags = next((line for line in lines if line.startswith("flags")), ":")
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), ":")
     return frozenset(flags.partition(":")[2].split())
 
 
@@ -59,6 +74,8 @@ def resolve_target(tvm: Any, text: str | None) -> Any:
     """
     if text is None:
         return host_target(tvm)
+    if text.split()[:1] == ["cuda"]:
+        _check_cuda(tvm, text)  # first: without a device TVM's parser warns on stderr
     try:
         target = tvm.target.Target(text)
     except Exception as error:  # TVM raises what its parser meets, ValueError to InternalError
@@ -68,9 +85,9 @@ def resolve_target(tvm: Any, text: str | None) -> Any:
         raise TargetError(f"target {text!r}: only llvm and cuda can be searched; {_EXAMPLES}")
     if not tvm.runtime.enabled(kind):
         raise TargetError(f"target {text!r}: {tvm.__file__} was built without {kind}")
-    if kind == "cuda" and not tvm.cuda(0).exist:
-        raise TargetError(f"target {text!r}: no CUDA device is present")
-    if kind == "llvm":
+    if kind == "cuda":
+        _check_cuda(tvm, text)
+    else:
         _check_cpu(tvm, target, text)
     if kind == "llvm" and "num-cores" not in target.attrs:
         # Ansor must not count cores that this process may not use.
@@ -79,11 +96,30 @@ def resolve_target(tvm: Any, text: str | None) -> Any:
     return target
 
 
+def _check_cuda(tvm: Any, text: str) -> None:
+    if not tvm.cuda(0).exist:
+        raise TargetError(f"target {text!r}: no CUDA device is present; {_EXAMPLES}")
+
+
 def _check_cpu(tvm: Any, target: Any, text: str) -> None:
-    cpu = target.attrs.get("mcpu")
-    known = [str(name) for name in tvm.target.codegen.llvm_get_cpu_archlist(target)]
-    if cpu and str(cpu) not in known:
+    """Candidates are built and run here, so this LLVM and this CPU must both know the target."""
+    architecture = str(target.attrs.get("mtriple", "")).partition("-")[0]
+    groups = [group for group in (_X86, _ARM) if platform.machine().lower() in group]
+    if architecture and groups and architecture not in groups[0]:
         raise TargetError(
-            f"target {text!r}: this TVM's LLVM does not know the CPU {str(cpu)!r} and would "
-            f"compile slow generic code; this machine's is {llvm_cpu_name(_cpu_flags())!r}"
+            f"target {text!r}: compiles for {architecture}, but this machine is "
+            f"{platform.machine()} and could not run it; {_EXAMPLES}"
+        )
+    cpu = str(target.attrs.get("mcpu", ""))
+    list_cpus = getattr(tvm.target.codegen, "llvm_get_cpu_archlist", None)  # newer than Ansor
+    if cpu and list_cpus and cpu not in [str(name) for name in list_cpus(target)]:
+        raise TargetError(
+            f"target {text!r}: this TVM's LLVM does not know the CPU {cpu!r} and would compile "
+            f"slow generic code; for this machine use {host_target_text()!r}"
+        )
+    missing = dict((*_LLVM_CPUS, *_ARM_CPUS)).get(cpu, frozenset()) - _cpu_flags()
+    if missing:
+        raise TargetError(
+            f"target {text!r}: this CPU lacks {', '.join(sorted(missing))}, so programs for "
+            f"{cpu} would crash; for this machine use {host_target_text()!r}"
         )

@@ -72,11 +72,11 @@ OPERATORS: dict[str, Operator] = {
         lambda m, n, k: [(m, k), (k, n), (m, n)],
     ),
     "dense": Operator(
-        ("BATCH", "OUT", "IN"),
+        ("BATCH", "IN", "OUT"),
         _DTYPES,
         "fully connected layer: [BATCH,IN] x [OUT,IN] transposed",
-        "dense:16,1024,768",
-        lambda b, o, i: [(b, i), (o, i), (b, o)],
+        "dense:16,768,1024",
+        lambda b, i, o: [(b, i), (o, i), (b, o)],
     ),
     "batch_matmul": Operator(
         ("BATCH", "M", "N", "K"),
@@ -231,7 +231,7 @@ def _builtin(tvm: Any, operator: str) -> Callable[..., Any]:
         )
         return [left, right, out]
 
-    def dense(batch: int, outputs: int, inputs: int, dtype: str) -> list[Any]:
+    def dense(batch: int, inputs: int, outputs: int, dtype: str) -> list[Any]:
         data = te.placeholder((batch, inputs), dtype, name="data")
         weight = te.placeholder((outputs, inputs), dtype, name="weight")
         return [data, weight, topi.nn.dense(data, weight)]

@@ -1,0 +1,218 @@
+"""The world model inside real Ansor searches on this machine."""
+
+import math
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cwm_jax import load_records
+from cwm_jax.errors import RecordError
+from cwm_jax.model.locations import find_checkpoint
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import format_line
+from cwm_jax.tvm_bridge.ansor import WorldModelCostModel, schedules_of_states
+from cwm_jax.tvm_bridge.tuning import TuningConfig, resumable_records, schedule_text, tune_task
+from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
+
+ROOT = Path(__file__).parents[1]
+WORKLOAD = "matmul:64,64,64"
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return Scorer.load(find_checkpoint("cpu-x86-2core"))
+
+
+@pytest.fixture(scope="module")
+def task(tvm):
+    return create_task(tvm, parse_workload(WORKLOAD), "llvm -mcpu=core-avx2 -num-cores=2")
+
+
+@pytest.fixture(scope="module")
+def states(tvm, task):
+    policy = tvm.auto_scheduler.SketchPolicy(task, verbose=0, seed=1)
+    return list(policy.sample_initial_population())
+
+
+def test_states_become_their_own_steps(tvm, task, states):
+    schedules = schedules_of_states(task, states)
+    assert [len(schedule) for schedule in schedules] == [len(s.transform_steps) for s in states]
+    result = tvm.auto_scheduler.measure.MeasureResult([1.0], 0, "", 0.1, 0)
+    for state, schedule in zip(states[:5], schedules, strict=False):
+        measured = tvm.auto_scheduler.measure.MeasureInput(task, state)
+        line = tvm.auto_scheduler.measure_record.dump_record_to_string(measured, result)
+        assert f"[[], {_steps_json(schedule)}]" in str(line)
+
+
+def _steps_json(schedule) -> str:
+    fields = [[step.kind, *step.fields] for step in schedule]
+    return re.sub(r"\((.*?),?\)", r"[\1]", str(fields)).replace("'", '"')
+
+
+def test_bookkeeping_agrees_with_ansor_on_stages_and_loops(tvm, scorer):
+    """Replays real states without TVM and compares every loop with Ansor's own."""
+    from cwm_jax.features.loop_nest import ScheduleState
+    from cwm_jax.features.steps import _Replay, split_step
+    from cwm_jax.tvm_bridge.programs import program_of_task
+
+    compared = 0
+    for text in (WORKLOAD, "conv2d:1,14,14,8,16,3,1,1", "softmax:32,64", "matmul:4,4,4096"):
+        task = create_task(tvm, parse_workload(text), "llvm -mcpu=core-avx2 -num-cores=2")
+        program = program_of_task(tvm, task)
+        policy = tvm.auto_scheduler.SketchPolicy(task, verbose=0, seed=2)
+        sampled = list(policy.sample_initial_population())
+        for state, schedule in zip(sampled, schedules_of_states(task, sampled), strict=True):
+            pieces = [split_step(step) for step in schedule]
+            numbers = [number for _, part in pieces for number in part]
+            replay = _Replay(program, np.array([numbers], np.float64))
+            for at, (shape, _) in enumerate(pieces):
+                replay.apply(at, shape)
+            assert isinstance(replay.state, ScheduleState)
+            stages = [stage for stage in state.stages if str(stage.op_type) != "placeholder"]
+            assert len(state.stages) == len(replay.state.nests)
+            for stage, nest in zip(state.stages, replay.state.nests, strict=True):
+                if stage in stages and nest.loops:
+                    assert len(stage.iters) == len(nest.loops), (text, schedule)
+                    compared += 1
+    assert compared > 100
+
+
+def test_scores_are_finite_and_tell_states_apart(task, states, scorer):
+    scores = WorldModelCostModel(scorer).predict(task, states)
+    assert scores.shape == (len(states),)
+    assert np.isfinite(scores).all()
+    assert len(np.unique(scores)) > len(states) // 2
+    assert WorldModelCostModel(scorer).predict(task, []).shape == (0,)
+
+
+def test_stage_scores_are_packed_without_a_breakdown(task, states, scorer):
+    model = WorldModelCostModel(scorer)
+    packed = model.predict_stages(task, states)
+    np.testing.assert_array_equal(packed[: len(states)], model.predict(task, states))
+    assert not packed[len(states) :].any()
+    assert packed.shape == (2 * len(states),)
+
+
+def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path):
+    log = tmp_path / "log.jsonl"
+    rounds = []
+    config = TuningConfig(trials=6, round_size=3, min_repeat_ms=10)
+    result = tune_task(tvm, task, config, log, scorer=scorer, report=rounds.append)
+    assert len(result.latencies) == 6
+    assert math.isfinite(min(result.latencies))
+    assert result.best is not None
+    assert result.best.latency == pytest.approx(min(result.latencies))
+    assert [done.trials for done in rounds] == [3, 6]
+    assert all(done.measure_seconds > 0 and done.model_seconds > 0 for done in rounds)
+    assert all(done.search_seconds >= 0 for done in rounds)
+    assert "C" in schedule_text(tvm, task, result.best)
+
+    with log.open("a") as file:
+        file.write('{"i": [["cut off')  # a process killed while it wrote
+    earlier = resumable_records(log, task.workload_key, str(task.target))
+    assert len(earlier) == 6
+    more = TuningConfig(trials=9, round_size=3, min_repeat_ms=10)
+    resumed = tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
+    assert len(resumed.latencies) == 9
+    assert resumed.latencies[:6] == result.latencies
+    with pytest.warns(UserWarning, match="1 lines skipped"):
+        records = load_records(log)
+    assert len({format_line(r).split('"r"')[0] for r in records}) == 9  # none measured twice
+
+
+def test_a_log_of_another_workload_is_not_resumed(measured_log, task):
+    with pytest.raises(RecordError, match="cannot resume"):
+        resumable_records(measured_log, task.workload_key, str(task.target))
+
+
+@pytest.mark.parametrize("name", ["xgboost", "random"])
+def test_other_cost_models_search_too(tvm, task, tmp_path, name):
+    config = TuningConfig(trials=4, round_size=2, cost_model=name, min_repeat_ms=10)
+    result = tune_task(tvm, task, config, tmp_path / "log.jsonl")
+    assert len(result.latencies) == 4
+
+
+def test_a_failing_build_is_reported_with_its_reason(tvm, task, scorer, tmp_path):
+    config = TuningConfig(trials=2, round_size=2, build_timeout=0)
+    result = tune_task(tvm, task, config, tmp_path / "log.jsonl", scorer=scorer)
+    assert result.best is None
+    assert result.first_error.startswith("error ")
+    assert [r.valid for r in load_records(tmp_path / "log.jsonl")] == [False, False]
+
+
+def test_measurements_change_the_ranking_of_their_workload_only(tvm, task, scorer, measured_log):
+    model = WorldModelCostModel(scorer)
+    records = load_records(measured_log)
+    workloads = sorted({r.workload_key for r in records if "matmul" in r.workload_key})
+    key = workloads[0]
+    text = "matmul:" + ",".join(re.findall(r"\d+", key)[:3])
+    measured = create_task(tvm, parse_workload(text), "llvm -mcpu=core-avx2 -num-cores=2")
+    assert measured.workload_key == key
+    candidates = list(
+        tvm.auto_scheduler.SketchPolicy(measured, verbose=0, seed=3).sample_initial_population()
+    )
+    before = model.predict(measured, candidates)
+    model.update_from_file(str(measured_log))
+    assert not np.array_equal(model.predict(measured, candidates), before)
+    others = list(
+        tvm.auto_scheduler.SketchPolicy(task, verbose=0, seed=3).sample_initial_population()
+    )
+    fresh = WorldModelCostModel(scorer).predict(task, others)
+    np.testing.assert_array_equal(model.predict(task, others), fresh)
+
+
+def test_the_readme_snippet_tunes(tmp_path):
+    """Runs the very lines of the README, in a user's own script."""
+    readme = (ROOT / "README.md").read_text()
+    snippet = re.search(r"<!-- snippet -->\s*```python\n(.*?)```", readme, re.DOTALL)
+    assert snippet is not None
+    script = tmp_path / "script.py"
+    script.write_text(
+        snippet[1]
+        .replace("num_measure_trials=64", "num_measure_trials=4, num_measures_per_round=2")
+        .replace('"tune.json"', f'"{tmp_path / "tune.json"}"')
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len(load_records(tmp_path / "tune.json")) == 4
+
+
+def test_one_model_serves_a_task_scheduler(tvm, scorer, tmp_path):
+    ansor = tvm.auto_scheduler
+    target = tvm.target.Target("llvm -mcpu=core-avx2 -num-cores=2")
+    tasks = [create_task(tvm, parse_workload(f"matmul:{n},32,32"), target) for n in (32, 64)]
+    model = WorldModelCostModel(scorer)
+    scheduler = ansor.TaskScheduler(tasks)
+    options = ansor.TuningOptions(
+        num_measure_trials=8,
+        num_measures_per_round=2,
+        measure_callbacks=[ansor.RecordToFile(str(tmp_path / "log.jsonl"))],
+        verbose=0,
+    )
+    scheduler.tune(options, search_policy=[ansor.SketchPolicy(t, model, verbose=0) for t in tasks])
+    records = load_records(tmp_path / "log.jsonl")
+    assert len(records) == 8
+    assert {r.workload_key for r in records} == {t.workload_key for t in tasks}
+
+
+def test_ctrl_c_keeps_the_finished_rounds(tmp_path):
+    log = tmp_path / "log.jsonl"
+    command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--workload", WORKLOAD]
+    command += ["--trials", "2000", "--round", "2", "--log", str(log)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert f"--resume {log}" in errors
+    assert "Traceback" not in errors
+    assert len(load_records(log)) >= 2

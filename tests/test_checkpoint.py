@@ -1,0 +1,132 @@
+"""Checkpoints: what is saved is loaded, and whatever is wrong is said in words."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from cwm_jax.errors import CheckpointError
+from cwm_jax.features.hardware import load_hardware
+from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
+from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.locations import find_checkpoint, shipped_checkpoints
+from cwm_jax.model.world_model import create_model
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.program import shape_only_program
+from cwm_jax.records.steps import Step
+
+CONFIG = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8)
+CARD = load_hardware("cpu-x86-2core")
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    path = tmp_path / "checkpoint"
+    save_checkpoint(path, create_model(CONFIG, 3), CONFIG, CARD, {"note": "n"}, {"a.txt": b"a"})
+    return path
+
+
+def test_what_is_saved_is_loaded(saved):
+    loaded = load_checkpoint(saved)
+    assert loaded.config == CONFIG
+    assert loaded.hardware == CARD
+    assert loaded.card["note"] == "n"
+    assert (saved / "a.txt").read_bytes() == b"a"
+    before = nnx.to_pure_dict(nnx.state(create_model(CONFIG, 3), nnx.Param))
+    after = nnx.to_pure_dict(nnx.state(loaded.model, nnx.Param))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_saving_again_replaces_the_whole(saved):
+    save_checkpoint(saved, create_model(CONFIG, 4), CONFIG, CARD, {"note": "new"})
+    assert load_checkpoint(saved).card["note"] == "new"
+    assert not (saved / "a.txt").exists()
+    assert [entry.name for entry in saved.parent.iterdir()] == ["checkpoint"]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(saved):
+    with pytest.raises(TypeError):
+        save_checkpoint(saved, create_model(CONFIG, 4), CONFIG, CARD, {"note": object()})
+    assert load_checkpoint(saved).card["note"] == "n"
+    assert [entry.name for entry in saved.parent.iterdir()] == ["checkpoint"]
+
+
+def test_missing_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
+        load_checkpoint(tmp_path / "none")
+    with pytest.raises(CheckpointError, match="shipped checkpoints: "):
+        find_checkpoint(str(tmp_path / "none"))
+
+
+def test_folder_without_a_card(tmp_path):
+    with pytest.raises(CheckpointError, match=r"card\.json is missing"):
+        read_card(tmp_path)
+
+
+def edit_card(path: Path, **changes) -> None:
+    card = json.loads((path / "card.json").read_text())
+    (path / "card.json").write_text(json.dumps({**card, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"format": 99}, "checkpoint format 99, this version reads 1"),
+        ({"features": "0" * 16}, "trained with features '0000000000000000'"),
+        ({"model": {"latent_width": 8}}, "cannot be loaded"),
+        ({"model": {"no_such": 8}}, "cannot be loaded"),
+        ({"hardware": {"name": "x"}}, "cannot be loaded"),
+    ],
+)
+def test_card_that_does_not_fit(saved, changes, says):
+    edit_card(saved, **changes)
+    with pytest.raises(CheckpointError, match=says):
+        load_checkpoint(saved)
+
+
+def test_truncated_parameters(saved):
+    largest = max((saved / "parameters").rglob("*"), key=lambda file: file.stat().st_size)
+    content = largest.read_bytes()
+    largest.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="truncated or changed"):
+        load_checkpoint(saved)
+
+
+def test_missing_parameters(saved):
+    shutil.rmtree(saved / "parameters")
+    with pytest.raises(CheckpointError, match="truncated or changed"):
+        load_checkpoint(saved)
+
+
+def test_unwritable_place(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_checkpoint(blocked / "x", create_model(CONFIG, 0), CONFIG, CARD, {})
+
+
+@pytest.mark.parametrize("name", shipped_checkpoints())
+def test_shipped_checkpoints_rank(name):
+    path = find_checkpoint(name)
+    card = read_card(path)
+    assert {"data", "split", "metrics", "versions", "training"} <= card.keys()
+    assert not set(card["split"]["train"]) & set(card["split"]["test"])
+    program = shape_only_program('["f", 8]')
+    schedules = [(Step("SP", (2, 0, 64, (n,), 1)),) for n in (1, 8)]
+    scores = Scorer.load(path).rank_schedules(program, schedules).score
+    assert np.isfinite(scores).all()
+    assert scores[0] != scores[1]
+
+
+def test_something_is_shipped():
+    assert "cpu-x86-2core" in shipped_checkpoints()
+
+
+def test_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIG.latent_width = 9  # type: ignore[misc]
