@@ -36,10 +36,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Streams records through the scorer."""
-    from cwm_jax.model.locations import find_checkpoint
     from cwm_jax.ranking.scorer import Scorer
 
-    scorer = Scorer.load(find_checkpoint(options.checkpoint))
+    scorer = Scorer.load(options.checkpoint)
     programs = load_programs(options.records, options.programs)
     summary = LogSummary()
     records = (r for path in options.records for r in iterate_records(path, summary))

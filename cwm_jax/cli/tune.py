@@ -54,10 +54,9 @@ def run(options: argparse.Namespace) -> int:
     log = _log_path(options)
     scorer = None
     if options.cost_model == "world-model":
-        from cwm_jax.model.locations import find_checkpoint
         from cwm_jax.ranking.scorer import Scorer
 
-        scorer = Scorer.load(find_checkpoint(options.checkpoint))
+        scorer = Scorer.load(options.checkpoint)
 
     from cwm_jax.tvm_bridge.runtime import use
     from cwm_jax.tvm_bridge.targets import resolve_target

@@ -17,6 +17,7 @@ from cwm_jax.features.program import ProgramArrays, encode_program
 from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.checkpoint import load_checkpoint
 from cwm_jax.model.inputs import to_schedules
+from cwm_jax.model.locations import find_checkpoint
 from cwm_jax.model.world_model import Ranking, WorldModel
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
@@ -74,12 +75,12 @@ class Scorer:
 
     @classmethod
     def load(cls, checkpoint: Path | str) -> "Scorer":
-        """Loads a checkpoint folder.
+        """Loads a checkpoint: the name of a shipped one, or a folder.
 
         Raises:
             CheckpointError: It is missing, truncated, or does not fit this version.
         """
-        loaded = load_checkpoint(Path(checkpoint))
+        loaded = load_checkpoint(find_checkpoint(str(checkpoint)))
         return cls(loaded.model, loaded.hardware)
 
     def score(

@@ -37,7 +37,7 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
     One instance serves any number of tasks, in `SketchPolicy` and in `TaskScheduler`.
 
     Args:
-        checkpoint: A checkpoint folder, or a loaded `Scorer`.
+        checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
         adaptation: How measurements of a workload correct its ranking.
 
     Raises:

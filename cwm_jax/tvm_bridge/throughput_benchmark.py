@@ -1,0 +1,110 @@
+"""Candidates scored per second where Ansor asks for scores: `predict(task, states)`."""
+
+import dataclasses
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.tvm_bridge.cost_models import create_cost_model
+
+_FIRST_SCORE = """
+import sys, time
+started = time.perf_counter()
+import cwm_jax
+from cwm_jax.records.program import shape_only_program
+from cwm_jax.records.steps import Step
+scorer = cwm_jax.Scorer.load(sys.argv[1])
+schedule = (Step("SP", (2, 0, 64, (8,), 1)),)
+scorer.rank_schedules(shape_only_program('["f", 8]'), [schedule] * 64)
+print(time.perf_counter() - started)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Throughput:
+    """Candidates per second at one batch size, medians over interleaved repeats.
+
+    Attributes:
+        batch: States a call.
+        world_model: Of the world model.
+        xgboost: Of Ansor's XGBoost model, feature extraction included.
+        ratio: Median of the ratios of neighbouring repeats.
+    """
+
+    batch: int
+    world_model: float
+    xgboost: float
+    ratio: float
+
+
+def sample_states(tvm: Any, task: Any, count: int) -> list[Any]:
+    """Samples states as the first population of a search."""
+    states: list[Any] = []
+    seed = 1
+    while len(states) < count:
+        policy = tvm.auto_scheduler.SketchPolicy(task, verbose=0, seed=seed)
+        states += list(policy.sample_initial_population())
+        seed += 1
+    return states[:count]
+
+
+def measure_throughput(
+    tvm: Any, task: Any, scorer: Scorer, batches: Sequence[int], repeats: int
+) -> list[Throughput]:
+    """Times `predict` of both models on the same states, in turn.
+
+    Args:
+        tvm: A TVM with Ansor.
+        task: A search task.
+        scorer: The world model's checkpoint.
+        batches: Batch sizes.
+        repeats: Timed calls of each model at each size, after one that is not timed.
+    """
+    states = sample_states(tvm, task, max(batches))
+    models = {
+        name: create_cost_model(tvm, name, scorer=scorer, round_size=16, seed=0)[0]
+        for name in ("world-model", "xgboost")
+    }
+    for model in models.values():
+        model.update(*_pretend_measurements(tvm, task, states[:64]))
+    found: list[Throughput] = []
+    for batch in batches:
+        rates: dict[str, list[float]] = {name: [] for name in models}
+        for repeat in range(repeats + 1):
+            for name, model in models.items():
+                seconds = _seconds(model.predict, task, states[:batch])
+                if repeat:
+                    rates[name].append(batch / seconds)
+        ours, theirs = rates["world-model"], rates["xgboost"]
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        found.append(Throughput(batch, statistics.median(ours), statistics.median(theirs), ratio))
+    return found
+
+
+def _pretend_measurements(tvm: Any, task: Any, states: Sequence[Any]) -> tuple[list, list]:
+    """Latencies out of thin air: only the cost of a trained model is looked at."""
+    measure = tvm.auto_scheduler.measure
+    latencies = np.random.default_rng(0).uniform(1e-3, 1e-2, len(states))
+    inputs = [measure.MeasureInput(task, state) for state in states]
+    return inputs, [measure.MeasureResult([float(x)], 0, "", 1.0, 0) for x in latencies]
+
+
+def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    started = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - started
+
+
+def first_score_seconds(checkpoint: str, repeats: int) -> list[float]:
+    """Times import, loading and a first batch of 64, each time in a fresh process."""
+    command = [sys.executable, "-c", _FIRST_SCORE, checkpoint]
+    return [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for _ in range(repeats)
+    ]

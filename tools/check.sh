@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Everything that must pass before a commit lands: format, lint, types, tests.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+ruff format --check .
+ruff check .
+basedpyright
+pytest --durations=10 "$@"
