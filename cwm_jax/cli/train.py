@@ -6,8 +6,9 @@ import hashlib
 import importlib.metadata
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
@@ -15,7 +16,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cwm_jax import __version__
 from cwm_jax.cli.common import add_json_option, load_programs, positive, write_json
+from cwm_jax.errors import CwmError
 from cwm_jax.records.ansor_log import LogSummary, load_records
+
+if TYPE_CHECKING:
+    from cwm_jax.training.dataset import WorkloadData
 
 _VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -40,6 +45,13 @@ def add_parser(commands: Any) -> None:
         type=Path,
         default=[],
         help="compute graphs (LOG.programs.jsonl beside a log is found by itself)",
+    )
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        default=[],
+        metavar="HARDWARE=LOG",
+        help="logs of other devices, used for training only",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=positive, default=60, help="at most (default: 60)")
@@ -67,10 +79,12 @@ def run(options: argparse.Namespace) -> int:
     split = split_workloads(
         list(dataset), validation=config.validation, test=config.test, seed=config.seed
     )
+    others = _other_devices(options.also)
     known = sum(key in programs for key in dataset)
     console.print(
         f"{len(dataset)} workloads ({known} with their compute graph): {len(split.train)} for "
         f"training, {len(split.validation)} for validation, {len(split.test)} for the test"
+        + (f"; {len(others)} of other devices for training" if others else "")
     )
     started = time.perf_counter()
     with Progress(
@@ -95,6 +109,10 @@ def run(options: argparse.Namespace) -> int:
     provenance = {
         "training": dataclasses.asdict(config),
         "data": [_describe_file(path) for path in options.records],
+        "other_devices": [
+            {"hardware": name, **_describe_file(Path(path))}
+            for name, _, path in (text.partition("=") for text in options.also)
+        ],
         "records": {"valid": summary.valid, "read": summary.records, "skipped": summary.skipped},
         "workloads": {"with_graph": known, "shape_only": len(dataset) - known},
         "split": {name: [key_hash(key) for key in keys] for name, keys in split._asdict().items()},
@@ -123,6 +141,23 @@ def run(options: argparse.Namespace) -> int:
     )
     write_json(options.json, {"checkpoint": str(options.out), **provenance})
     return 0
+
+
+def _other_devices(texts: Sequence[str]) -> "dict[str, WorkloadData]":
+    """Encodes logs of other devices; a device's workloads are told apart by its name."""
+    from cwm_jax.features.hardware import load_hardware
+    from cwm_jax.training.dataset import build_dataset
+
+    found: dict[str, WorkloadData] = {}
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator:
+            raise CwmError(f"--also {text!r}: expected HARDWARE=LOG")
+        log = Path(path)
+        records = load_records(log, summary=LogSummary(), valid_only=True)
+        dataset = build_dataset(records, load_programs([log], []), load_hardware(name))
+        found |= {f"{name} {key}": workload for key, workload in dataset.items()}
+    return found
 
 
 def key_hash(workload_key: str) -> str:

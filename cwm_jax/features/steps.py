@@ -34,6 +34,7 @@ SIZES = (
 
 FLAGS = (
     "position",
+    "from_inside",
     "depth",
     "divisible",
     "lane_multiple",
@@ -216,7 +217,8 @@ class _Replay:
 
     def _describe_loop(self, nest: Nest, position: int) -> Loop:
         loop = nest.loop(position, np.zeros(len(self._numbers)))
-        self._set("position", (position + 1) / max(len(nest.loops), 1))
+        self._set("position", (position + 1) / 16)
+        self._set("from_inside", (len(nest.loops) - position) / 16)
         self._set("extent", loop.extent)
         self._set("reduction", loop.reduction)
         self._set("known", loop.extent > 0)

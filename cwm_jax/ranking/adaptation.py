@@ -1,8 +1,10 @@
 """Online adaptation: correct a pretrained ranking with a workload's own measurements.
 
-Bayesian linear regression of the normalised throughput on the pretrained score and the ranking
-head's features. The score's coefficient is almost free and those of the features are held near
-zero, so that few measurements rescale the pretrained ranking and many can overrule it.
+The normalised throughput is modelled as a line in the pretrained score plus a Gaussian process
+on the ranking head's features (Rasmussen & Williams 2006, section 2.7: explicit basis functions
+with a prior). The line's slope is held near what it is on training workloads, because a search
+measures only what already scores high, where the slope cannot be seen; the process corrects
+candidates that resemble measured ones and leaves the others to the pretrained score.
 """
 
 import dataclasses
@@ -11,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+Vector = Float[np.ndarray, "candidate"]
+Matrix = Float[np.ndarray, "candidate head"]
+
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationConfig:
@@ -18,37 +23,46 @@ class AdaptationConfig:
 
     Attributes:
         minimum: Fewer measurements than this leave the pretrained score as it is.
-        score_precision: Prior precision of the score's coefficient around its least-squares
-            scale; small is free.
-        feature_precision: Prior precision of each feature's coefficient around zero.
+        slope: Throughput a unit of score, on training workloads.
+        slope_strength: How much squared score the measurements must span to count as much as
+            the prior slope.
+        length_scale: Of the process, in standard deviations of a feature.
+        noise: Variance of a measurement over that of the process.
     """
 
-    minimum: int = 8
-    score_precision: float = 1.0
-    feature_precision: float = 30.0
+    minimum: int = 4
+    slope: float = 0.12
+    slope_strength: float = 64.0
+    length_scale: float = 0.5
+    noise: float = 1.0
 
 
 class Adaptation(NamedTuple):
     """A fitted correction.
 
     Attributes:
-        center: Mean of score and features over the measurements.
-        scale: Their standard deviation.
-        weights: Coefficients of the standardised inputs.
-        offset: Mean throughput.
+        center: Mean score of the measured candidates.
+        offset: Their mean throughput.
+        slope: Throughput a unit of score; never negative.
+        feature_center: Mean of the features.
+        feature_scale: Their standard deviation.
+        anchors: Standardised features of the measured candidates.
+        weights: Of each anchor's kernel.
+        length_scale: Of the kernel.
     """
 
-    center: Float[np.ndarray, "input"]
-    scale: Float[np.ndarray, "input"]
-    weights: Float[np.ndarray, "input"]
+    center: float
     offset: float
+    slope: float
+    feature_center: Float[np.ndarray, "head"]
+    feature_scale: Float[np.ndarray, "head"]
+    anchors: Float[np.ndarray, "measured head"]
+    weights: Float[np.ndarray, "measured"]
+    length_scale: float
 
 
 def fit_adaptation(
-    score: Float[np.ndarray, "measured"],
-    features: Float[np.ndarray, "measured head"],
-    throughput: Float[np.ndarray, "measured"],
-    config: AdaptationConfig,
+    score: Vector, features: Matrix, throughput: Vector, config: AdaptationConfig
 ) -> Adaptation | None:
     """Fits the correction for one workload.
 
@@ -63,26 +77,45 @@ def fit_adaptation(
     """
     if len(score) < config.minimum:
         return None
-    inputs = np.concatenate([score[:, None], features], axis=1).astype(np.float64)
-    center = inputs.mean(0)
-    scale = inputs.std(0) + 1e-6
-    standard = (inputs - center) / scale
-    offset = float(throughput.mean())
-    width = features.shape[1]
-    # Features are many and correlated: their joint prior variance is that of one input.
-    precision = np.full(width + 1, config.feature_precision * width)
-    precision[0] = config.score_precision
-    gram = standard.T @ standard + np.diag(precision)
-    weights = np.linalg.solve(gram, standard.T @ (throughput - offset))
-    return Adaptation(center, scale, weights, offset)
+    center, offset = float(score.mean()), float(throughput.mean())
+    centered = score.astype(np.float64) - center
+    strength = config.slope_strength
+    evidence = centered @ (throughput - offset)
+    slope = float((evidence + strength * config.slope) / (centered @ centered + strength))
+    slope = max(0.0, slope)
+    feature_center = features.mean(0)
+    # A feature that hardly varies among the measured must not blow up elsewhere.
+    feature_scale = features.std(0) + 1e-2
+    anchors = (features - feature_center) / feature_scale
+    gram = _kernel(anchors, anchors, config.length_scale)
+    residual = throughput - offset - slope * centered
+    weights = np.linalg.solve(gram + config.noise * np.eye(len(score)), residual)
+    return Adaptation(
+        center,
+        offset,
+        slope,
+        feature_center,
+        feature_scale,
+        anchors,
+        weights,
+        config.length_scale,
+    )
 
 
 def adapted_score(
-    adaptation: Adaptation,
-    score: Float[np.ndarray, "candidate"],
-    features: Float[np.ndarray, "candidate head"],
+    adaptation: Adaptation, score: Vector, features: Matrix
 ) -> Float[np.ndarray, "candidate"]:
     """Returns the expected normalised throughput of each candidate."""
-    inputs = np.concatenate([score[:, None], features], axis=1)
-    standard = (inputs - adaptation.center) / adaptation.scale
-    return (standard @ adaptation.weights + adaptation.offset).astype(np.float32)
+    standard = (features - adaptation.feature_center) / adaptation.feature_scale
+    line = adaptation.offset + adaptation.slope * (score - adaptation.center)
+    kernel = _kernel(standard, adaptation.anchors, adaptation.length_scale)
+    return (line + kernel @ adaptation.weights).astype(np.float32)
+
+
+def _kernel(
+    left: Matrix, right: Matrix, length_scale: float
+) -> Float[np.ndarray, "candidate measured"]:
+    """Squared-exponential kernel of mean squared distances."""
+    squared = (left**2).mean(1)[:, None] + (right**2).mean(1)[None, :]
+    squared = squared - 2 * (left @ right.T) / left.shape[1]
+    return np.exp(-np.maximum(squared, 0) / (2 * length_scale**2))

@@ -1,0 +1,189 @@
+"""The command line: what it writes, and what it says of bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cwm_jax import load_records
+from cwm_jax.cli.main import main
+from cwm_jax.records.ansor_log import format_line
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def trained(tmp_path, measured_log):
+    out = tmp_path / "checkpoint"
+    arguments = ["train", str(measured_log), "--hardware", "cpu-x86-2core", "--out", str(out)]
+    assert main([*arguments, "--epochs", "2", "--json", str(tmp_path / "train.json")]) == 0
+    return out
+
+
+def test_train_eval_and_score_work_together(trained, tmp_path, measured_log, capsys):
+    card = json.loads((trained / "card.json").read_text())
+    assert card["data"][0]["file"] == measured_log.name
+    assert len(card["data"][0]["sha256"]) == 64
+    assert card["workloads"]["with_graph"] > 0
+    curves = (trained / "curves.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in curves] == [1, 2]
+    summary = json.loads((tmp_path / "train.json").read_text())
+    assert summary["records"]["valid"] == len(load_records(measured_log, valid_only=True))
+
+    result = tmp_path / "eval.json"
+    arguments = ["eval", str(measured_log), "--checkpoint", str(trained)]
+    assert main([*arguments, "--include-training", "--json", str(result)]) == 0
+    data = json.loads(result.read_text())
+    assert set(data["overall"]) == {"candidates", "top1", "top5", "pairwise", "spearman"}
+    assert abs(data["random"]["pairwise"] - 0.5) < 0.05
+    assert "random ranking" in capsys.readouterr().out
+
+    scores = tmp_path / "scores.jsonl"
+    arguments = ["score", str(measured_log), "--checkpoint", str(trained), "--out", str(scores)]
+    assert main(arguments) == 0
+    lines = [json.loads(line) for line in scores.read_text().splitlines()]
+    records = load_records(measured_log)
+    assert [line["workload_key"] for line in lines] == [r.workload_key for r in records]
+    assert len({line["score"] for line in lines}) > len(lines) // 2
+
+
+def test_eval_leaves_out_what_was_trained_on(trained, tmp_path, measured_log):
+    split = json.loads((trained / "card.json").read_text())["split"]
+    result = tmp_path / "eval.json"
+    code = main(["eval", str(measured_log), "--checkpoint", str(trained), "--json", str(result)])
+    if not split["test"]:
+        assert code == 2
+    else:
+        assert len(json.loads(result.read_text())["workloads"]) == len(split["test"])
+
+
+def failed_log(path: Path, measured_log: Path) -> Path:
+    line = format_line(load_records(measured_log)[0])
+    head, _, tail = line.partition('"r": [[')
+    path.write_text(f'{head}"r": [[1e+10], 4, {tail.split(", ", 2)[2]}\n')
+    assert not load_records(path)[0].valid
+    return path
+
+
+TRAIN = ["train", "LOG", "--hardware", "cpu-x86-2core", "--out", "out"]
+
+
+@pytest.mark.parametrize("command", [TRAIN, ["eval", "LOG"]])
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("missing", "no such log"),
+        ("empty", "it is empty"),
+        ("binary", "no readable tuning record"),
+        ("failed", "holds no valid measurement"),
+    ],
+)
+def test_bad_logs(command, kind, says, tmp_path, measured_log, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "log.jsonl"
+    if kind == "empty":
+        log.write_text("")
+    elif kind == "binary":
+        log.write_bytes(bytes(range(256)) * 20)
+    elif kind == "failed":
+        failed_log(log, measured_log)
+    assert main([str(log) if word == "LOG" else word for word in command]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert str(log) in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["tune", "--workload", "gemm:1"], "unknown workload 'gemm'"),
+        (["tune", "--workload", "matmul:0,1,1"], "expected an integer >= 1"),
+        (["tune", "--workload", "matmul:8,8,8", "--target", "nonsense"], "unknown target"),
+        (["tune", "--workload", "matmul:8,8,8", "--checkpoint", "none"], "no such checkpoint"),
+        (["tune", "--workload", "matmul:8,8,8", "--resume", "none"], "none: no such log"),
+        (["tune", "--workload", "matmul:8,8,8", "--log", "taken"], "taken exists"),
+        (["eval", "taken", "--checkpoint", "none"], "no such checkpoint"),
+        (["score", "none", "--out", "x"], "none: no such log"),
+        (["train", "taken", "--hardware", "abacus", "--out", "x"], "unknown hardware 'abacus'"),
+    ],
+)
+def test_bad_usage_is_one_sentence_and_code_2(arguments, says, tmp_path, monkeypatch, capsys, tvm):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error
+    assert len(error.splitlines()) == 1
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["taken"]
+
+
+def test_unknown_option_is_code_2():
+    with pytest.raises(SystemExit) as caught:
+        main(["tune", "--no-such-option"])
+    assert caught.value.code == 2
+
+
+def test_help_lists_the_workloads(capsys):
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    text = capsys.readouterr().out
+    assert "conv2d:N,H,W,CI,CO,KERNEL,STRIDE,PADDING" in text
+    assert "FILE.py:FUNCTION" in text
+
+
+def test_info_names_what_a_bug_report_needs(tmp_path, capsys):
+    assert main(["info", "--json", str(tmp_path / "info.json")]) == 0
+    facts = json.loads((tmp_path / "info.json").read_text())
+    assert "icelake" in facts["ansor"] or "TVM" in facts["ansor"]
+    assert "cpu-x86-2core" in facts["checkpoints"]
+    assert "jax" in capsys.readouterr().out
+
+
+def test_tune_resume_and_json(tmp_path):
+    """The installed command, in a process of its own, on a user's own function."""
+    (tmp_path / "mine.py").write_text(
+        "from tvm import te\n"
+        "def scale(n):\n"
+        "    a = te.placeholder((n, n), name='a')\n"
+        "    return [a, te.compute((n, n), lambda i, j: a[j, i] * 2.0, name='b')]\n"
+    )
+    command = [str(Path(sys.executable).parent / "cwm"), "tune", "--workload", "mine.py:scale:256"]
+    log = ["--log", "log.jsonl"]
+    first = subprocess.run(
+        [*command, "--trials", "2", "--round", "2", *log, "--json", "a.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert first.returncode == 0, first.stderr
+    assert "best latency" in first.stdout
+    data = json.loads((tmp_path / "a.json").read_text())
+    assert data["trials"] == 2
+    assert data["best_latency"] == min(data["latencies"])
+    assert set(data["seconds"]) == {"search", "measure", "model"}
+    assert data["target"].startswith("llvm")
+    again = subprocess.run(
+        [*command, "--trials", "4", "--round", "2", "--resume", "log.jsonl", "--json", "b.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    resumed = json.loads((tmp_path / "b.json").read_text())
+    assert resumed["latencies"][:2] == data["latencies"]
+    assert len(load_records(tmp_path / "log.jsonl")) == 4
+    assert sorted(e.name for e in tmp_path.iterdir() if not e.name.startswith("__")) == [
+        "a.json",
+        "b.json",
+        "log.jsonl",
+        "mine.py",
+    ]
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip() == "cwm 0.1.0"
