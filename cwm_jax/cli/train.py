@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
         help="logs of other devices, used for training only",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=positive, default=60, help="at most (default: 60)")
+    parser.add_argument("--epochs", type=positive, default=30, help="at most (default: 30)")
     add_json_option(parser)
     parser.set_defaults(run=run)
 

@@ -22,12 +22,12 @@ class TrainingConfig:
     """
 
     seed: int = 0
-    epochs: int = 60
-    patience: int = 12
+    epochs: int = 30
+    patience: int = 10
     lists: int = 8
     candidates: int = 32
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.3
     listwise_weight: float = 0.5
     temperature: float = 0.1
     validation: float = 0.15
