@@ -10,6 +10,7 @@ import pytest
 from cwm_jax import load_records
 from cwm_jax.cli.main import main
 from cwm_jax.records.ansor_log import format_line
+from cwm_jax.records.program import read_programs
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,11 +147,11 @@ def test_tune_resume_and_json(tmp_path):
     """The installed command, in a process of its own, on a user's own function."""
     (tmp_path / "mine.py").write_text(
         "from tvm import te\n"
-        "def scale(n):\n"
-        "    a = te.placeholder((n, n), name='a')\n"
-        "    return [a, te.compute((n, n), lambda i, j: a[j, i] * 2.0, name='b')]\n"
+        "def square(n):\n"
+        "    a, k = te.placeholder((n, n), name='a'), te.reduce_axis((0, n), name='k')\n"
+        "    return [a, te.compute((n, n), lambda i, j: te.sum(a[i, k] * a[k, j], axis=k))]\n"
     )
-    command = [str(Path(sys.executable).parent / "cwm"), "tune", "--workload", "mine.py:scale:256"]
+    command = [str(Path(sys.executable).parent / "cwm"), "tune", "--workload", "mine.py:square:32"]
     log = ["--log", "log.jsonl"]
     first = subprocess.run(
         [*command, "--trials", "2", "--round", "2", *log, "--json", "a.json"],
@@ -173,12 +174,17 @@ def test_tune_resume_and_json(tmp_path):
     )
     assert again.returncode == 0, again.stderr
     resumed = json.loads((tmp_path / "b.json").read_text())
-    assert resumed["latencies"][:2] == data["latencies"]
-    assert len(load_records(tmp_path / "log.jsonl")) == 4
+    # The log keeps six digits.
+    assert resumed["latencies"][:2] == pytest.approx(data["latencies"], rel=1e-5)
+    records = load_records(tmp_path / "log.jsonl")
+    assert len(records) == 4
+    programs = read_programs(tmp_path / "log.programs.jsonl")
+    assert set(programs) == {records[0].workload_key}
     assert sorted(e.name for e in tmp_path.iterdir() if not e.name.startswith("__")) == [
         "a.json",
         "b.json",
         "log.jsonl",
+        "log.programs.jsonl",
         "mine.py",
     ]
 

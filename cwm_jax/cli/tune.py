@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cwm_jax.cli.common import add_json_option, positive, write_json
 from cwm_jax.errors import CwmError, RecordError
+from cwm_jax.records.program import programs_path, write_programs
 from cwm_jax.tvm_bridge.workloads import operators_help, parse_workload
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
         scorer = Scorer.load(options.checkpoint)
 
+    from cwm_jax.tvm_bridge.programs import program_of_task
     from cwm_jax.tvm_bridge.runtime import use
     from cwm_jax.tvm_bridge.targets import resolve_target
     from cwm_jax.tvm_bridge.tuning import (
@@ -74,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
     if options.resume:
         earlier = resumable_records(log, task.workload_key, str(task.target))
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Training on this log needs the compute graph, and should not need TVM.
+    write_programs([program_of_task(tvm, task)], programs_path(log))
     config = TuningConfig(
         trials=options.trials,
         round_size=options.round,
@@ -98,11 +102,6 @@ def run(options: argparse.Namespace) -> int:
             )
         except KeyboardInterrupt:
             raise _interrupted(log) from None
-        except tvm.TVMError as error:
-            # An interrupt that reaches TVM inside a callback comes back as its own error.
-            if "KeyboardInterrupt" in str(error):
-                raise _interrupted(log) from None
-            raise
     if result.best is None:
         why = result.first_error or "no candidate was found"
         console.print(f"none of {len(result.latencies)} trials succeeded ({why}); log {log}")

@@ -193,12 +193,14 @@ def _iterate_programs(path: Path) -> Iterator[Program]:
         raise ProgramError(f"{path}: cannot be read ({error})") from error
 
 
+def programs_path(log: Path) -> Path:
+    """Returns where the programs of a log lie, or would lie, uncompressed."""
+    stem = log.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
+    return log.with_name(f"{stem}.programs.jsonl")
+
+
 def programs_beside(log: Path) -> Path | None:
     """Returns the programs file that lies beside a log, if there is one."""
-    stem = log.name.removesuffix(".gz")
-    stem = stem.removesuffix(".jsonl").removesuffix(".json")
-    for ending in (".programs.jsonl", ".programs.jsonl.gz"):
-        candidate = log.with_name(stem + ending)
-        if candidate.exists():
-            return candidate
-    return None
+    plain = programs_path(log)
+    candidates = (plain, plain.with_name(f"{plain.name}.gz"))
+    return next((path for path in candidates if path.exists()), None)

@@ -14,6 +14,7 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, append_records, format_line, load_records
 from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.cost_models import CostModelName, create_cost_model
+from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +127,9 @@ def tune_task(
         scorer: Checkpoint of the world model, if that is the cost model.
         earlier: Records of this task that are measured already.
         report: Called after every round.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C; the log holds all finished rounds.
     """
     earlier = earlier or []
     ansor = tvm.auto_scheduler
@@ -146,20 +150,24 @@ def tune_task(
     latencies = [record.latency for record in earlier]
     rounds: list[Round] = []
     first_error, stopped_early = "", False
-    while len(latencies) < config.trials:
-        size = min(config.round_size, config.trials - len(latencies))
-        clock.calls.clear()
-        started = time.perf_counter()
-        inputs, results = policy.continue_search_one_round(size, measurer)
-        if len(inputs) == 0:
-            stopped_early = True
-            break
-        first_error = first_error or _first_error(results)
-        round_latencies = tuple(_latency(result) for result in results)
-        latencies.extend(round_latencies)
-        seconds = _phases(started, clock.calls, time.perf_counter())
-        rounds.append(Round(len(latencies), round_latencies, min(latencies), *seconds))
-        report(rounds[-1])
+    with watch_interrupts() as interrupt:
+        model.predict, model.update = (
+            interrupt.guard(function) for function in (model.predict, model.update)
+        )
+        while len(latencies) < config.trials:
+            size = min(config.round_size, config.trials - len(latencies))
+            clock.calls.clear()
+            started = time.perf_counter()
+            inputs, results = _one_round(policy, size, measurer, interrupt, log)
+            if len(inputs) == 0:
+                stopped_early = True
+                break
+            first_error = first_error or _first_error(results)
+            round_latencies = tuple(_latency(result) for result in results)
+            latencies.extend(round_latencies)
+            seconds = _phases(started, clock.calls, time.perf_counter())
+            rounds.append(Round(len(latencies), round_latencies, min(latencies), *seconds))
+            report(rounds[-1])
     return TuningResult(
         workload_key=task.workload_key,
         target=str(task.target),
@@ -169,6 +177,30 @@ def tune_task(
         first_error=first_error,
         stopped_early=stopped_early,
     )
+
+
+def _one_round(
+    policy: Any, size: int, measurer: Any, interrupt: Interrupt, log: Path
+) -> tuple[Any, Any]:
+    """Searches and measures; an interrupted round leaves no trace in the log.
+
+    Ctrl-C on a terminal also kills the programs being built and run, which would go into the
+    log as failures of theirs.
+    """
+    before = log.stat().st_size if log.exists() else 0
+    try:
+        found = policy.continue_search_one_round(size, measurer)
+        if not interrupt.requested:
+            return found
+    except Exception:  # what TVM makes of SearchInterrupted depends on its version
+        if not interrupt.requested:
+            raise
+    if log.exists():
+        with log.open("rb+") as file:
+            file.truncate(before)
+        if before == 0:
+            log.unlink()
+    raise KeyboardInterrupt
 
 
 def _phases(

@@ -187,7 +187,12 @@ def create_task(tvm: Any, workload: Workload, target: Any) -> Any:
         name = f"{workload.file.stem}.{workload.operator}"
     _check_tensors(tvm, function, workload)
     tvm.auto_scheduler.register_workload(name, f=function, override=True)
-    return tvm.auto_scheduler.SearchTask(func=name, args=workload.arguments, target=target)
+    # Weights keep the layout the user gave them: rewriting it ahead of time needs a network
+    # compiler around the operator, and TVM fails to build such a candidate by itself.
+    keep = tvm.auto_scheduler.LayoutRewriteOption.NO_REWRITE
+    return tvm.auto_scheduler.SearchTask(
+        func=name, args=workload.arguments, target=target, layout_rewrite_option=keep
+    )
 
 
 def _users_function(file: Path, name: str) -> Callable[..., Any]:
