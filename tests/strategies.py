@@ -6,7 +6,7 @@ from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import ANSOR_STEPS, PRAGMAS, SCOPES, Role, Step
 
 _small = st.integers(0, 6)
-_sizes = st.integers(1, 512)
+_sizes = st.one_of(st.integers(1, 512), st.integers(0, 2**31 - 1))
 
 _BY_ROLE = {
     Role.STAGE: _small,

@@ -7,7 +7,8 @@ from strategies import schedules
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.loop_nest import ScheduleState
-from cwm_jax.features.steps import COLUMNS, encode_schedules
+from cwm_jax.features.replay import COLUMNS
+from cwm_jax.features.steps import encode_schedules
 from cwm_jax.records.program import Axis, Program, ProgramStage, shape_only_program
 from cwm_jax.records.steps import STEP_KIND_IDS, Step
 

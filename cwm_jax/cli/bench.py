@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cwm_jax.cli.common import add_json_option, positive, write_json
+from cwm_jax.cli.common import add_json_option, positive, say, write_json
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
@@ -156,7 +156,7 @@ def _print_search(console: Console, comparisons: dict[str, Any]) -> None:
     console.print(table)
     for trials, means in comparisons["geomean_speedup"].items():
         text = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-        console.print(f"{trials} trials, geometric mean speed-up over {reference}: {text}")
+        say(console, f"{trials} trials, geometric mean speed-up over {reference}: {text}")
 
 
 def run_throughput_benchmark(options: argparse.Namespace) -> int:
@@ -178,7 +178,7 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
         rates = f"{row.world_model:,.0f}", f"{row.xgboost:,.0f}"
         table.add_row(str(row.batch), *rates, f"{row.ratio:.1f}")
     console.print(table)
-    console.print(f"import to first score: {statistics.median(starts):.1f} s")
+    say(console, f"import to first score: {statistics.median(starts):.1f} s")
     write_json(
         options.json,
         {

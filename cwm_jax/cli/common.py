@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from rich.console import Console
 
 from cwm_jax.errors import CwmError
 from cwm_jax.records.program import Program, programs_beside, read_programs
@@ -42,6 +43,11 @@ def load_programs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:
     for path in [*beside, *extra]:
         programs |= read_programs(path)
     return programs
+
+
+def say(console: Console, text: str) -> None:
+    """Prints text as it is: unwrapped, so that paths can be copied, and without markup."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def positive(text: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cwm_jax.cli.common import add_json_option, load_programs, write_json
+from cwm_jax.cli.common import add_json_option, load_programs, say, write_json
 from cwm_jax.cli.train import key_hash
 from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
@@ -51,12 +51,12 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_checkpoint(find_checkpoint(options.checkpoint))
     summary = LogSummary()
     records = load_records(*options.records, summary=summary, valid_only=True)
-    console.print(f"read {summary}")
+    say(console, f"read {summary}")
     dataset = build_dataset(
         records, load_programs(options.records, options.programs), loaded.hardware
     )
     split = loaded.card.get("split", {})
-    seen = {*split.get("train", ()), *split.get("validation", ())}
+    seen = {hashed for part, hashes in split.items() if part != "test" for hashed in hashes}
     keys = [key for key in dataset if options.include_training or key_hash(key) not in seen]
     if not keys:
         raise RecordError(
@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     overall = mean_metrics(list(per_workload.values()))
     chance = mean_metrics(random_ranking)
     _print_table(console, per_workload, overall, chance)
-    console.print(f"{len(keys)} of {len(dataset)} workloads ranked, unweighted means over them")
+    say(console, f"{len(keys)} of {len(dataset)} workloads ranked, unweighted means over them")
     write_json(
         options.json,
         {

@@ -10,7 +10,7 @@ from typing import IO, Any
 import orjson
 from rich.console import Console
 
-from cwm_jax.cli.common import add_json_option, load_programs, write_json
+from cwm_jax.cli.common import add_json_option, load_programs, say, write_json
 from cwm_jax.errors import CwmError
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
 from cwm_jax.records.record import Record
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         Path(file.name).replace(options.out)
     except OSError as error:
         raise CwmError(f"{options.out}: cannot be written ({error})") from error
-    Console(stderr=True).print(f"{summary}\nwrote {options.out}")
+    say(Console(stderr=True), f"{summary}\nwrote {options.out}")
     write_json(options.json, {"scored": summary.records, "skipped": summary.skipped})
     return 0
 

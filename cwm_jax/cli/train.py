@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cwm_jax import __version__
-from cwm_jax.cli.common import add_json_option, load_programs, positive, write_json
+from cwm_jax.cli.common import add_json_option, load_programs, positive, say, write_json
 from cwm_jax.errors import CwmError
 from cwm_jax.records.ansor_log import LogSummary, load_records
 
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     hardware = load_hardware(options.hardware)
     summary = LogSummary()
     records = load_records(*options.records, summary=summary, valid_only=True)
-    console.print(f"read {summary}")
+    say(console, f"read {summary}")
     programs = load_programs(options.records, options.programs)
     dataset = build_dataset(records, programs, hardware)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs)
@@ -81,10 +81,11 @@ def run(options: argparse.Namespace) -> int:
     )
     others = _other_devices(options.also)
     known = sum(key in programs for key in dataset)
-    console.print(
+    say(
+        console,
         f"{len(dataset)} workloads ({known} with their compute graph): {len(split.train)} for "
         f"training, {len(split.validation)} for validation, {len(split.test)} for the test"
-        + (f"; {len(others)} of other devices for training" if others else "")
+        + (f"; {len(others)} of other devices for training" if others else ""),
     )
     started = time.perf_counter()
     with Progress(
@@ -115,7 +116,8 @@ def run(options: argparse.Namespace) -> int:
         ],
         "records": {"valid": summary.valid, "read": summary.records, "skipped": summary.skipped},
         "workloads": {"with_graph": known, "shape_only": len(dataset) - known},
-        "split": {name: [key_hash(key) for key in keys] for name, keys in split._asdict().items()},
+        "split": {name: [key_hash(key) for key in keys] for name, keys in split._asdict().items()}
+        | {"other_devices": sorted({key_hash(workload.key) for workload in others.values()})},
         "best_epoch": trained.best_epoch,
         "metrics": metrics,
         "seconds": round(time.perf_counter() - started, 1),
@@ -135,9 +137,10 @@ def run(options: argparse.Namespace) -> int:
         {"curves.jsonl": curves},
     )
     test = metrics["test"]
-    console.print(
+    say(
+        console,
         f"test: top-1 {test['top1']:.3f}, top-5 {test['top5']:.3f}, pairwise "
-        f"{test['pairwise']:.3f}, Spearman {test['spearman']:.3f}\nwrote {options.out}"
+        f"{test['pairwise']:.3f}, Spearman {test['spearman']:.3f}\nwrote {options.out}",
     )
     write_json(options.json, {"checkpoint": str(options.out), **provenance})
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cwm_jax.cli.common import add_json_option, positive, write_json
+from cwm_jax.cli.common import add_json_option, positive, say, write_json
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.records.program import programs_path, write_programs
 from cwm_jax.tvm_bridge.workloads import operators_help, parse_workload
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     )
     console = Console()
     flop = float(task.compute_dag.flop_ct)
-    console.print(f"{options.workload} on {task.target}, log {log}", highlight=False)
+    say(console, f"{options.workload} on {task.target}, log {log}")
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console
     ) as progress:
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
             raise _interrupted(log) from None
     if result.best is None:
         why = result.first_error or "no candidate was found"
-        console.print(f"none of {len(result.latencies)} trials succeeded ({why}); log {log}")
+        say(console, f"none of {len(result.latencies)} trials succeeded ({why}); log {log}")
         return 1
     schedule = schedule_text(tvm, task, result.best)
     _print_outcome(console, result, schedule, flop, log)
@@ -150,17 +150,17 @@ def _print_outcome(
 ) -> None:
     best = min(result.latencies)
     failed = sum(not math.isfinite(latency) for latency in result.latencies)
-    console.print(schedule, highlight=False, markup=False)
+    say(console, schedule)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in _phases(result).items())
-    console.print(
+    say(
+        console,
         f"best latency {_milliseconds(best)}, {flop / best / 1e9:.1f} GFLOP/s, "
         f"{len(result.latencies)} trials ({failed} failed)\n{seconds}\nlog {log}",
-        highlight=False,
     )
     if failed and result.first_error:
-        console.print(f"first failure: {result.first_error}", highlight=False, markup=False)
+        say(console, f"first failure: {result.first_error}")
     if result.stopped_early:
-        console.print("the search found no further candidates and stopped early")
+        say(console, "the search found no further candidates and stopped early")
 
 
 def _as_data(

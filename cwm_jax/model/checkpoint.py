@@ -23,7 +23,7 @@ from flax import nnx
 from cwm_jax.errors import CheckpointError, HardwareError
 from cwm_jax.features.hardware import HardwareCard, hardware_from_json
 from cwm_jax.features.program import GLOBAL_COLUMNS, STAGE_COLUMNS
-from cwm_jax.features.steps import COLUMNS
+from cwm_jax.features.replay import COLUMNS
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import WorldModel, create_model
 from cwm_jax.records.steps import vocabulary_hash
