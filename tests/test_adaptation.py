@@ -59,6 +59,18 @@ def test_a_failed_candidate_sinks_with_those_like_it():
     assert adapted[failing].mean() < adapted[~failing].mean() - 0.1
 
 
+def test_what_was_measured_often_is_explored_no_more():
+    features, throughput, rng = candidates(4)
+    crowded = features[0] + 0.01 * rng.normal(size=(30, 8))
+    measured = np.concatenate([crowded, features[1:17]])
+    found = np.concatenate([np.full(30, throughput[1:17].mean()), throughput[1:17]])
+    fitted = fit_adaptation(np.zeros(46), measured, found, CONFIG)
+    assert fitted is not None
+    far = features[0] + 40.0
+    near_bound, far_bound = adapted_score(fitted, np.zeros(2), np.stack([features[0], far]))
+    assert far_bound > near_bound + 0.05
+
+
 @given(st.integers(4, 40), st.floats(-1e3, 1e3), st.integers(0, 5))
 def test_any_measurements_give_finite_scores(count, shift, seed):
     features, throughput, rng = candidates(seed, count + 10)

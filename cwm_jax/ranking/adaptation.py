@@ -5,6 +5,9 @@ on the ranking head's features (Rasmussen & Williams 2006, section 2.7: explicit
 with a prior). The line's slope is held near what it is on training workloads, because a search
 measures only what already scores high, where the slope cannot be seen; the process corrects
 candidates that resemble measured ones and leaves the others to the pretrained score.
+
+Candidates are ranked by an upper confidence bound: a search keeps the best of what it measures,
+and what resembles many measured candidates can hardly surprise any more.
 """
 
 import dataclasses
@@ -28,6 +31,7 @@ class AdaptationConfig:
             the prior slope.
         length_scale: Of the process, in standard deviations of a feature.
         noise: Variance of a measurement over that of the process.
+        exploration: Standard deviations that the bound lies above the mean.
     """
 
     minimum: int = 4
@@ -35,6 +39,7 @@ class AdaptationConfig:
     slope_strength: float = 64.0
     length_scale: float = 0.5
     noise: float = 1.0
+    exploration: float = 1.5
 
 
 class Adaptation(NamedTuple):
@@ -48,6 +53,8 @@ class Adaptation(NamedTuple):
         feature_scale: Their standard deviation.
         anchors: Standardised features of the measured candidates.
         weights: Of each anchor's kernel.
+        precision: Inverse covariance of the measurements.
+        spread: Exploration times the standard deviation of the process.
         length_scale: Of the kernel.
     """
 
@@ -58,6 +65,8 @@ class Adaptation(NamedTuple):
     feature_scale: Float[np.ndarray, "head"]
     anchors: Float[np.ndarray, "measured head"]
     weights: Float[np.ndarray, "measured"]
+    precision: Float[np.ndarray, "measured measured"]
+    spread: float
     length_scale: float
 
 
@@ -89,7 +98,7 @@ def fit_adaptation(
     anchors = (features - feature_center) / feature_scale
     gram = _kernel(anchors, anchors, config.length_scale)
     residual = throughput - offset - slope * centered
-    weights = np.linalg.solve(gram + config.noise * np.eye(len(score)), residual)
+    precision = np.linalg.inv(gram + config.noise * np.eye(len(score)))
     return Adaptation(
         center,
         offset,
@@ -97,7 +106,9 @@ def fit_adaptation(
         feature_center,
         feature_scale,
         anchors,
-        weights,
+        precision @ residual,
+        precision,
+        config.exploration * float(residual.std()),
         config.length_scale,
     )
 
@@ -105,11 +116,13 @@ def fit_adaptation(
 def adapted_score(
     adaptation: Adaptation, score: Vector, features: Matrix
 ) -> Float[np.ndarray, "candidate"]:
-    """Returns the expected normalised throughput of each candidate."""
+    """Returns the upper confidence bound of each candidate's normalised throughput."""
     standard = (features - adaptation.feature_center) / adaptation.feature_scale
     line = adaptation.offset + adaptation.slope * (score - adaptation.center)
     kernel = _kernel(standard, adaptation.anchors, adaptation.length_scale)
-    return (line + kernel @ adaptation.weights).astype(np.float32)
+    variance = 1 - np.einsum("cm,mn,cn->c", kernel, adaptation.precision, kernel, optimize=True)
+    bound = adaptation.spread * np.sqrt(np.maximum(variance, 0))
+    return (line + kernel @ adaptation.weights + bound).astype(np.float32)
 
 
 def _kernel(
