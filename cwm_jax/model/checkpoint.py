@@ -175,6 +175,8 @@ def _save_parameters(path: Path, model: WorldModel) -> None:
     state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     with _orbax().StandardCheckpointer() as checkpointer:
         checkpointer.save(path, state)
+    # A note to readers of object stores that holds nothing but this machine's path.
+    (path / "commit_success.txt").unlink(missing_ok=True)
 
 
 def _load_parameters(path: Path, config: ModelConfig) -> WorldModel:

@@ -147,9 +147,12 @@ def _installed(kind: Kind) -> Path | None:
 
 
 def _prepare_ansor() -> None:
-    own, bundled = _installed("ansor"), _bundled_root()
-    # A parent process that uses the bundled one hands it on by PYTHONPATH.
-    if own is not None and (bundled is None or not own.is_relative_to(bundled)):
+    bundled = _bundled_root()
+    if bundled is not None:
+        # A parent process that uses the bundled one hands it on, and it may hide a user's own.
+        _forget_bundled(bundled)
+    own = _installed("ansor")
+    if own is not None:
         _make_first(own)
     elif bundled is not None:
         _prepare_bundled(bundled)
