@@ -9,7 +9,6 @@ import numpy as np
 from cwm_jax.ranking.scorer import Scorer
 
 CostModelName = Literal["world-model", "xgboost", "random"]
-COST_MODELS: tuple[CostModelName, ...] = ("world-model", "xgboost", "random")
 
 
 class Clock:
