@@ -31,3 +31,7 @@ class TvmError(CwmError):
 
 class HardwareError(CwmError):
     """A hardware card is missing or malformed."""
+
+
+class CorpusError(CwmError):
+    """A corpus cannot be read, belongs to other hardware, or cannot be measured here."""

@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.tvm_bridge.machine import cpu_model
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
@@ -194,18 +195,8 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
 def describe_machine() -> dict[str, Any]:
     """What a figure must name: CPU, cores, system, versions."""
     names = ("jax", "flax", "numpy", "xgboost", "bitblas")
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        )
-        if Path("/proc/cpuinfo").exists()
-        else iter(()),
-        platform.processor(),
-    )
     return {
-        "cpu": cpu,
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -1,7 +1,6 @@
 """What the subcommands share."""
 
 import argparse
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import orjson
 from rich.console import Console
 
 from cwm_jax.errors import CwmError
+from cwm_jax.files import write_atomically
 from cwm_jax.records.program import Program, programs_beside, read_programs
 
 
@@ -27,11 +27,7 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
         return
     text = orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(path)
-        path.chmod(0o644)
+        write_atomically(path, text)
     except OSError as error:
         raise CwmError(f"{path}: cannot be written ({error})") from error
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from cwm_jax import __version__
-from cwm_jax.cli import bench, evaluate, info, score, train, tune
+from cwm_jax.cli import bench, collect, evaluate, info, score, train, tune
 from cwm_jax.errors import CwmError
 
 
@@ -17,7 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cwm {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (tune, train, evaluate, score, bench, info):
+    for module in (tune, collect, train, evaluate, score, bench, info):
         module.add_parser(commands)
     return parser
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import orjson
 
 from cwm_jax.errors import ProgramError
+from cwm_jax.files import write_atomically
 
 PROGRAM_FORMAT = 1
 """Version of the JSON form; readers refuse any other."""
@@ -167,11 +168,9 @@ def _check_stage(stage: ProgramStage, position: int, stages: int, where: str) ->
 
 
 def write_programs(programs: Iterable[Program], path: Path) -> None:
-    """Writes programs as JSON lines, gzip'd if the name ends in `.gz`."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "wb") as file:
-        for program in programs:
-            file.write(program_to_json(program) + b"\n")
+    """Writes programs as JSON lines, gzip'd if the name ends in `.gz`, whole or not at all."""
+    text = b"".join(program_to_json(program) + b"\n" for program in programs)
+    write_atomically(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
 def read_programs(path: Path) -> dict[str, Program]:

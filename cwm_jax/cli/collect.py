@@ -1,0 +1,174 @@
+"""`cwm collect`: measure a corpus of records on this machine."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.errors import CwmError
+
+if TYPE_CHECKING:
+    from cwm_jax.ranking.scorer import Scorer
+    from cwm_jax.tvm_bridge.collection import CollectedRound
+    from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the subcommand."""
+    parser = commands.add_parser(
+        "collect",
+        help="measure a corpus of records on this machine",
+        description="Measures candidates of many workloads with real Ansor, for training: "
+        "random samples, mutated ones, and ones that the current model favours. Goes on where "
+        "an earlier call stopped. Run nothing else on the machine: a reference program is "
+        "measured with every batch, and a batch during which it was off is measured again.",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the corpus")
+    parser.add_argument(
+        "--networks",
+        nargs="*",
+        metavar="NAME:BATCH,LAYOUT",
+        help="networks whose tasks a new corpus holds (default: the project's list)",
+    )
+    parser.add_argument(
+        "--workloads",
+        nargs="*",
+        metavar="WORKLOAD",
+        help="operators that a new corpus holds, as for cwm tune (default: the project's list)",
+    )
+    parser.add_argument(
+        "--records", type=positive, default=32, help="records of each workload (default: 32)"
+    )
+    parser.add_argument(
+        "--round", type=positive, default=32, help="programs measured together (32)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="cpu-x86-2core",
+        help="world model that guides, or 'none' (default: cpu-x86-2core)",
+    )
+    parser.add_argument("--target", help="TVM target (default: this machine's CPU)")
+    parser.add_argument("--minutes", type=float, help="stop after the round that passes this")
+    parser.add_argument(
+        "--remeasure",
+        type=positive,
+        metavar="N",
+        help="instead, measure N random records of the corpus once more, to know the noise",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    add_json_option(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Collects and reports."""
+    from cwm_jax.tvm_bridge.collection import (
+        CollectionConfig,
+        Corpus,
+        collect,
+        open_corpus,
+        read_reference,
+        remeasure_some,
+    )
+    from cwm_jax.tvm_bridge.corpus_tasks import plan_tasks
+    from cwm_jax.tvm_bridge.machine import machine_identity
+    from cwm_jax.tvm_bridge.measuring import MeasureConfig, QuietMeasurer
+    from cwm_jax.tvm_bridge.runtime import use
+    from cwm_jax.tvm_bridge.targets import resolve_target
+
+    console = Console(stderr=True)
+    plan = _plan(options)
+    tvm = use("ansor")
+    target = resolve_target(tvm, options.target)
+    scorer = _scorer(options)
+    tasks = open_corpus(
+        tvm,
+        options.out,
+        machine_identity(str(target)),
+        lambda: plan_tasks(tvm, plan, target, lambda name: say(console, f"extracting {name}")),
+    )
+    history = read_reference(Corpus(options.out).reference)
+    measurer = QuietMeasurer(tvm, target, MeasureConfig(), history)
+    if options.remeasure:
+        return _remeasure(
+            options,
+            console,
+            lambda report: remeasure_some(
+                tvm, options.out, tasks, measurer, options.remeasure, options.seed, report
+            ),
+        )
+    config = CollectionConfig(
+        records_per_workload=options.records,
+        round_size=options.round,
+        seconds=None if options.minutes is None else options.minutes * 60,
+        seed=options.seed,
+    )
+    totals: Counter[str] = Counter()
+    with _progress(console) as progress:
+        bar = progress.add_task("collecting", total=len(tasks) * options.records)
+
+        def report(done: "CollectedRound") -> None:
+            totals.update(
+                measured=done.measured, valid=done.valid, repeated=done.attempts - 1, rounds=1
+            )
+            text = f"{totals['measured']} new, {totals['valid']} valid"
+            if totals["repeated"]:
+                text += f", {totals['repeated']} unquiet batches repeated"
+            progress.update(bar, completed=done.total, description=text)
+            if done.valid == 0:
+                why = done.first_error or "no candidate was found"
+                say(console, f"{done.workload_key}: nothing valid ({why})")
+
+        try:
+            collect(tvm, options.out, tasks, measurer, config, scorer=scorer, report=report)
+        except KeyboardInterrupt:
+            raise CwmError(
+                f"interrupted; finished rounds are in {options.out}, the same command goes on"
+            ) from None
+    say(console, f"{dict(totals)} in {options.out}")
+    write_json(options.json, {"folder": str(options.out), "tasks": len(tasks), **totals})
+    return 0 if totals["valid"] or not totals["rounds"] else 1
+
+
+def _plan(options: argparse.Namespace) -> "TaskPlan":
+    from cwm_jax.tvm_bridge.corpus_plan import default_plan
+    from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan
+    from cwm_jax.tvm_bridge.networks import parse_network
+    from cwm_jax.tvm_bridge.workloads import parse_workload
+
+    if options.networks is None and options.workloads is None:
+        return default_plan()
+    return TaskPlan(
+        networks=tuple(parse_network(text) for text in options.networks or ()),
+        workloads=tuple((text, parse_workload(text)) for text in options.workloads or ()),
+    )
+
+
+def _scorer(options: argparse.Namespace) -> "Scorer | None":
+    if options.checkpoint == "none" or options.remeasure:
+        return None
+    from cwm_jax.ranking.scorer import Scorer
+
+    return Scorer.load(options.checkpoint)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _remeasure(options: argparse.Namespace, console: Console, measure: Any) -> int:
+    with _progress(console) as progress:
+        bar = progress.add_task("measuring again", total=options.remeasure)
+        measure(lambda count: progress.update(bar, completed=count))
+    write_json(options.json, {"folder": str(options.out), "remeasured": options.remeasure})
+    return 0

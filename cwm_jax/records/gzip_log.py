@@ -1,0 +1,63 @@
+"""Logs that grow by whole gzip members: compressed on disk, and mended after a kill."""
+
+import gzip
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from cwm_jax.errors import RecordError
+
+_CHUNK = 1 << 14
+
+
+def append_member(path: Path, lines: Iterable[str]) -> None:
+    """Appends lines as one gzip member and waits until the disk has it.
+
+    Args:
+        path: Log to append to, created if absent.
+        lines: Without line ends.
+    """
+    data = gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
+    with path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def drop_unfinished_member(path: Path) -> int:
+    """Cuts off a last member that a kill left unfinished.
+
+    Returns:
+        How many bytes were cut.
+
+    Raises:
+        RecordError: The file is no gzip file.
+    """
+    size = path.stat().st_size
+    good = 0
+    with path.open("rb+") as file:
+        while good < size:
+            try:
+                end = _member_end(file, good)
+            except zlib.error as error:
+                if good == 0:
+                    raise RecordError(f"{path}: not a gzip file ({error})") from error
+                end = None
+            if end is None:
+                break
+            good = end
+        file.truncate(good)
+    return size - good
+
+
+def _member_end(file: BinaryIO, start: int) -> int | None:
+    """Where the member that starts at `start` ends, None if it does not."""
+    file.seek(start)
+    decoder = zlib.decompressobj(wbits=31)
+    while chunk := file.read(_CHUNK):
+        decoder.decompress(chunk)
+        if decoder.eof:
+            return file.tell() - len(decoder.unused_data)
+    return None

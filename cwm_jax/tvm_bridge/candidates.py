@@ -1,0 +1,116 @@
+"""Candidates for a corpus: slow, middling and near-optimal programs of one task."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.tvm_bridge.cost_models import create_cost_model
+
+# A corpus wants variety, not the optimum: a fraction of Ansor's population and generations.
+_SEARCH = {"evolutionary_search_population": 512, "evolutionary_search_num_iters": 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """How many candidates of each origin a round measures.
+
+    Attributes:
+        sampled: Random samples of the sketches.
+        mutated: From evolution under a random model.
+        guided: From evolution under the world model, half of them its favourites.
+    """
+
+    sampled: int
+    mutated: int
+    guided: int
+
+
+def mix_of_round(earlier: int, size: int, *, guided: bool) -> Mix:
+    """Returns the mix of a task's next round.
+
+    Args:
+        earlier: Records that the task has.
+        size: Candidates of the round.
+        guided: Whether there is a world model.
+    """
+    if not guided:
+        sampled = size // 2 if earlier == 0 else size // 4
+        return Mix(sampled, size - sampled, 0)
+    if earlier == 0:
+        sampled, mutated = size // 4, size // 4
+    else:
+        sampled, mutated = size // 16, size // 8
+    return Mix(sampled, mutated, size - sampled - mutated)
+
+
+def draw_candidates(
+    tvm: Any,
+    task: Any,
+    mix: Mix,
+    seed: int,
+    *,
+    scorer: Scorer | None,
+    measured: tuple[Sequence[Any], Sequence[Any]],
+) -> list[Any]:
+    """Returns new states of a task, no two alike and none measured before.
+
+    Fewer than asked for come back where the search space is small.
+
+    Args:
+        tvm: A TVM with Ansor.
+        task: `auto_scheduler.SearchTask`.
+        mix: How many of each origin.
+        seed: Of the draw.
+        scorer: The world model that guides, if any.
+        measured: Inputs and results that the task has already; they adapt the world model.
+    """
+    rng = np.random.default_rng(seed)
+    inputs, results = measured
+    seen = {str(item.state) for item in inputs}
+    random_policy = _policy(tvm, task, _random_model(tvm, seed), seed)
+    population = list(random_policy.sample_initial_population())
+    chosen = _take(_shuffled(rng, population), mix.sampled, seen)
+    if mix.mutated:
+        evolved = random_policy.evolutionary_search(population, 4 * mix.mutated)
+        chosen += _take(_shuffled(rng, evolved), mix.mutated, seen)
+    if mix.guided and scorer is not None:
+        model, _ = create_cost_model(tvm, "world-model", scorer=scorer, round_size=1, seed=seed)
+        if len(inputs):
+            model.update(inputs, results)
+        policy = _policy(tvm, task, model, seed)
+        ranked = list(policy.evolutionary_search(population, 8 * mix.guided))
+        best = _take(ranked, mix.guided // 2, seen)
+        chosen += best + _take(_shuffled(rng, ranked), mix.guided - len(best), seen)
+    wanted = mix.sampled + mix.mutated + mix.guided
+    chosen += _take(_shuffled(rng, population), wanted - len(chosen), seen)
+    # Ansor shows a state's measuring order to nothing, but a drift should touch all origins.
+    return _shuffled(rng, chosen)
+
+
+def _policy(tvm: Any, task: Any, model: Any, seed: int) -> Any:
+    ansor = tvm.auto_scheduler
+    defaults = dict(ansor.SketchPolicy.DEFAULT_PARAMS)
+    return ansor.SketchPolicy(task, model, params=defaults | _SEARCH, seed=seed + 1, verbose=0)
+
+
+def _random_model(tvm: Any, seed: int) -> Any:
+    return create_cost_model(tvm, "random", scorer=None, round_size=1, seed=seed)[0]
+
+
+def _shuffled(rng: np.random.Generator, states: Sequence[Any]) -> list[Any]:
+    return [states[at] for at in rng.permutation(len(states))]
+
+
+def _take(states: Sequence[Any], count: int, seen: set[str]) -> list[Any]:
+    taken: list[Any] = []
+    for state in states:
+        if len(taken) >= count:
+            break
+        shown = str(state)
+        if shown not in seen:
+            seen.add(shown)
+            taken.append(state)
+    return taken

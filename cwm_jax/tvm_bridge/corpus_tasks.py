@@ -1,0 +1,166 @@
+"""The tasks of a corpus: which workloads are measured, kept as a file of compute graphs."""
+
+import dataclasses
+import gzip
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from cwm_jax.errors import CorpusError
+from cwm_jax.files import write_atomically
+from cwm_jax.tvm_bridge.networks import Network, network_tasks
+from cwm_jax.tvm_bridge.workloads import Workload, create_task
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusTask:
+    """One workload of a corpus.
+
+    Attributes:
+        workload_key: Ansor's.
+        target: TVM target string.
+        layout_rewrite: `auto_scheduler.LayoutRewriteOption` as an integer.
+        flop: Floating-point operations of the workload.
+        tensors: The compute graph as TVM's JSON.
+        occurrences: How often each network holds it; an operator by itself counts as a network
+            of its own name.
+    """
+
+    workload_key: str
+    target: str
+    layout_rewrite: int
+    flop: float
+    tensors: str
+    occurrences: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskPlan:
+    """What `plan_tasks` collects.
+
+    Attributes:
+        networks: Their tasks are extracted.
+        workloads: Operators by themselves.
+        whole_networks: Networks, as text, of which no task is left out for number: those that
+            are held out to judge a model.
+        tasks_per_network: At most so many tasks of any other network, drawn at random.
+        max_flop: Larger workloads are left out: their slow programs take seconds to run.
+        seed: Of the draw.
+    """
+
+    networks: tuple[Network, ...]
+    workloads: tuple[tuple[str, Workload], ...]
+    whole_networks: tuple[str, ...] = ()
+    tasks_per_network: int = 20
+    max_flop: float = 4e9
+    seed: int = 0
+
+
+def plan_tasks(
+    tvm: Any, plan: TaskPlan, target: Any, report: Callable[[str], None] = lambda _: None
+) -> list[CorpusTask]:
+    """Extracts the tasks of a plan, each workload once, in a random order.
+
+    Args:
+        tvm: A TVM with Ansor.
+        plan: What to extract.
+        target: `tvm.target.Target`.
+        report: Called with the name of each network before it is extracted.
+    """
+    rng = np.random.default_rng(plan.seed)
+    tasks: dict[str, Any] = {}
+    kept: set[str] = set()
+    occurrences: dict[str, dict[str, int]] = defaultdict(dict)
+    for network in plan.networks:
+        report(str(network))
+        found = [
+            (task, weight)
+            for task, weight in network_tasks(tvm, network, target)
+            if float(task.compute_dag.flop_ct) <= plan.max_flop
+        ]
+        chosen = np.arange(len(found))
+        if str(network) not in plan.whole_networks:
+            chosen = rng.permutation(chosen)[: plan.tasks_per_network]
+        for at, (task, weight) in enumerate(found):
+            key = str(task.workload_key)
+            tasks.setdefault(key, task)
+            occurrences[key][str(network)] = weight
+            if at in chosen:
+                kept.add(key)
+    for text, workload in plan.workloads:
+        task = create_task(tvm, workload, target)
+        key = str(task.workload_key)
+        tasks.setdefault(key, task)
+        occurrences[key][text] = 1
+        kept.add(key)
+    found_tasks = [
+        _corpus_task(tvm, tasks[key], occurrences[key], str(target)) for key in sorted(kept)
+    ]
+    return [found_tasks[at] for at in rng.permutation(len(found_tasks))]
+
+
+def _corpus_task(tvm: Any, task: Any, occurrences: dict[str, int], target: str) -> CorpusTask:
+    return CorpusTask(
+        workload_key=str(task.workload_key),
+        target=target,
+        layout_rewrite=int(task.layout_rewrite_option),
+        flop=float(task.compute_dag.flop_ct),
+        tensors=str(tvm.ir.save_json(task.compute_dag.tensors)),
+        occurrences=occurrences,
+    )
+
+
+def search_task(tvm: Any, task: CorpusTask) -> Any:
+    """Returns the `auto_scheduler.SearchTask`, its compute graph registered under its key."""
+    ansor = tvm.auto_scheduler
+    tensors = list(tvm.ir.load_json(task.tensors))
+    ansor.workload_registry.register_workload_tensors(task.workload_key, tensors, override=True)
+    return ansor.SearchTask(
+        workload_key=task.workload_key,
+        target=tvm.target.Target(task.target),
+        layout_rewrite_option=task.layout_rewrite,
+    )
+
+
+def write_tasks(path: Path, tasks: Iterable[CorpusTask]) -> None:
+    """Writes gzip'd JSON lines, whole or not at all."""
+    text = b"".join(orjson.dumps(dataclasses.asdict(task)) + b"\n" for task in tasks)
+    write_atomically(path, gzip.compress(text, mtime=0))
+
+
+def read_tasks(path: Path) -> list[CorpusTask]:
+    """Reads what `write_tasks` wrote.
+
+    Raises:
+        CorpusError: The file cannot be read, or a line is no task.
+    """
+    try:
+        lines = gzip.decompress(path.read_bytes()).splitlines()
+    except (OSError, EOFError, zlib.error) as error:
+        raise CorpusError(f"{path}: cannot be read ({error})") from error
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parse(path: Path, number: int, line: bytes) -> CorpusTask:
+    try:
+        fields = orjson.loads(line)
+        task = CorpusTask(**fields)
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise CorpusError(f"{path}:{number}: not a task of a corpus ({error})") from error
+    wanted: Sequence[tuple[str, type | tuple[type, ...]]] = (
+        ("workload_key", str),
+        ("target", str),
+        ("layout_rewrite", int),
+        ("flop", (int, float)),
+        ("tensors", str),
+        ("occurrences", dict),
+    )
+    for name, kind in wanted:
+        if not isinstance(getattr(task, name), kind):
+            raise CorpusError(f"{path}:{number}: field {name!r} is of the wrong type")
+    return task

@@ -1,0 +1,27 @@
+"""What this machine is, for files that must not mix measurements of several."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def machine_identity(target: str) -> dict[str, Any]:
+    """Returns the target, the CPU's model and how many of its cores this process may use."""
+    affinity = hasattr(os, "sched_getaffinity")
+    return {
+        "target": target,
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if affinity else os.cpu_count(),
+    }
+
+
+def cpu_model() -> str:
+    """Returns what the system calls this CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = ("model name", "Hardware", "CPU part")
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(names))
+    return next(found, platform.machine())

@@ -1,0 +1,163 @@
+"""Collecting a corpus: real candidates, built and run on this machine."""
+
+import dataclasses
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+
+from cwm_jax import load_records
+from cwm_jax.cli.main import main
+from cwm_jax.errors import CorpusError
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.program import read_programs
+from cwm_jax.tvm_bridge.candidates import Mix, draw_candidates, mix_of_round
+from cwm_jax.tvm_bridge.collection import Corpus, read_reference
+from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS, default_plan
+from cwm_jax.tvm_bridge.corpus_tasks import (
+    TaskPlan,
+    plan_tasks,
+    read_tasks,
+    search_task,
+    write_tasks,
+)
+from cwm_jax.tvm_bridge.networks import Network, network_tasks, parse_network
+from cwm_jax.tvm_bridge.reference import reference_level
+from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
+
+TARGET = "llvm -mcpu=core-avx2 -num-cores=2"
+
+
+def collect(out, *more: str) -> int:
+    arguments = ["collect", "--out", str(out), "--workloads", "matmul:32,32,32", "softmax:16,32"]
+    return main([*arguments, "--round", "3", "--checkpoint", "none", *more])
+
+
+# The machine that runs the tests need not be quiet: what a batch is worth is tested elsewhere.
+@pytest.fixture
+def loud(monkeypatch):
+    import cwm_jax.tvm_bridge.measuring as measuring
+
+    tolerant = dataclasses.make_dataclass(
+        "Tolerant", [("tolerance", float, 1e9)], bases=(measuring.MeasureConfig,), frozen=True
+    )
+    monkeypatch.setattr(measuring, "MeasureConfig", tolerant)
+
+
+def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path, loud):
+    out = tmp_path / "corpus"
+    corpus = Corpus(out)
+    assert collect(out, "--records", "3", "--json", str(tmp_path / "a.json")) == 0
+    records = load_records(corpus.records)
+    assert len(records) == 6
+    assert all(record.valid and len(record.costs) == 3 for record in records)
+    assert set(read_programs(corpus.programs)) == {record.workload_key for record in records}
+    assert len({record.steps for record in records}) == 6
+    assert json.loads((tmp_path / "a.json").read_text())["valid"] == 6
+
+    whole = corpus.records.read_bytes()
+    corpus.records.write_bytes(whole[:-20])  # a kill in the middle of the last round
+    assert collect(out, "--records", "6") == 0
+    grown = load_records(corpus.records)
+    assert grown[:3] == records[:3]
+    assert len(grown) == 12
+    assert len({(record.workload_key, record.steps) for record in grown}) == 12
+
+    history = read_reference(corpus.reference)
+    assert len(history) == 2 + 3
+    level = reference_level(history, 30)
+    assert level is not None
+    assert 0 < level < 1
+    assert main(["collect", "--out", str(out), "--remeasure", "4"]) == 0
+    again = load_records(corpus.remeasured)
+    assert len(again) == 4
+    assert {record.steps for record in again} <= {record.steps for record in grown}
+
+
+def test_hardware_is_never_mixed(tmp_path, loud, capsys):
+    out = tmp_path / "corpus"
+    out.mkdir()
+    Corpus(out).machine.write_text('{"target": "llvm", "cpu": "Z80", "cores": 1}')
+    assert collect(out) == 2
+    said = capsys.readouterr().err
+    assert "collect into another folder" in said
+    assert not Corpus(out).records.exists()
+
+
+def test_bad_options(tmp_path, capsys):
+    out = str(tmp_path / "corpus")
+    assert main(["collect", "--out", out, "--networks", "alexnet"]) == 2
+    assert "unknown network 'alexnet'" in capsys.readouterr().err
+    assert main(["collect", "--out", out, "--networks", "vgg-16:0"]) == 2
+    assert main(["collect", "--out", out, "--networks", "vgg-16:1,HWCN"]) == 2
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_candidates_are_new_and_alike_for_one_seed(tvm):
+    task = create_task(tvm, parse_workload("matmul:64,64,64"), TARGET)
+    scorer = Scorer.load("cpu-x86-2core")
+
+    def draw(seed: int, measured) -> list:
+        return draw_candidates(tvm, task, Mix(4, 4, 8), seed, scorer=scorer, measured=measured)
+
+    first = draw(0, ([], []))
+    assert len({str(state) for state in first}) == 16
+    assert [str(state) for state in draw(0, ([], []))] == [str(state) for state in first]
+    inputs = [tvm.auto_scheduler.MeasureInput(task, state) for state in first]
+    costs = np.linspace(1e-3, 2e-3, 16)
+    results = [tvm.auto_scheduler.measure.MeasureResult([cost], 0, "", 0.1, 0) for cost in costs]
+    second = draw(0, (inputs, results))
+    assert not {str(state) for state in second} & {str(state) for state in first}
+
+
+def test_the_mix_fills_the_round():
+    for earlier in (0, 32):
+        for guided in (True, False):
+            assert sum(dataclasses.astuple(mix_of_round(earlier, 32, guided=guided))) == 32
+
+
+def test_tasks_survive_the_file(tvm, tmp_path):
+    plan = TaskPlan(
+        networks=(Network("mlp", 1), Network("mlp", 4)),
+        workloads=(("matmul:8,8,8", parse_workload("matmul:8,8,8")),),
+    )
+    tasks = plan_tasks(tvm, plan, tvm.target.Target(TARGET))
+    assert {name for task in tasks for name in task.occurrences} == {
+        "mlp:1,NHWC",
+        "mlp:4,NHWC",
+        "matmul:8,8,8",
+    }
+    path = tmp_path / "tasks.jsonl.gz"
+    write_tasks(path, tasks)
+    assert read_tasks(path) == tasks
+    for task in tasks:
+        searched = search_task(tvm, task)
+        assert searched.workload_key == task.workload_key
+        assert math.isclose(searched.compute_dag.flop_ct, task.flop)
+    path.write_bytes(gzip.compress(b'{"workload_key": 3}\n'))
+    with pytest.raises(CorpusError, match=r"tasks\.jsonl\.gz:1"):
+        read_tasks(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "flop"),
+    [
+        ("mobilenet-v1:1,NHWC", 0.57e9),
+        ("mobilenet-v2:1,NCHW", 0.3e9),
+        ("bert-tiny:1", 0.058e9),  # two layers of (12 * 128 + 2 * 128) * 128 * 128
+        ("lstm:4", 0.134e9),  # 4 rows, 16 cells, 1024 x 2048 weights
+    ],
+)
+def test_networks_have_the_arithmetic_that_their_papers_state(tvm, text, flop):
+    """The papers count multiply-adds, TVM both."""
+    tasks = network_tasks(tvm, parse_network(text), tvm.target.Target(TARGET))
+    total = sum(float(task.compute_dag.flop_ct) * weight for task, weight in tasks)
+    assert total == pytest.approx(2 * flop, rel=0.2)
+
+
+def test_the_default_plan_holds_the_held_out_networks_whole():
+    plan = default_plan()
+    assert len(plan.whole_networks) == len(HELD_OUT_NETWORKS)
+    assert set(plan.whole_networks) <= {str(network) for network in plan.networks}
