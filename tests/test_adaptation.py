@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.evaluation.metrics import pairwise_accuracy
-from cwm_jax.ranking.adaptation import AdaptationConfig, adapted_score, fit_adaptation
+from cwm_jax.ranking.adaptation import AdaptationConfig, adapted_score, choose_batch, fit_adaptation
 
 CONFIG = AdaptationConfig()
 
@@ -80,3 +80,18 @@ def test_any_measurements_give_finite_scores(count, shift, seed):
     assert fitted is not None
     assert fitted.slope >= 0
     assert np.isfinite(adapted_score(fitted, score, features)).all()
+
+
+def test_a_batch_is_good_and_unlike_itself():
+    features, throughput, rng = candidates(5)
+    fitted = fit_adaptation(throughput[:32], features[:32], throughput[:32], CONFIG)
+    twins = np.repeat(features[40:48], 8, axis=0) + 1e-3 * rng.normal(size=(64, 8))
+    score = np.repeat(throughput[40:48], 8) + 1e-4 * rng.random(64)
+    chosen = choose_batch(fitted, score, twins, 8)
+    assert len(set(chosen)) == 8
+    kinds = len({at // 8 for at in chosen})
+    greedy = np.argsort(-adapted_score(fitted, score, twins))[:8]
+    assert kinds > len({at // 8 for at in greedy})
+    assert chosen[0] == greedy[0]
+    assert choose_batch(fitted, score[:3], twins[:3], 8) != []
+    assert sorted(choose_batch(fitted, score[:3], twins[:3], 8)) == [0, 1, 2]

@@ -18,7 +18,9 @@ from cwm_jax.features.replay import Replay
 from cwm_jax.features.steps import split_step
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import format_line
+from cwm_jax.search.planner import PlannerConfig
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel, schedules_of_states
+from cwm_jax.tvm_bridge.planned_search import PlannedSearch
 from cwm_jax.tvm_bridge.programs import program_of_task
 from cwm_jax.tvm_bridge.tuning import TuningConfig, resumable_records, schedule_text, tune_task
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
@@ -101,10 +103,11 @@ def test_stage_scores_are_packed_without_a_breakdown(task, states, scorer):
     assert packed.shape == (2 * len(states),)
 
 
-def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path):
+@pytest.mark.parametrize("search", ["evolutionary", "planner"])
+def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search):
     log = tmp_path / "log.jsonl"
     rounds = []
-    config = TuningConfig(trials=6, round_size=3, min_repeat_ms=10)
+    config = TuningConfig(trials=6, round_size=3, min_repeat_ms=10, search=search)
     result = tune_task(tvm, task, config, log, scorer=scorer, report=rounds.append)
     assert len(result.latencies) == 6
     assert math.isfinite(min(result.latencies))
@@ -119,13 +122,37 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path):
         file.write('{"i": [["cut off')  # a process killed while it wrote
     earlier = resumable_records(log, task.workload_key, str(task.target))
     assert len(earlier) == 6
-    more = TuningConfig(trials=9, round_size=3, min_repeat_ms=10)
+    more = TuningConfig(trials=9, round_size=3, min_repeat_ms=10, search=search)
     resumed = tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
     assert len(resumed.latencies) == 9
     assert resumed.latencies[:6] == pytest.approx(result.latencies, rel=1e-5)
     with pytest.warns(UserWarning, match="1 lines skipped"):
         records = load_records(log)
     assert len({format_line(r).split('"r"')[0] for r in records}) == 9  # none measured twice
+
+
+def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, tmp_path):
+    """On two sketches with fused consumers: what is imagined there must still be a program."""
+    for text in ("conv2d_bias_relu:1,14,14,16,32,3,1,1", "softmax:64,128"):
+        task = create_task(tvm, parse_workload(text), "llvm -mcpu=core-avx2 -num-cores=2")
+        model = WorldModelCostModel(scorer)
+        measured = []
+
+        def measure(inputs, measured=measured):
+            measured.extend(inputs)
+            result = tvm.auto_scheduler.measure.MeasureResult
+            return [result([1e-3 / (1 + len(measured))], 0, "", 0.1, 0) for _ in inputs]
+
+        search = PlannedSearch(tvm, task, model, measure, 0, PlannerConfig(256, 2))
+        rounds = [search.round(8) for _ in range(2)]
+        assert [len(found.inputs) for found in rounds] == [8, 8]
+        assert len({str(item.state) for item in measured}) == 16
+        for found in rounds:
+            assert found.imagined > 100
+            assert found.rejected <= 0.1 * found.proposed
+        for item in measured:
+            schedule, args = task.compute_dag.apply_steps_from_state(item.state)
+            tvm.lower(schedule, args)
 
 
 def test_a_log_of_another_workload_is_not_resumed(measured_log, task):

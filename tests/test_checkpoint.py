@@ -15,19 +15,19 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.locations import find_checkpoint, shipped_checkpoints
-from cwm_jax.model.world_model import create_model
+from cwm_jax.model.world_model import create_ensemble
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import shape_only_program
 from cwm_jax.records.steps import Step
 
-CONFIG = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8)
+CONFIG = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8, members=2)
 CARD = load_hardware("cpu-x86-2core")
 
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
     path = tmp_path / "checkpoint"
-    save_checkpoint(path, create_model(CONFIG, 3), CONFIG, CARD, {"note": "n"}, {"a.txt": b"a"})
+    save_checkpoint(path, create_ensemble(CONFIG, 3), CONFIG, CARD, {"note": "n"}, {"a.txt": b"a"})
     return path
 
 
@@ -37,13 +37,13 @@ def test_what_is_saved_is_loaded(saved):
     assert loaded.hardware == CARD
     assert loaded.card["note"] == "n"
     assert (saved / "a.txt").read_bytes() == b"a"
-    before = nnx.to_pure_dict(nnx.state(create_model(CONFIG, 3), nnx.Param))
-    after = nnx.to_pure_dict(nnx.state(loaded.model, nnx.Param))
+    before = nnx.to_pure_dict(create_ensemble(CONFIG, 3).state)
+    after = nnx.to_pure_dict(loaded.model.state)
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
 def test_saving_again_replaces_the_whole(saved):
-    save_checkpoint(saved, create_model(CONFIG, 4), CONFIG, CARD, {"note": "new"})
+    save_checkpoint(saved, create_ensemble(CONFIG, 4), CONFIG, CARD, {"note": "new"})
     assert load_checkpoint(saved).card["note"] == "new"
     assert not (saved / "a.txt").exists()
     assert [entry.name for entry in saved.parent.iterdir()] == ["checkpoint"]
@@ -51,7 +51,7 @@ def test_saving_again_replaces_the_whole(saved):
 
 def test_a_failed_save_leaves_the_old_checkpoint(saved):
     with pytest.raises(TypeError):
-        save_checkpoint(saved, create_model(CONFIG, 4), CONFIG, CARD, {"note": object()})
+        save_checkpoint(saved, create_ensemble(CONFIG, 4), CONFIG, CARD, {"note": object()})
     assert load_checkpoint(saved).card["note"] == "n"
     assert [entry.name for entry in saved.parent.iterdir()] == ["checkpoint"]
 
@@ -76,7 +76,7 @@ def edit_card(path: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"format": 99}, "checkpoint format 99, this version reads 1"),
+        ({"format": 99}, "checkpoint format 99, this version reads 2"),
         ({"features": "0" * 16}, "trained with features '0000000000000000'"),
         ({"model": {"latent_width": 8}}, "cannot be loaded"),
         ({"model": {"no_such": 8}}, "cannot be loaded"),
@@ -107,7 +107,7 @@ def test_unwritable_place(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
-        save_checkpoint(blocked / "x", create_model(CONFIG, 0), CONFIG, CARD, {})
+        save_checkpoint(blocked / "x", create_ensemble(CONFIG, 0), CONFIG, CARD, {})
 
 
 @pytest.mark.parametrize("name", shipped_checkpoints())

@@ -1,6 +1,7 @@
 """The command line: what it writes, and what it says of bad input."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,13 @@ def test_train_eval_and_score_work_together(trained, tmp_path, measured_log, cap
 
     result = tmp_path / "eval.json"
     arguments = ["eval", str(measured_log), "--checkpoint", str(trained)]
-    assert main([*arguments, "--include-training", "--json", str(result)]) == 0
+    report = tmp_path / "report"
+    more = ["--include-training", "--json", str(result), "--report", str(report)]
+    assert main([*arguments, *more]) == 0
+    text = (report / "report.md").read_text()
+    pictures = re.findall(r"!\[.*\]\((.*\.png)\)", text)
+    assert len(pictures) == 5
+    assert all((report / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
     data = json.loads(result.read_text())
     assert set(data["overall"]) == {"candidates", "top1", "top5", "pairwise", "spearman"}
     assert abs(data["random"]["pairwise"] - 0.5) < 0.05

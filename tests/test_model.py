@@ -13,15 +13,17 @@ from cwm_jax.features.hardware import encode_hardware, load_hardware
 from cwm_jax.features.program import encode_program
 from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.ensemble import Ensemble, parameter_count
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.transition import Action, Latent, rollout
-from cwm_jax.model.world_model import create_model, parameter_count
+from cwm_jax.model.world_model import create_ensemble, create_model
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.steps import Step
 
-CONFIG = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16)
+CONFIG = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16, members=2)
 CARD = load_hardware("cpu-x86-2core")
 MODEL = create_model(CONFIG, seed=0)
+ENSEMBLE = create_ensemble(CONFIG, seed=0)
 HARDWARE = encode_hardware(CARD)
 PROGRAMS = (SHAPE_ONLY, matmul(64, 96, 32))
 several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)
@@ -73,7 +75,7 @@ def test_padding_slots_change_nothing(batch, program):
 @settings(max_examples=15, deadline=None)
 @given(several, st.sampled_from(PROGRAMS), st.randoms(use_true_random=False))
 def test_batch_order_and_size_change_nothing(batch, program, random):
-    scorer = Scorer(MODEL, CARD)
+    scorer = Scorer(ENSEMBLE, CARD)
     together = scorer.rank_schedules(program, batch).score
     order = random.sample(range(len(batch)), len(batch))
     shuffled = scorer.rank_schedules(program, [batch[at] for at in order]).score
@@ -84,15 +86,29 @@ def test_batch_order_and_size_change_nothing(batch, program, random):
 
 def test_batches_larger_than_a_bucket_are_cut():
     batch = [(Step("SP", (2, 0, 64, (1 + at % 16,), 1)),) for at in range(2100)]
-    scorer = Scorer(MODEL, CARD)
+    scorer = Scorer(ENSEMBLE, CARD)
     found = scorer.rank_schedules(PROGRAMS[1], batch)
     assert found.score.shape == (2100,)
-    assert found.features.shape == (2100, CONFIG.head_width)
+    assert found.features.shape == (2100, CONFIG.members * CONFIG.head_width)
     np.testing.assert_allclose(found.score[:16], found.score[2080:2096], rtol=1e-5, atol=1e-6)
 
 
+def test_an_ensemble_scores_as_its_members_do():
+    batch = [(Step("SP", (2, 0, 64, (factor,), 1)),) for factor in (2, 4, 8)]
+    arrays = encode_schedules(batch, PROGRAMS[1])
+    together = Scorer(ENSEMBLE, CARD).rank_schedules(PROGRAMS[1], batch)
+    for at, model in enumerate(ENSEMBLE.models()):
+        alone = Scorer(Ensemble.of([model]), CARD).rank_schedules(PROGRAMS[1], batch)
+        np.testing.assert_allclose(together.members[:, at], alone.score, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(together.members.mean(1), together.score, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        together.members[:, 0], scores(PROGRAMS[1], arrays), rtol=1e-5, atol=1e-6
+    )
+    assert (together.members[:, 0] != together.members[:, 1]).any()
+
+
 def test_no_candidates_give_no_scores():
-    assert Scorer(MODEL, CARD).rank_schedules(SHAPE_ONLY, []).score.shape == (0,)
+    assert Scorer(ENSEMBLE, CARD).rank_schedules(SHAPE_ONLY, []).score.shape == (0,)
 
 
 def test_scores_depend_on_program_steps_their_order_and_hardware():
@@ -102,7 +118,7 @@ def test_scores_depend_on_program_steps_their_order_and_hardware():
     assert base != scores(PROGRAMS[1], encode_schedules([(split, split)], PROGRAMS[1]))[0]
     larger = matmul(64, 96, 512)
     assert base != scores(larger, encode_schedules([(split, other)], larger))[0]
-    gpu = Scorer(MODEL, load_hardware("cuda-v100"))
+    gpu = Scorer(ENSEMBLE, load_hardware("cuda-v100"))
     assert base != gpu.rank_schedules(PROGRAMS[1], [(split, other)]).score[0]
 
 
@@ -157,4 +173,4 @@ def test_gradients_reach_every_parameter():
 
 
 def test_size_is_honest():
-    assert parameter_count(create_model(ModelConfig(), 0)) < 700_000
+    assert parameter_count(create_ensemble(ModelConfig(), 0)) < 700_000

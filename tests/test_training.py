@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,8 +13,11 @@ from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.world_model import WorldModel, create_model
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.store_features import STORE_WIDTH
+from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import batches, build_dataset, split_workloads
 from cwm_jax.training.loop import train
@@ -22,6 +26,10 @@ from cwm_jax.training.losses import listwise_loss, pairwise_loss
 CARD = load_hardware("cpu-x86-2core")
 CONFIG = TrainingConfig(epochs=80, lists=4, candidates=32, weight_decay=0.01)
 SMALL = ModelConfig(latent_width=32, action_width=32, hardware_width=4, head_width=32)
+
+
+def create_small(seed: int) -> WorldModel:
+    return create_model(SMALL, seed)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +41,7 @@ def test_a_tiny_run_learns_and_beats_random_ranking(dataset):
     keys = sorted(dataset)
     held_out = [key for key in keys if '["matmul", 256' in key]
     training = [key for key in keys if key not in held_out]
-    trained = train(dataset, training, [], SMALL, CONFIG)
+    trained = train(dataset, training, [], create_small, 1, CONFIG)
     losses = [epoch.loss for epoch in trained.curves]
     assert losses[-1] < 0.7 * losses[0]
     scorer = Scorer(trained.model, CARD)
@@ -59,7 +67,7 @@ def test_a_tiny_run_learns_and_beats_random_ranking(dataset):
 def test_a_run_repeats_under_its_seed(dataset):
     short = dataclasses.replace(CONFIG, epochs=2)
     keys = sorted(dataset)[:3]
-    first, second = (train(dataset, keys, keys, SMALL, short).curves for _ in range(2))
+    first, second = (train(dataset, keys, keys, create_small, 2, short).curves for _ in range(2))
     assert [epoch._replace(seconds=0) for epoch in first] == [
         epoch._replace(seconds=0) for epoch in second
     ]
@@ -68,7 +76,7 @@ def test_a_run_repeats_under_its_seed(dataset):
 def test_early_stopping_keeps_the_best_epoch(dataset):
     keys = sorted(dataset)
     config = dataclasses.replace(CONFIG, epochs=12, patience=2)
-    trained = train(dataset, keys[1:], keys[:1], SMALL, config)
+    trained = train(dataset, keys[1:], keys[:1], create_small, 2, config)
     quality = [epoch.top1 + epoch.top5 + epoch.pairwise for epoch in trained.curves]
     assert trained.best_epoch == int(np.argmax(quality)) + 1
     assert len(quality) <= trained.best_epoch + 2
@@ -102,13 +110,49 @@ def test_losses_prefer_the_right_order_and_ignore_padding():
     throughput = np.array([[1.0, 0.5, 0.2, 0.0]], np.float32)
     valid = np.array([[True, True, True, False]])
     good, bad = np.array([[3.0, 1.0, -1.0, 9.0]]), np.array([[-1.0, 1.0, 3.0, 9.0]])
-    for loss in (pairwise_loss, lambda s, t, v: listwise_loss(s, t, v, 0.1)):
-        assert loss(good, throughput, valid) < loss(bad, throughput, valid)
+    emphasis = np.ones(1, np.float32)
+    for loss in (pairwise_loss, lambda s, t, v, e: listwise_loss(s, t, v, 0.1, e)):
+        assert loss(good, throughput, valid, emphasis) < loss(bad, throughput, valid, emphasis)
         padding_changed = good.copy()
         padding_changed[0, 3] = -50
-        assert loss(good, throughput, valid) == loss(padding_changed, throughput, valid)
+        known = loss(good, throughput, valid, emphasis)
+        assert known == loss(padding_changed, throughput, valid, emphasis)
+        both = np.concatenate([good, bad])
+        twice = (np.tile(throughput, (2, 1)), np.tile(valid, (2, 1)))
+        assert loss(both, *twice, np.array([1.0, 0.0])) == pytest.approx(known)
 
 
 def test_nothing_to_rank_is_an_error(measured_log):
     with pytest.raises(RecordError, match="nothing to rank"):
         build_dataset(load_records(measured_log)[:1], {}, CARD)
+
+
+def test_terminal_latents_are_aligned_with_what_is_known_of_the_programs(dataset):
+    """Targets that the schedules determine; one workload has none, as logs without features."""
+    keys = sorted(dataset)[:4]
+    aligned = {}
+    for key in keys:
+        workload = dataset[key]
+        target = np.zeros((len(workload.latencies), TARGET_WIDTH), np.float32)
+        target[:, :3] = workload.steps.values[:, :3, :8].sum(2)
+        aligned[key] = dataclasses.replace(workload, alignment=target)
+    none = np.zeros((len(dataset[keys[0]].latencies), 0), np.float32)
+    aligned[keys[0]] = dataclasses.replace(aligned[keys[0]], alignment=none)
+    config = dataclasses.replace(CONFIG, epochs=30, alignment_weight=10.0)
+    with_alignment = train(aligned, keys, [], create_small, 2, config).curves
+    assert with_alignment[-1].loss < 0.5 * with_alignment[0].loss
+
+
+def test_alignment_counts_only_known_targets():
+    stores = np.zeros((2, STORE_WIDTH), np.float32)
+    stores[1, 0] = 3  # the store of most arithmetic
+    stores[1, 20] = 5
+    target = alignment_target(stores)
+    assert target[20] == 5
+    assert target[STORE_WIDTH + 20] == 2.5
+    unknown = alignment_target(stores[:0])
+    assert np.isnan(unknown).all()
+    targets = np.stack([target, unknown])[None]
+    valid = np.ones((1, 2), bool)
+    assert float(alignment_loss(jnp.asarray(np.stack([target, target]))[None], targets, valid)) == 0
+    assert float(alignment_loss(jnp.zeros((1, 2, TARGET_WIDTH)), targets, valid)) > 0

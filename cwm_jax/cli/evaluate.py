@@ -36,6 +36,9 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="also rank workloads that the checkpoint was trained on",
     )
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="also draw a report (Markdown and plots)"
+    )
     add_json_option(parser)
     parser.set_defaults(run=run)
 
@@ -76,6 +79,14 @@ def run(options: argparse.Namespace) -> int:
     chance = mean_metrics(random_ranking)
     _print_table(console, per_workload, overall, chance)
     say(console, f"{len(keys)} of {len(dataset)} workloads ranked, unweighted means over them")
+    if options.report:
+        from cwm_jax.evaluation.report import write_report
+
+        title = f"How {options.checkpoint} ranks recorded candidates"
+        report = write_report(
+            options.report, loaded.model, {key: dataset[key] for key in keys}, title
+        )
+        say(console, f"wrote {report}")
     write_json(
         options.json,
         {

@@ -17,10 +17,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from cwm_jax import __version__
 from cwm_jax.cli.common import add_json_option, load_programs, positive, say, write_json
 from cwm_jax.errors import CwmError
-from cwm_jax.records.ansor_log import LogSummary, load_records
+from cwm_jax.records.ansor_log import LogSummary
+from cwm_jax.records.store_features import load_with_stores
 
 if TYPE_CHECKING:
-    from cwm_jax.training.dataset import WorkloadData
+    from cwm_jax.training.config import TrainingConfig
+    from cwm_jax.training.dataset import Split, WorkloadData
 
 _VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -53,6 +55,20 @@ def add_parser(commands: Any) -> None:
         metavar="HARDWARE=LOG",
         help="logs of other devices, used for training only",
     )
+    parser.add_argument(
+        "--hold-out",
+        nargs="*",
+        default=[],
+        metavar="NETWORK",
+        help="networks whose workloads are the test set (of a corpus that cwm collect wrote); "
+        "default: a random share of the workloads",
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="CHECKPOINT",
+        help="adapt this checkpoint, of another device perhaps, in place of a fresh model",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=positive, default=30, help="at most (default: 30)")
     add_json_option(parser)
@@ -62,23 +78,23 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Trains and writes the checkpoint."""
     from cwm_jax.features.hardware import load_hardware
-    from cwm_jax.model.checkpoint import save_checkpoint
+    from cwm_jax.model.checkpoint import load_checkpoint, save_checkpoint
     from cwm_jax.model.config import ModelConfig
+    from cwm_jax.model.locations import find_checkpoint
+    from cwm_jax.model.world_model import create_model
     from cwm_jax.training.config import TrainingConfig
-    from cwm_jax.training.dataset import build_dataset, split_workloads
+    from cwm_jax.training.dataset import build_dataset
     from cwm_jax.training.loop import Epoch, evaluate_model, train
 
     console = Console(stderr=True)
     hardware = load_hardware(options.hardware)
     summary = LogSummary()
-    records = load_records(*options.records, summary=summary, valid_only=True)
-    say(console, f"read {summary}")
+    records, stores = load_with_stores(options.records, summary)
+    say(console, f"read {summary}" + ("" if stores else "; no store features to align with"))
     programs = load_programs(options.records, options.programs)
-    dataset = build_dataset(records, programs, hardware)
+    dataset = build_dataset(records, programs, hardware, stores)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs)
-    split = split_workloads(
-        list(dataset), validation=config.validation, test=config.test, seed=config.seed
-    )
+    split = _split(list(dataset), options, config)
     others = _other_devices(options.also)
     known = sum(key in programs for key in dataset)
     say(
@@ -87,6 +103,10 @@ def run(options: argparse.Namespace) -> int:
         f"training, {len(split.validation)} for validation, {len(split.test)} for the test"
         + (f"; {len(others)} of other devices for training" if others else ""),
     )
+    model_config, initial = ModelConfig(), None
+    if options.start:
+        base = load_checkpoint(find_checkpoint(options.start))
+        model_config, initial = base.config, base.model
     started = time.perf_counter()
     with Progress(
         TextColumn("epoch {task.completed}/{task.total}"),
@@ -101,8 +121,16 @@ def run(options: argparse.Namespace) -> int:
             text = f"loss {epoch.loss:.3f}  top-1 {epoch.top1:.3f}  pairwise {epoch.pairwise:.3f}"
             progress.update(bar, completed=epoch.epoch, description=text)
 
-        model_config = ModelConfig()
-        trained = train(dataset, split.train, split.validation, model_config, config, report)
+        trained = train(
+            dataset,
+            split.train,
+            split.validation,
+            lambda seed: create_model(model_config, seed),
+            model_config.members,
+            config,
+            report,
+            initial,
+        )
     metrics = {
         name: dataclasses.asdict(evaluate_model(trained.model, dataset, keys))
         for name, keys in (("validation", split.validation), ("test", split.test))
@@ -118,6 +146,7 @@ def run(options: argparse.Namespace) -> int:
         "workloads": {"with_graph": known, "shape_only": len(dataset) - known},
         "split": {name: [key_hash(key) for key in keys] for name, keys in split._asdict().items()}
         | {"other_devices": sorted({key_hash(workload.key) for workload in others.values()})},
+        "adapted_from": options.start,
         "best_epoch": trained.best_epoch,
         "metrics": metrics,
         "seconds": round(time.perf_counter() - started, 1),
@@ -146,6 +175,33 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig") -> "Split":
+    """Holds out networks, or a random share of the workloads."""
+    from cwm_jax.evaluation.splits import split_by_network
+    from cwm_jax.training.dataset import Split, split_workloads
+    from cwm_jax.tvm_bridge.collection import Corpus
+    from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
+
+    shares = {"validation": config.validation, "seed": config.seed}
+    if not options.hold_out:
+        return split_workloads(keys, test=config.test, **shares)
+    occurrences: dict[str, dict[str, int]] = {key: {} for key in keys}
+    names: set[str] = set()
+    for log in options.records:
+        path = Corpus(log.parent).tasks
+        if path.exists():
+            found = {task.workload_key: task.occurrences for task in read_tasks(path)}
+            occurrences |= {key: found[key] for key in keys if key in found}
+            names |= {text.partition(":")[0] for of in found.values() for text in of}
+    held = split_by_network(occurrences, options.hold_out)
+    missing = [name for name in options.hold_out if name not in names]
+    if missing or not held.test:
+        shown = ", ".join(missing or options.hold_out)
+        raise CwmError(f"--hold-out: no workload of these logs is of {shown}")
+    rest = split_workloads(list(held.train), test=0.0, **shares)
+    return Split(rest.train, rest.validation, held.test_keys)
+
+
 def _other_devices(texts: Sequence[str]) -> "dict[str, WorkloadData]":
     """Encodes logs of other devices; a device's workloads are told apart by its name."""
     from cwm_jax.features.hardware import load_hardware
@@ -157,8 +213,8 @@ def _other_devices(texts: Sequence[str]) -> "dict[str, WorkloadData]":
         if not separator:
             raise CwmError(f"--also {text!r}: expected HARDWARE=LOG")
         log = Path(path)
-        records = load_records(log, summary=LogSummary(), valid_only=True)
-        dataset = build_dataset(records, load_programs([log], []), load_hardware(name))
+        records, stores = load_with_stores([log], LogSummary())
+        dataset = build_dataset(records, load_programs([log], []), load_hardware(name), stores)
         found |= {f"{name} {key}": workload for key, workload in dataset.items()}
     return found
 

@@ -38,6 +38,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--checkpoint", default="cpu-x86-2core", help="name or folder of the world model"
     )
+    parser.add_argument(
+        "--search",
+        choices=("evolutionary", "planner"),
+        default="evolutionary",
+        help="Ansor's evolutionary search, or planning in latent space (default: evolutionary)",
+    )
     parser.add_argument("--target", help="TVM target (default: this machine's CPU)")
     parser.add_argument("--log", type=Path, help="log to write (default: a new one in runs/)")
     parser.add_argument("--resume", type=Path, metavar="LOG", help="go on with this log")
@@ -51,6 +57,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the search and prints the outcome."""
+    if options.search == "planner" and options.cost_model != "world-model":
+        raise CwmError("--search planner imagines with the world model: --cost-model world-model")
     workload = parse_workload(options.workload)
     log = _log_path(options)
     scorer = None
@@ -83,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
         round_size=options.round,
         cost_model=options.cost_model,
         seed=options.seed,
+        search=options.search,
     )
     console = Console()
     flop = float(task.compute_dag.flop_ct)
@@ -172,6 +181,7 @@ def _as_data(
         "workload_key": result.workload_key,
         "target": result.target,
         "cost_model": options.cost_model,
+        "search": options.search,
         "seed": options.seed,
         "trials": len(result.latencies),
         "latencies": [x if math.isfinite(x) else None for x in result.latencies],

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.program import Program
+from cwm_jax.features.locality import Access, Cover, split_covers
+from cwm_jax.records.program import Program, ProgramStage, element_bytes
 
 MAX_STAGES = 120
 MAX_LOOPS = 256
@@ -25,10 +26,17 @@ Extents = Float[np.ndarray, "candidate"]
 
 
 class Loop(NamedTuple):
-    """A loop: trip count of each candidate, and whether it reduces."""
+    """A loop.
+
+    Attributes:
+        extent: Trip count of each candidate.
+        reduction: Whether it reduces.
+        covers: Which of the stage's axes it steps through, outermost first; empty where unknown.
+    """
 
     extent: Extents
     reduction: bool
+    covers: tuple[Cover, ...] = ()
 
 
 @dataclasses.dataclass
@@ -39,11 +47,13 @@ class Nest:
         slot: The stage's row in the latent state; never changes.
         shape: Spatial loops of the stage's output buffer, as a copy of it would have.
         loops: Current loops.
+        accesses: Its write and its reads, with a stride for each axis; empty where unknown.
     """
 
     slot: int
     shape: list[Loop]
     loops: list[Loop]
+    accesses: tuple[Access, ...] = ()
 
     def loop(self, position: int, unknown: Extents) -> Loop:
         """Returns a loop; positions beyond the known nest are loops of unknown extent."""
@@ -63,27 +73,37 @@ class ScheduleState:
         self.split_factors: dict[int, list[Extents]] = {}
         self.nests: list[Nest] = []
         for stage in program.stages:
-            shape = [Loop(self._ones * extent, reduction=False) for extent in stage.shape]
-            loops = [Loop(self._ones * axis.extent, axis.reduction) for axis in stage.axes]
-            self.nests.append(Nest(len(self.nests), shape, loops))
+            shape = [self._axis(at, extent) for at, extent in enumerate(stage.shape)]
+            loops = [
+                self._axis(at, axis.extent, reduction=axis.reduction)
+                for at, axis in enumerate(stage.axes)
+            ]
+            self.nests.append(Nest(len(self.nests), shape, loops, _accesses(program, stage)))
         self.slots = len(self.nests)
+
+    def _axis(self, axis: int, extent: int, *, reduction: bool = False) -> Loop:
+        trips = self._ones * extent
+        return Loop(trips, reduction, (Cover(axis, trips),))
 
     def nest(self, stage: int) -> Nest:
         """Returns the stage with the current id `stage`, adding unknown ones up to it."""
         if stage >= MAX_STAGES:
             raise RecordError(f"stage {stage}: a schedule has at most {MAX_STAGES} stages")
         while stage >= len(self.nests):
-            self._insert(len(self.nests), [])
+            self._insert(len(self.nests), [], ())
         return self.nests[stage]
 
     def loop(self, stage: int, position: int) -> Loop:
         """Returns a loop of a stage."""
         return self.nest(stage).loop(position, self._unknown)
 
-    def _insert(self, position: int, shape: list[Loop]) -> Nest:
+    def _insert(self, position: int, shape: list[Loop], source: tuple[Access, ...]) -> Nest:
+        """Inserts a stage that copies the buffer which `source`, its accesses, writes first."""
         if self.slots >= MAX_STAGES:
             raise RecordError(f"a schedule has at most {MAX_STAGES} stages")
-        nest = Nest(self.slots, list(shape), list(shape))
+        axes = len(shape)
+        copy = tuple(Access(access.strides[:axes], access.element_bytes) for access in source[:1])
+        nest = Nest(self.slots, list(shape), list(shape), copy * 2)
         self.slots += 1
         self.nests.insert(position, nest)
         return nest
@@ -93,11 +113,12 @@ class ScheduleState:
     ) -> list[Loop]:
         """Splits a loop into `factors` and the rest; the rest is outermost if `inner`."""
         nest = self.nest(stage)
-        extent, reduction = nest.loop(position, self._unknown)
+        extent, reduction, covers = nest.loop(position, self._unknown)
         product = np.prod(factors, axis=0) if factors else self._ones
         rest = np.where(product > 0, np.ceil(extent / np.maximum(product, 1)), 0)
         parts = [rest, *factors] if inner else [*factors, rest]
-        new = [Loop(part, reduction) for part in parts]
+        shares = split_covers(covers, parts) if covers else [()] * len(parts)
+        new = [Loop(part, reduction, share) for part, share in zip(parts, shares, strict=True)]
         nest.loops[position : position + 1] = new
         self.split_factors[step] = factors
         return new
@@ -106,7 +127,10 @@ class ScheduleState:
         """Notes the extent that a split step states, where it states one."""
         loop = self.loop(stage, position)
         known = np.where(extent > 0, extent, loop.extent)
-        self.nests[stage].loops[position] = loop._replace(extent=known)
+        covers = loop.covers
+        if len(covers) == 1:
+            covers = (Cover(covers[0].axis, known),)
+        self.nests[stage].loops[position] = Loop(known, loop.reduction, covers)
 
     def followed_factors(self, source: int, parts: int) -> list[Extents]:
         """Factors of a split that follows step `source` (`FollowSplitStep`)."""
@@ -133,7 +157,8 @@ class ScheduleState:
             return fused
         parts = [nest.loop(position, self._unknown) for position in positions]
         extent = np.prod([part.extent for part in parts], axis=0)
-        fused = Loop(extent, any(part.reduction for part in parts))
+        covers = tuple(cover for part in parts for cover in part.covers)
+        fused = Loop(extent, any(part.reduction for part in parts), covers)
         remaining = [loop for at, loop in enumerate(nest.loops) if at not in set(positions)]
         first = min(positions)
         nest.loops[:] = [*remaining[:first], fused, *remaining[first:]]
@@ -149,11 +174,13 @@ class ScheduleState:
 
     def cache_read(self, stage: int) -> Nest:
         """Inserts a copy of a stage's buffer behind it."""
-        return self._insert(stage + 1, self.nest(stage).shape)
+        source = self.nest(stage)
+        return self._insert(stage + 1, source.shape, source.accesses)
 
     def cache_write(self, stage: int) -> Nest:
         """Inserts the stage that copies a local result out; the old slot keeps computing."""
-        return self._insert(stage + 1, self.nest(stage).shape)
+        source = self.nest(stage)
+        return self._insert(stage + 1, source.shape, source.accesses)
 
     def rfactor(self, stage: int, position: int, factor_position: int) -> Nest:
         """Turns a reduction loop into a spatial one of a stage that computes partial results.
@@ -165,9 +192,27 @@ class ScheduleState:
         reductions = [
             loop for at, loop in enumerate(nest.loops) if loop.reduction and at != position
         ]
-        final = self._insert(stage + 1, nest.shape)
-        final.loops.append(factored)
+        final = self._insert(stage + 1, nest.shape, nest.accesses)
+        final.loops.append(factored._replace(covers=()))
         spatial = list(nest.shape)
         spatial.insert(factor_position, factored._replace(reduction=False))
         nest.shape, nest.loops = spatial, [*spatial, *reductions]
         return final
+
+
+def _accesses(program: Program, stage: ProgramStage) -> tuple[Access, ...]:
+    """The write of a stage, then its affine reads; empty for a placeholder of no axes."""
+    spatial = sum(not axis.reduction for axis in stage.axes) or len(stage.shape)
+    axes = len(stage.axes) or len(stage.shape)
+    strides = [0] * axes
+    step = 1
+    for axis in reversed(range(min(spatial, len(stage.shape)))):
+        strides[axis] = step
+        step *= stage.shape[axis]
+    write = Access(tuple(strides), element_bytes(stage.dtype))
+    reads = [
+        Access(read.strides, element_bytes(program.stages[read.producer].dtype))
+        for read in stage.reads
+        if read.affine
+    ]
+    return (write, *reads)

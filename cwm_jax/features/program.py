@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from cwm_jax.records.program import OPERATION_KINDS, Program, ProgramStage
+from cwm_jax.records.program import OPERATION_KINDS, Program, ProgramStage, element_bytes
 
 _SPATIAL_AXES = 6
 _REDUCTION_AXES = 4
@@ -99,7 +99,7 @@ def _encode_stage(stage: ProgramStage, program: Program) -> Float32[np.ndarray, 
     row = [
         stage.kind == "placeholder",
         stage.kind == "compute",
-        _element_bytes(stage.dtype) / 8,
+        element_bytes(stage.dtype) / 8,
         _log(np.prod(stage.shape, dtype=np.float64)),
         len(stage.axes) / 8,
         len(reduction) / 4,
@@ -131,11 +131,6 @@ def _encode_stage(stage: ProgramStage, program: Program) -> Float32[np.ndarray, 
 
 def _padded(values: list[float], size: int) -> list[float]:
     return (values + [0.0] * size)[:size]
-
-
-def _element_bytes(dtype: str) -> float:
-    bits = re.search(r"\d+", dtype)
-    return int(bits[0]) / 8 if bits else 1.0
 
 
 def _encode_whole(program: Program) -> Float32[np.ndarray, "column"]:

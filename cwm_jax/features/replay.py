@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
+from cwm_jax.features.locality import CAPACITIES, innermost_strides, traffic
 from cwm_jax.features.loop_nest import Extents, Loop, Nest, ScheduleState
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import STEP_KIND_IDS
@@ -22,6 +23,7 @@ SIZES = (
     "number",
     "other_number",
     *(f"innermost_{loop}" for loop in range(INNERMOST)),
+    *(f"traffic_{capacity}" for capacity in CAPACITIES),
 )
 """Columns that hold sizes; encoded as `log2(1 + size) / 8`."""
 
@@ -35,6 +37,9 @@ FLAGS = (
     "known",
     "readers",
     *(f"innermost_{loop}_reduction" for loop in range(INNERMOST)),
+    "innermost_stride_0",
+    "innermost_stride_1",
+    "innermost_stride_more",
 )
 """Columns that are already of unit scale."""
 
@@ -79,6 +84,7 @@ class Replay:
         self.values: list[Float32[np.ndarray, "candidate column"]] = []
         self._numbers = numbers
         self._next = 0
+        self._last_step: dict[int, int] = {}
 
     def _number(self) -> Extents:
         self._next += 1
@@ -97,6 +103,25 @@ class Replay:
         self.stage.append(written.slot)
         self.other.append(other.slot)
         self.values.append(self._row)
+        if shape.kind != "CI":
+            self._last_step[written.slot] = at
+
+    def finish(self) -> None:
+        """Describes the data that each stage moves, on the last step that changes it."""
+        for nest in self.state.nests:
+            at = self._last_step.get(nest.slot)
+            if at is None or not nest.accesses or not nest.loops:
+                continue
+            self._row = self.values[at]
+            loops = [loop.covers for loop in nest.loops]
+            moved = traffic(nest.accesses, loops, [loop.extent for loop in nest.loops])
+            for capacity, size in zip(CAPACITIES, moved, strict=True):
+                self._set(f"traffic_{capacity}", size)
+            inner = next((covers for covers in reversed(loops) if covers), None)
+            if inner is not None:
+                shares = innermost_strides(nest.accesses, inner[-1].axis)
+                for name, share in zip(("0", "1", "more"), shares, strict=True):
+                    self._set(f"innermost_stride_{name}", share)
 
     def _set(self, column: str, value: Extents | float) -> None:
         self._row[:, COLUMNS[column]] = value

@@ -6,9 +6,10 @@ group runs once, its numbers as arrays over the group's candidates.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float, Float32, Int32
 
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
 from cwm_jax.features.replay import SIZES, STEP_WIDTH, Replay, StepShape
@@ -76,19 +77,22 @@ def split_step(step: Step) -> tuple[StepShape, _Numbers]:
     return StepShape(step.kind, tuple(fields)), tuple(numbers)
 
 
-def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) -> StepArrays:
-    """Encodes schedules of one program.
+class ScheduleGroup(NamedTuple):
+    """Schedules that differ in numbers only.
 
-    Args:
-        schedules: Step sequences, any lengths.
-        program: The program they schedule.
-
-    Returns:
-        Arrays in the order of `schedules`, padded to the bucket of the longest.
-
-    Raises:
-        RecordError: A schedule addresses a stage or loop that no program can have.
+    Attributes:
+        structure: Their steps without numbers.
+        numbers: Extents, factors and the like of each, in the order of the steps' fields.
     """
+
+    structure: tuple[StepShape, ...]
+    numbers: Float[np.ndarray, "candidate number"]
+
+
+def group_schedules(
+    schedules: Sequence[tuple[Step, ...]],
+) -> list[tuple[Int32[np.ndarray, "row"], ScheduleGroup]]:
+    """Groups schedules by structure; each group comes with its rows in `schedules`."""
     groups: dict[tuple[StepShape, ...], tuple[list[int], list[_Numbers]]] = {}
     pieces: dict[Step, tuple[StepShape, _Numbers]] = {}
     for at, schedule in enumerate(schedules):
@@ -103,29 +107,66 @@ def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) ->
         rows, rows_of_numbers = groups.setdefault(tuple(shapes), ([], []))
         rows.append(at)
         rows_of_numbers.append(tuple(numbers))
+    return [
+        (
+            np.array(rows, np.int32),
+            ScheduleGroup(structure, np.array(numbers, np.float64).reshape(len(rows), -1)),
+        )
+        for structure, (rows, numbers) in groups.items()
+    ]
 
-    longest = max((len(schedule) for schedule in schedules), default=0)
-    size = (len(schedules), bucket(max(longest, 1), STEP_BUCKETS))
+
+def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) -> StepArrays:
+    """Encodes schedules of one program.
+
+    Args:
+        schedules: Step sequences, any lengths.
+        program: The program they schedule.
+
+    Returns:
+        Arrays in the order of `schedules`, padded to the bucket of the longest.
+
+    Raises:
+        RecordError: A schedule addresses a stage or loop that no program can have.
+    """
+    return encode_groups(group_schedules(schedules), program)
+
+
+def encode_groups(
+    groups: Sequence[tuple[Int32[np.ndarray, "row"], ScheduleGroup]], program: Program
+) -> StepArrays:
+    """Encodes groups of schedules of one program.
+
+    Args:
+        groups: Each with the rows that it takes in the result; the rows of all groups together
+            are 0, 1, ... without gaps.
+        program: The program they schedule.
+
+    Raises:
+        RecordError: A schedule addresses a stage or loop that no program can have.
+    """
+    count = sum(len(rows) for rows, _ in groups)
+    longest = max((len(group.structure) for _, group in groups), default=0)
+    size = (count, bucket(max(longest, 1), STEP_BUCKETS))
     kind, tag, stage, other = (np.zeros(size, np.int32) for _ in range(4))
     values = np.zeros((*size, STEP_WIDTH), np.float32)
-    length = np.zeros(len(schedules), np.int32)
+    length = np.zeros(count, np.int32)
     slots = max(len(program.stages), 1)
-    for structure, (rows, rows_of_numbers) in groups.items():
-        numbers_of_group = np.array(rows_of_numbers, np.float64).reshape(len(rows), -1)
+    for rows, (structure, numbers) in groups:
         # Absurd extents overflow; they are brought back to a finite size below.
         with np.errstate(over="ignore", invalid="ignore"):
-            replay = Replay(program, numbers_of_group)
+            replay = Replay(program, numbers)
             for step_at, shape in enumerate(structure):
                 replay.apply(step_at, shape)
+            replay.finish()
         steps = len(structure)
-        index = np.array(rows)
-        kind[index, :steps] = replay.kind
-        tag[index, :steps] = replay.tag
-        stage[index, :steps] = replay.stage
-        other[index, :steps] = replay.other
+        kind[rows, :steps] = replay.kind
+        tag[rows, :steps] = replay.tag
+        stage[rows, :steps] = replay.stage
+        other[rows, :steps] = replay.other
         if steps:
-            values[index, :steps] = np.stack(replay.values, axis=1)
-        length[index] = steps
+            values[rows, :steps] = np.stack(replay.values, axis=1)
+        length[rows] = steps
         slots = max(slots, replay.state.slots)
     np.nan_to_num(values, copy=False, posinf=_LARGEST)
     sizes = slice(0, len(SIZES))

@@ -25,10 +25,11 @@ from cwm_jax.features.hardware import HardwareCard, hardware_from_json
 from cwm_jax.features.program import GLOBAL_COLUMNS, STAGE_COLUMNS
 from cwm_jax.features.replay import COLUMNS
 from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.world_model import WorldModel, create_model
+from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.world_model import create_ensemble, create_model
 from cwm_jax.records.steps import vocabulary_hash
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 _CARD = "card.json"
 _PARAMETERS = "parameters"
 
@@ -37,13 +38,13 @@ class Checkpoint(NamedTuple):
     """A loaded checkpoint.
 
     Attributes:
-        model: The model with its parameters.
+        model: The members with their parameters.
         config: Its sizes.
         hardware: The device that it was trained for.
         card: The whole model card.
     """
 
-    model: WorldModel
+    model: Ensemble
     config: ModelConfig
     hardware: HardwareCard
     card: dict[str, Any]
@@ -57,7 +58,7 @@ def features_hash() -> str:
 
 def save_checkpoint(
     path: Path,
-    model: WorldModel,
+    model: Ensemble,
     config: ModelConfig,
     hardware: HardwareCard,
     provenance: Mapping[str, Any],
@@ -171,17 +172,17 @@ def _orbax() -> Any:
     return orbax.checkpoint
 
 
-def _save_parameters(path: Path, model: WorldModel) -> None:
-    state = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+def _save_parameters(path: Path, model: Ensemble) -> None:
+    state = nnx.to_pure_dict(model.state)
     with _orbax().StandardCheckpointer() as checkpointer:
         checkpointer.save(path, state)
     # A note to readers of object stores that holds nothing but this machine's path.
     (path / "commit_success.txt").unlink(missing_ok=True)
 
 
-def _load_parameters(path: Path, config: ModelConfig) -> WorldModel:
-    abstract = nnx.eval_shape(lambda: create_model(config, seed=0))
-    graph, state = nnx.split(abstract)
+def _load_parameters(path: Path, config: ModelConfig) -> Ensemble:
+    graph, _ = nnx.split(nnx.eval_shape(lambda: create_model(config, seed=0)))
+    state = jax.eval_shape(lambda: create_ensemble(config, seed=0).state)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
@@ -190,4 +191,4 @@ def _load_parameters(path: Path, config: ModelConfig) -> WorldModel:
     with _orbax().StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore(path, wanted)
     nnx.replace_by_pure_dict(state, restored)
-    return nnx.merge(graph, state)
+    return Ensemble(graph, state)

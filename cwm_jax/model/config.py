@@ -14,10 +14,12 @@ class ModelConfig:
         head_width: Hidden width of the ranking head, and of the features that online
             adaptation regresses on. 64 to 256.
         message_rounds: Rounds of message passing along the compute graph. 1 to 3.
+        members: Models of the ensemble. 1 to 8.
     """
 
-    latent_width: int = 64
-    action_width: int = 64
+    latent_width: int = 32
+    action_width: int = 48
     hardware_width: int = 16
-    head_width: int = 96
+    head_width: int = 64
     message_rounds: int = 2
+    members: int = 4

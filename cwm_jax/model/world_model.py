@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from cwm_jax.features.program import ProgramArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
+from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.transition import Action, Latent, Transition, rollout
 
@@ -19,10 +20,12 @@ class Ranking(NamedTuple):
     Attributes:
         score: Higher is faster; comparable within one workload only.
         features: The head's last hidden layer, on which online adaptation regresses.
+        latent: The pooled terminal latent that training aligns with the lowered program.
     """
 
     score: Float[Array, "candidate"]
     features: Float[Array, "candidate head"]
+    latent: Float[Array, "candidate latent"]
 
 
 class RankingHead(nnx.Module):
@@ -34,10 +37,13 @@ class RankingHead(nnx.Module):
         self.last = nnx.Linear(config.head_width, config.head_width, rngs=rngs)
         self.score = nnx.Linear(config.head_width, 1, rngs=rngs)
 
-    def __call__(self, inputs: Float[Array, "candidate input"]) -> Ranking:
-        """Returns scores and features."""
+    def __call__(
+        self, latent: Float[Array, "candidate latent"], beside: Float[Array, "candidate beside"]
+    ) -> Ranking:
+        """Ranks by the pooled terminal latent and what is known beside it."""
+        inputs = jnp.concatenate([latent, beside], -1)
         features = nnx.gelu(self.last(nnx.gelu(self.hidden(inputs))))
-        return Ranking(self.score(features)[:, 0], features)
+        return Ranking(self.score(features)[:, 0], features, latent)
 
 
 class WorldModel(nnx.Module):
@@ -49,6 +55,7 @@ class WorldModel(nnx.Module):
         self.hardware = HardwareEncoder(config, rngs=rngs)
         self.transition = Transition(config, rngs=rngs)
         self.head = RankingHead(config, rngs=rngs)
+        self.latent_width = 3 * config.latent_width
 
     def encode(self, program: ProgramArrays) -> tuple[Array, Array]:
         """Returns the initial latent of one program: slots and whole."""
@@ -93,21 +100,25 @@ class WorldModel(nnx.Module):
         mask = jnp.maximum(addressed, jnp.asarray(program.present)[None, :])[..., None]
         mean = (terminal.slots * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
         largest = jnp.where(mask > 0, terminal.slots, -1).max(1)
-        pooled = actions.sum(1) / 16
-        strongest = actions.max(1, initial=0)
         device = jnp.broadcast_to(
             self.hardware(hardware), (candidates, self.hardware.layer.out_features)
         )
-        inputs = [terminal.whole, initial.whole, mean, largest, pooled, strongest, device]
-        return self.head(jnp.concatenate(inputs, -1))
+        latent = jnp.concatenate([terminal.whole, mean, largest], -1)
+        beside = jnp.concatenate([initial.whole, self.pool_actions(actions), device], -1)
+        return self.head(latent, beside)
+
+    def pool_actions(
+        self, actions: Float[Array, "candidate step action"]
+    ) -> Float[Array, "candidate pooled"]:
+        """Sums up the actions of whole schedules; padding is zero."""
+        return jnp.concatenate([actions.sum(1) / 16, actions.max(1, initial=0)], -1)
 
 
 def create_model(config: ModelConfig, seed: int) -> WorldModel:
-    """Returns a model with fresh parameters."""
+    """Returns one member with fresh parameters."""
     return WorldModel(config, rngs=nnx.Rngs(seed))
 
 
-def parameter_count(model: WorldModel) -> int:
-    """Returns how many numbers training adjusts."""
-    leaves = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return sum(int(leaf[...].size) for _, leaf in leaves)
+def create_ensemble(config: ModelConfig, seed: int) -> Ensemble:
+    """Returns all members with fresh parameters."""
+    return Ensemble.of([create_model(config, seed + at) for at in range(config.members)])

@@ -56,6 +56,7 @@ class Adaptation(NamedTuple):
         precision: Inverse covariance of the measurements.
         spread: Exploration times the standard deviation of the process.
         length_scale: Of the kernel.
+        noise: Variance of a measurement over that of the process.
     """
 
     center: float
@@ -68,6 +69,7 @@ class Adaptation(NamedTuple):
     precision: Float[np.ndarray, "measured measured"]
     spread: float
     length_scale: float
+    noise: float
 
 
 def fit_adaptation(
@@ -110,6 +112,7 @@ def fit_adaptation(
         precision,
         config.exploration * float(residual.std()),
         config.length_scale,
+        config.noise,
     )
 
 
@@ -123,6 +126,40 @@ def adapted_score(
     variance = 1 - np.einsum("cm,mn,cn->c", kernel, adaptation.precision, kernel, optimize=True)
     bound = adaptation.spread * np.sqrt(np.maximum(variance, 0))
     return (line + kernel @ adaptation.weights + bound).astype(np.float32)
+
+
+def choose_batch(adaptation: Adaptation, score: Vector, features: Matrix, size: int) -> list[int]:
+    """Chooses candidates to measure together: good, unsure, and unlike each other.
+
+    One by one the highest upper confidence bound is taken; each one taken counts as measured at
+    its own mean, which shrinks the variance of its likes (Ginsbourger et al. 2010).
+
+    Args:
+        adaptation: Fitted to what is measured.
+        score: Pretrained scores.
+        features: Head features.
+        size: How many to choose at most.
+
+    Returns:
+        Positions, best first.
+    """
+    standard = (features - adaptation.feature_center) / adaptation.feature_scale
+    to_measured = _kernel(standard, adaptation.anchors, adaptation.length_scale)
+    mean = adaptation.offset + adaptation.slope * (score - adaptation.center)
+    mean = mean + to_measured @ adaptation.weights
+    covariance = _kernel(standard, standard, adaptation.length_scale)
+    covariance = covariance - to_measured @ adaptation.precision @ to_measured.T
+    chosen: list[int] = []
+    open_ = np.ones(len(score), bool)
+    for _ in range(min(size, len(score))):
+        deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
+        bound = np.where(open_, mean + adaptation.spread * deviation, -np.inf)
+        best = int(bound.argmax())
+        chosen.append(best)
+        open_[best] = False
+        column = covariance[:, best]
+        covariance = covariance - np.outer(column, column) / (column[best] + adaptation.noise)
+    return chosen
 
 
 def _kernel(

@@ -2,13 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 from jaxtyping import Float32
 
 from cwm_jax.features.buckets import bucket
@@ -16,9 +15,9 @@ from cwm_jax.features.hardware import HardwareCard, encode_hardware
 from cwm_jax.features.program import ProgramArrays, encode_program
 from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.checkpoint import load_checkpoint
+from cwm_jax.model.ensemble import Ensemble, EnsembleRanking, rank_together
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.locations import find_checkpoint
-from cwm_jax.model.world_model import Ranking, WorldModel
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
@@ -32,43 +31,44 @@ class Scores(NamedTuple):
 
     Attributes:
         score: Higher is faster; comparable within one workload only.
+        members: Scores of each member of the ensemble, whose mean is the score.
         features: What online adaptation regresses on.
     """
 
     score: Float32[np.ndarray, "candidate"]
-    features: Float32[np.ndarray, "candidate head"]
+    members: Float32[np.ndarray, "candidate member"]
+    features: Float32[np.ndarray, "candidate feature"]
 
 
 class Ranker:
-    """A model compiled for a few padded batch sizes."""
+    """An ensemble compiled for a few padded batch sizes."""
 
-    def __init__(self, model: WorldModel) -> None:
-        graph, self._state = nnx.split(model)
-        self._rank: Callable[..., Ranking] = _compiled_rank(graph)
+    def __init__(self, model: Ensemble) -> None:
+        self._state = model.state
+        self._rank = _compiled_rank(model.graph)
 
     def __call__(
         self, program: ProgramArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
     ) -> Scores:
         """Ranks encoded schedules of one program on one device."""
         total = len(steps.length)
-        scores: list[np.ndarray] = []
-        features: list[np.ndarray] = []
+        parts: list[Scores] = []
         for start in range(0, total, BATCH_BUCKETS[-1]):
             chunk = np.arange(start, min(start + BATCH_BUCKETS[-1], total))
             size = bucket(len(chunk), BATCH_BUCKETS)
             padded = np.concatenate([chunk, np.full(size - len(chunk), chunk[0])])
             ranking = self._rank(self._state, program, to_schedules(steps.take(padded)), hardware)
-            scores.append(np.asarray(ranking.score)[: len(chunk)])
-            features.append(np.asarray(ranking.features)[: len(chunk)])
-        if not scores:
-            return Scores(np.zeros(0, np.float32), np.zeros((0, 0), np.float32))
-        return Scores(np.concatenate(scores), np.concatenate(features))
+            parts.append(Scores(*(np.asarray(array)[: len(chunk)] for array in ranking)))
+        if not parts:
+            none = np.zeros((0, 0), np.float32)
+            return Scores(np.zeros(0, np.float32), none, none)
+        return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 class Scorer:
-    """Ranks candidates with one model for one device."""
+    """Ranks candidates with one checkpoint's model for one device."""
 
-    def __init__(self, model: WorldModel, hardware: HardwareCard) -> None:
+    def __init__(self, model: Ensemble, hardware: HardwareCard) -> None:
         self._ranker = Ranker(model)
         self.hardware = hardware
         self._hardware_vector = encode_hardware(hardware)
@@ -117,9 +117,5 @@ class Scorer:
 
 
 @lru_cache(maxsize=8)
-def _compiled_rank(graph: Any) -> Callable[..., Ranking]:
-    @jax.jit
-    def rank(state: Any, program: ProgramArrays, schedules: Any, hardware: Any) -> Ranking:
-        return nnx.merge(graph, state).rank(program, schedules, hardware)
-
-    return rank
+def _compiled_rank(graph: Any) -> Callable[..., EnsembleRanking]:
+    return jax.jit(partial(rank_together, graph))

@@ -6,6 +6,7 @@ gzip'd), one `Program` a line.
 
 import dataclasses
 import gzip
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +97,12 @@ class Program:
 def shape_only_program(workload_key: str) -> Program:
     """Returns the program of a workload whose compute graph is unknown."""
     return Program(workload_key=workload_key, stages=(), flop=0.0)
+
+
+def element_bytes(dtype: str) -> float:
+    """Returns the size of an element of a TVM dtype such as `float32` or `int4`."""
+    bits = re.search(r"\d+", dtype)
+    return int(bits[0]) / 8 if bits else 1.0
 
 
 def program_to_json(program: Program) -> bytes:

@@ -140,6 +140,12 @@ def split_tag(kind: str, value: int | str) -> tuple[int, int]:
     return _TAG_IDS.get(name, _TAG_IDS["<other>"]), number
 
 
+def join_tag(value: int | str, number: int) -> int | str:
+    """Returns a `TAG` field with another number, where it carries one (see `split_tag`)."""
+    numbered = isinstance(value, str) and _NUMBERED_PRAGMA.fullmatch(value)
+    return f"{numbered[1]}${number}" if numbered else value
+
+
 def vocabulary_hash() -> str:
     """Returns 16 hex digits that change whenever the step vocabulary does."""
     schema = {

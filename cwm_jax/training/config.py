@@ -17,6 +17,7 @@ class TrainingConfig:
         weight_decay: Of AdamW.
         listwise_weight: Weight of the listwise loss beside the pairwise one.
         temperature: Of the listwise target.
+        alignment_weight: Weight of the terminal alignment, where there are targets.
         validation: Share of workloads for early stopping.
         test: Share of workloads that are held out for the model card's metrics.
     """
@@ -30,5 +31,6 @@ class TrainingConfig:
     weight_decay: float = 0.3
     listwise_weight: float = 0.5
     temperature: float = 0.1
+    alignment_weight: float = 1.0
     validation: float = 0.15
     test: float = 0.15

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int32
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
@@ -17,6 +17,8 @@ from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
+from cwm_jax.records.store_features import Stores
+from cwm_jax.training.alignment import alignment_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,8 @@ class WorkloadData:
         hardware: Encoded card of the device that measured.
         latencies: Seconds.
         throughput: Normalised: best latency of the workload over each latency, in (0, 1].
+        alignment: What the terminal latent is aligned with, NaN where unknown; no columns where
+            training does without (`cwm_jax.training.alignment`).
     """
 
     key: str
@@ -38,10 +42,14 @@ class WorkloadData:
     hardware: Float32[np.ndarray, "column"]
     latencies: Float32[np.ndarray, "candidate"]
     throughput: Float32[np.ndarray, "candidate"]
+    alignment: Float32[np.ndarray, "candidate target"]
 
 
 def build_dataset(
-    records: Sequence[Record], programs: Mapping[str, Program], hardware: HardwareCard
+    records: Sequence[Record],
+    programs: Mapping[str, Program],
+    hardware: HardwareCard,
+    stores: Sequence[Stores] | None = None,
 ) -> dict[str, WorkloadData]:
     """Groups valid records by workload and encodes them; a group of one cannot be ranked.
 
@@ -49,18 +57,20 @@ def build_dataset(
         records: Records of one device.
         programs: Compute graphs by workload key; workloads without one are shape-only.
         hardware: The device that measured them.
+        stores: Features of the lowered program of each record, to align with.
 
     Raises:
         RecordError: No workload has two valid measurements.
     """
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for at, record in enumerate(records):
         if record.valid:
-            groups[record.workload_key].append(record)
+            groups[record.workload_key].append(at)
     dataset: dict[str, WorkloadData] = {}
-    for key, members in sorted(groups.items()):
-        if len(members) < 2:
+    for key, rows in sorted(groups.items()):
+        if len(rows) < 2:
             continue
+        members = [records[at] for at in rows]
         program = programs.get(key) or shape_only_program(key)
         steps = encode_schedules([record.steps for record in members], program)
         latencies = np.array([record.latency for record in members])
@@ -71,6 +81,9 @@ def build_dataset(
             hardware=encode_hardware(hardware),
             latencies=latencies.astype(np.float32),
             throughput=(latencies.min() / latencies).astype(np.float32),
+            alignment=np.stack([alignment_target(stores[at]) for at in rows])
+            if stores is not None
+            else np.zeros((len(rows), 0), np.float32),
         )
     if not dataset:
         raise RecordError("no workload has two valid measurements, so there is nothing to rank")
@@ -114,6 +127,8 @@ class Batch(NamedTuple):
         hardware: Encoded hardware cards.
         throughput: Labels in (0, 1].
         valid: False for padding.
+        alignment: What terminal latents are aligned with; NaN where unknown.
+        workload: Position of each list's workload in the data set.
     """
 
     programs: ProgramArrays
@@ -121,9 +136,12 @@ class Batch(NamedTuple):
     hardware: Float32[np.ndarray, "list column"]
     throughput: Float32[np.ndarray, "list candidate"]
     valid: Bool[np.ndarray, "list candidate"]
+    alignment: Float32[np.ndarray, "list candidate target"]
+    workload: Int32[np.ndarray, "list"]
 
 
 _Size = tuple[int, int]
+_Member = tuple[int, WorkloadData, np.ndarray]
 
 
 def batches(
@@ -143,15 +161,15 @@ def batches(
         candidates: Candidates a list at most.
         rng: Source of the order.
     """
-    pending: dict[_Size, list[tuple[WorkloadData, np.ndarray]]] = defaultdict(list)
-    for workload in dataset:
+    pending: dict[_Size, list[_Member]] = defaultdict(list)
+    for position, workload in enumerate(dataset):
         order = rng.permutation(len(workload.latencies))
         parts = max(1, round(len(order) / candidates))
         for part in np.array_split(order, parts):
             for chunk in np.split(part, range(candidates, len(part), candidates)):
                 if len(chunk) > 1:
-                    pending[_padded_size(workload)].append((workload, chunk))
-    chunks: list[tuple[_Size, list[tuple[WorkloadData, np.ndarray]]]] = []
+                    pending[_padded_size(workload)].append((position, workload, chunk))
+    chunks: list[tuple[_Size, list[_Member]]] = []
     for size, members in pending.items():
         shuffled = [members[at] for at in rng.permutation(len(members))]
         chunks += [(size, shuffled[at : at + lists]) for at in range(0, len(members), lists)]
@@ -168,27 +186,31 @@ def _padded_size(workload: WorkloadData) -> _Size:
 
 def _collate(
     size: _Size,
-    members: list[tuple[WorkloadData, np.ndarray]],
+    members: list[_Member],
     lists: int,
     candidates: int,
 ) -> Batch:
     steps, _ = size
     throughput = np.zeros((lists, candidates), np.float32)
     valid = np.zeros((lists, candidates), bool)
-    example = members[0][0].steps
+    targets = members[0][1].alignment.shape[1]
+    alignment = np.full((lists, candidates, targets), np.nan, np.float32)
+    example = members[0][1].steps
     fields = {}
     for name in Schedules._fields:
         array = getattr(example, name)
         padded = (lists, candidates, *([steps] if array.ndim > 1 else []), *array.shape[2:])
         fields[name] = np.zeros(padded, array.dtype)
     # A batch that is not full repeats its first program in the rows without candidates.
-    workloads = [workload for workload, _ in members]
-    workloads += workloads[:1] * (lists - len(workloads))
+    filled = [*members, *members[:1] * (lists - len(members))]
+    workloads = [workload for _, workload, _ in filled]
+    positions = np.array([position for position, _, _ in filled], np.int32)
     programs = [workload.program for workload in workloads]
-    for row, (workload, chosen) in enumerate(members):
+    for row, (_, workload, chosen) in enumerate(members):
         count = len(chosen)
         throughput[row, :count] = workload.throughput[chosen]
         valid[row, :count] = True
+        alignment[row, :count] = workload.alignment[chosen]
         for name, array in fields.items():
             source = getattr(workload.steps, name)[chosen]
             if source.ndim == 1:
@@ -199,4 +221,5 @@ def _collate(
     stacked = ProgramArrays(*(np.stack(parts) for parts in zip(*programs, strict=True)))
     hardware = np.stack([workload.hardware for workload in workloads])
     # Still NumPy: the jitted update moves the whole batch at once.
-    return Batch(stacked, Schedules(**fields), hardware, throughput, valid)  # type: ignore[arg-type]
+    schedules = Schedules(**fields)  # type: ignore[arg-type]
+    return Batch(stacked, schedules, hardware, throughput, valid, alignment, positions)

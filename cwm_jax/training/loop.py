@@ -1,22 +1,29 @@
 """The training loop."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.world_model import WorldModel, create_model
+from cwm_jax.features.program import ProgramArrays
+from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.inputs import Schedules
+from cwm_jax.model.world_model import Ranking
 from cwm_jax.ranking.scorer import Ranker
+from cwm_jax.training.alignment import AlignmentHead, alignment_loss
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import Batch, WorkloadData, batches
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
+
+_CONSTANT = 1e-3
 
 
 class Epoch(NamedTuple):
@@ -41,10 +48,20 @@ class Epoch(NamedTuple):
     seconds: float
 
 
-class Trained(NamedTuple):
-    """A trained model: the parameters of the best epoch, and the curves."""
+class RankingModel(Protocol):
+    """What can be trained: the world model, and what it is judged against."""
 
-    model: WorldModel
+    def rank(
+        self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]
+    ) -> Ranking:
+        """Ranks candidates of one program on one device."""
+        ...
+
+
+class Trained(NamedTuple):
+    """A trained ensemble: the parameters of the best epoch, and the curves."""
+
+    model: Ensemble
     curves: list[Epoch]
     best_epoch: int
 
@@ -53,27 +70,41 @@ def train(
     dataset: Mapping[str, WorkloadData],
     training: Sequence[str],
     validation: Sequence[str],
-    model_config: ModelConfig,
+    create: Callable[[int], nnx.Module],
+    members: int,
     config: TrainingConfig,
     report: Callable[[Epoch], None] = lambda epoch: None,
+    initial: Ensemble | None = None,
 ) -> Trained:
-    """Trains a model to rank the candidates of each workload.
+    """Trains an ensemble to rank the candidates of each workload.
 
     Args:
         dataset: Encoded workloads.
         training: Keys to train on.
         validation: Keys that decide when to stop; the last epoch is kept if there are none.
-        model_config: Sizes of the model.
+        create: Seed -> a model with fresh parameters, a `RankingModel`.
+        members: Models of the ensemble. They differ in their first parameters and in how much
+            each workload counts (a Bayesian bootstrap, Rubin 1981); a single one counts all
+            alike.
         config: Settings.
         report: Called after every epoch.
+        initial: Goes on from these members in place of fresh ones.
     """
-    chosen = [dataset[key] for key in training]
+    chosen = _standardised([dataset[key] for key in training])
     rng = np.random.default_rng(config.seed)
     steps_per_epoch = sum(1 for _ in _epoch(chosen, config, np.random.default_rng(config.seed)))
-    graph, state = nnx.split(create_model(model_config, config.seed))
+    aligned = chosen[0].alignment.shape[1] > 0
+    seeds = range(config.seed * members, (config.seed + 1) * members)
+    models = initial.models() if initial else [create(seed) for seed in seeds]
+    trained = Ensemble.of(
+        [_WithAlignment(model, aligned, seed) for model, seed in zip(models, seeds, strict=True)]
+    )
+    graph, state = trained.graph, trained.state
     optimizer = _optimizer(config, steps_per_epoch)
-    optimizer_state = optimizer.init(state)
-    update = _make_update(graph, optimizer, config)
+    optimizer_state = jax.vmap(optimizer.init)(state)
+    shape = (members, len(chosen))
+    emphasis = rng.exponential(size=shape) if members > 1 else np.ones(shape)
+    update = _make_update(graph, optimizer, config, emphasis.astype(np.float32))
 
     curves: list[Epoch] = []
     best, best_state, best_epoch = -np.inf, state, 0
@@ -83,7 +114,7 @@ def train(
         for batch in _epoch(chosen, config, rng):
             state, optimizer_state, loss = update(state, optimizer_state, batch)
             losses.append(loss)
-        metrics = evaluate_model(nnx.merge(graph, state), dataset, validation)
+        metrics = evaluate_model(_without_alignment(graph, state), dataset, validation)
         epoch = Epoch(
             number,
             float(np.mean(jax.device_get(losses))),
@@ -100,11 +131,11 @@ def train(
             best, best_state, best_epoch = quality, state, number
         elif number - best_epoch >= config.patience:
             break
-    return Trained(nnx.merge(graph, best_state), curves, best_epoch)
+    return Trained(_without_alignment(graph, best_state), curves, best_epoch)
 
 
 def evaluate_model(
-    model: WorldModel,
+    model: Ensemble,
     dataset: Mapping[str, WorkloadData],
     keys: Sequence[str],
 ) -> RankingMetrics:
@@ -119,6 +150,45 @@ def evaluate_model(
             for key in keys
         ]
     )
+
+
+class _WithAlignment(nnx.Module):
+    """A model and, while it is trained, the head that aligns its terminal latents."""
+
+    def __init__(self, model: Any, aligned: bool, seed: int) -> None:
+        self.model = model
+        width = model.latent_width
+        self.alignment = AlignmentHead(width, rngs=nnx.Rngs(seed + 1)) if aligned else None
+
+
+def _without_alignment(graph: Any, state: Any) -> Ensemble:
+    return Ensemble.of([both.model for both in Ensemble(graph, state).models()])
+
+
+def _standardised(chosen: list[WorkloadData]) -> list[WorkloadData]:
+    """Brings alignment targets to mean 0 and deviation 1; constant columns become 0.
+
+    Where some workloads have targets, the others get unknown ones, so that all fit one batch.
+    """
+    width = max(workload.alignment.shape[1] for workload in chosen)
+    targets = [
+        workload.alignment
+        if workload.alignment.shape[1] == width
+        else np.full((len(workload.latencies), width), np.nan, np.float32)
+        for workload in chosen
+    ]
+    together = np.concatenate(targets)
+    known = together[np.isfinite(together).all(1)].astype(np.float64)
+    if width == 0 or len(known) == 0:
+        return chosen
+    deviation = known.std(0)
+    scale = np.where(deviation > _CONSTANT, 1 / np.maximum(deviation, _CONSTANT), 0)
+    return [
+        dataclasses.replace(
+            workload, alignment=((target - known.mean(0)) * scale).astype(np.float32)
+        )
+        for workload, target in zip(chosen, targets, strict=True)
+    ]
 
 
 def _epoch(chosen: Sequence[WorkloadData], config: TrainingConfig, rng: np.random.Generator) -> Any:
@@ -140,20 +210,33 @@ def _make_update(
     graph: Any,
     optimizer: optax.GradientTransformation,
     config: TrainingConfig,
-) -> Callable[[Any, Any, Batch], tuple[Any, Any, Float[Array, ""]]]:
-    def loss_of(state: Any, batch: Batch) -> Float[Array, ""]:
-        model: WorldModel = nnx.merge(graph, state)
-        scores = jax.vmap(lambda p, s, h: model.rank(p, s, h).score)(
-            batch.programs, batch.schedules, batch.hardware
-        )
-        pairwise = pairwise_loss(scores, batch.throughput, batch.valid)
-        listwise = listwise_loss(scores, batch.throughput, batch.valid, config.temperature)
-        return pairwise + config.listwise_weight * listwise
+    emphasis: Float32[np.ndarray, "member workload"],
+) -> Callable[[Any, Any, Batch], tuple[Any, Any, Float[Array, "member"]]]:
+    def loss_of(state: Any, emphasis: Float[Array, "workload"], batch: Batch) -> Float[Array, ""]:
+        both: _WithAlignment = nnx.merge(graph, state)
+        ranking = jax.vmap(both.model.rank)(batch.programs, batch.schedules, batch.hardware)
+        weight = emphasis[batch.workload]
+        labels = batch.throughput, batch.valid
+        pairwise = pairwise_loss(ranking.score, *labels, weight)
+        listwise = listwise_loss(ranking.score, *labels, config.temperature, weight)
+        loss = pairwise + config.listwise_weight * listwise
+        if both.alignment is None:
+            return loss
+        predicted = both.alignment(ranking.latent)
+        aligned = alignment_loss(predicted, batch.alignment, batch.valid)
+        return loss + config.alignment_weight * aligned
+
+    def update_one(
+        state: Any, optimizer_state: Any, emphasis: Float[Array, "workload"], batch: Batch
+    ) -> tuple[Any, Any, Any]:
+        loss, gradient = jax.value_and_grad(loss_of)(state, emphasis, batch)
+        changes, optimizer_state = optimizer.update(gradient, optimizer_state, state)
+        return optax.apply_updates(state, changes), optimizer_state, loss
+
+    members = jax.vmap(update_one, in_axes=(0, 0, 0, None))
 
     @jax.jit
     def update(state: Any, optimizer_state: Any, batch: Batch) -> tuple[Any, Any, Any]:
-        loss, gradient = jax.value_and_grad(loss_of)(state, batch)
-        changes, optimizer_state = optimizer.update(gradient, optimizer_state, state)
-        return optax.apply_updates(state, changes), optimizer_state, loss
+        return members(state, optimizer_state, jnp.asarray(emphasis), batch)
 
     return update

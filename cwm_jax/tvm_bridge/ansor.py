@@ -13,7 +13,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from cwm_jax.errors import RecordError
+from cwm_jax.features.program import encode_program
+from cwm_jax.features.steps import StepArrays
 from cwm_jax.ranking.adaptation import (
+    Adaptation,
     AdaptationConfig,
     adapted_score,
     fit_adaptation,
@@ -55,6 +58,8 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         self.adaptation = adaptation or AdaptationConfig()
         self._programs: dict[str, Program] = {}
         self._measured: dict[str, list[Record]] = defaultdict(list)
+        # By workload: how many records it was fitted to, and the correction.
+        self._fitted: dict[str, tuple[int, Adaptation | None]] = {}
 
     def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
         """Scores states of one task, higher is better.
@@ -96,24 +101,43 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
     def _remember(self, record: Record) -> None:
         self._measured[record.workload_key].append(record)
 
-    def _program(self, task: Any) -> Program:
+    def program(self, task: Any) -> Program:
+        """Returns the compute graph of a task."""
         key = task.workload_key
         if key not in self._programs:
             self._programs[key] = program_of_task(_tvm, task)
         return self._programs[key]
 
     def _rank(self, task: Any, schedules: Sequence[tuple[Step, ...]]) -> Scores:
-        return self.scorer.rank_schedules(self._program(task), schedules)
+        return self.scorer.rank_schedules(self.program(task), schedules)
 
-    def _adapted(self, task: Any, scores: Scores) -> Float32[np.ndarray, "state"]:
+    def score_arrays(self, task: Any, steps: StepArrays) -> Float32[np.ndarray, "state"]:
+        """Scores encoded schedules of a task, corrected by what is measured of it."""
+        program = encode_program(self.program(task), steps.slots)
+        return self._adapted(task, self.scorer.rank_arrays(program, steps))
+
+    def rank_schedules(
+        self, task: Any, schedules: Sequence[tuple[Step, ...]]
+    ) -> tuple[Scores, Adaptation | None]:
+        """Ranks schedules of a task, and returns the correction by what is measured of it."""
+        return self._rank(task, schedules), self._adaptation(task)
+
+    def _adaptation(self, task: Any) -> Adaptation | None:
         measured = self._measured[task.workload_key]
         if not any(record.valid for record in measured):
-            return scores.score
-        latencies = np.array([record.latency for record in measured])
-        known = self._rank(task, [record.steps for record in measured])
-        correction = fit_adaptation(
-            known.score, known.features, latencies.min() / latencies, self.adaptation
-        )
+            return None
+        count = len(measured)
+        known = self._fitted.get(task.workload_key)
+        if known is None or known[0] != count:
+            latencies = np.array([record.latency for record in measured])
+            ranked = self._rank(task, [record.steps for record in measured])
+            throughput = latencies.min() / latencies
+            fitted = fit_adaptation(ranked.score, ranked.features, throughput, self.adaptation)
+            known = self._fitted[task.workload_key] = (count, fitted)
+        return known[1]
+
+    def _adapted(self, task: Any, scores: Scores) -> Float32[np.ndarray, "state"]:
+        correction = self._adaptation(task)
         if correction is None:
             return scores.score
         return adapted_score(correction, scores.score, scores.features)

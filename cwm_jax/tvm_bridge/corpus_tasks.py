@@ -29,6 +29,7 @@ class CorpusTask:
         tensors: The compute graph as TVM's JSON.
         occurrences: How often each network holds it; an operator by itself counts as a network
             of its own name.
+        hardware_parameters: Ansor's, in the order of a record; None for those of this machine.
     """
 
     workload_key: str
@@ -37,6 +38,7 @@ class CorpusTask:
     flop: float
     tensors: str
     occurrences: dict[str, int]
+    hardware_parameters: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class TaskPlan:
     workloads: tuple[tuple[str, Workload], ...]
     whole_networks: tuple[str, ...] = ()
     tasks_per_network: int = 20
-    max_flop: float = 4e9
+    max_flop: float = 2e9
     seed: int = 0
 
 
@@ -120,10 +122,14 @@ def search_task(tvm: Any, task: CorpusTask) -> Any:
     ansor = tvm.auto_scheduler
     tensors = list(tvm.ir.load_json(task.tensors))
     ansor.workload_registry.register_workload_tensors(task.workload_key, tensors, override=True)
+    known = task.hardware_parameters
+    # Without them TVM asks the device, which may be another machine's.
+    parameters = {"hardware_params": ansor.HardwareParams(*known)} if known else {}
     return ansor.SearchTask(
         workload_key=task.workload_key,
         target=tvm.target.Target(task.target),
         layout_rewrite_option=task.layout_rewrite,
+        **parameters,
     )
 
 

@@ -5,6 +5,7 @@ the reference was off is run again (`cwm_jax.tvm_bridge.reference`).
 """
 
 import dataclasses
+import importlib
 import math
 import shutil
 import tempfile
@@ -91,7 +92,9 @@ class QuietMeasurer:
         self.history = list(history)
         self._ansor = tvm.auto_scheduler
         self._wait = wait
-        self._builder = self._ansor.LocalBuilder(timeout=config.build_timeout)
+        # Builders link too, side by side: TVM's default leaves that to the runner, one by one.
+        link = importlib.import_module(f"{tvm.__name__}.contrib.cc").create_shared
+        self._builder = self._ansor.LocalBuilder(timeout=config.build_timeout, build_func=link)
         self._runner = self._ansor.LocalRunner(
             timeout=config.run_timeout,
             number=1,

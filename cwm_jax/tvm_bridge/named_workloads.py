@@ -7,7 +7,7 @@ told from the records: their steps must address the stages, and split the extent
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -24,9 +24,23 @@ _INSERTS_STAGE = ("CHR", "CHW", "RF")
 _CHECKED_RECORDS = 16
 
 
-def rebuild_program(
+class Rebuilt(NamedTuple):
+    """A compute graph that fits a workload's records.
+
+    Attributes:
+        program: As arrays.
+        tensors: As TE tensors.
+        flop: Floating-point operations.
+    """
+
+    program: Program
+    tensors: list[Any]
+    flop: float
+
+
+def rebuild_workload(
     tvm: Any, workload_key: str, schedules: Sequence[tuple[Step, ...]]
-) -> Program | None:
+) -> Rebuilt | None:
     """Returns the compute graph of a named workload, None if no known variant fits its records.
 
     Args:
@@ -36,9 +50,10 @@ def rebuild_program(
     """
     chosen = schedules[:: max(1, len(schedules) // _CHECKED_RECORDS)]
     for tensors in _variants(tvm, workload_key):
-        program = program_of_dag(tvm, tvm.auto_scheduler.ComputeDAG(tensors), workload_key)
+        dag = tvm.auto_scheduler.ComputeDAG(tensors)
+        program = program_of_dag(tvm, dag, workload_key)
         if chosen and all(replays(program, schedule) for schedule in chosen):
-            return program
+            return Rebuilt(program, tensors, float(dag.flop_ct))
     return None
 
 

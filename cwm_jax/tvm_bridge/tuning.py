@@ -4,17 +4,19 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from cwm_jax.errors import RecordError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, append_records, format_line, load_records
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.cost_models import CostModelName, create_cost_model
+from cwm_jax.tvm_bridge.cost_models import Clock, CostModelName, create_cost_model
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
+
+SearchName = Literal["evolutionary", "planner"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,7 @@ class TuningConfig:
         build_timeout: Seconds that one candidate may compile.
         run_timeout: Seconds that one candidate may run.
         min_repeat_ms: One measurement repeats the program for at least so long.
+        search: Ansor's evolutionary search, or the planner, which needs the world model.
     """
 
     trials: int
@@ -38,6 +41,7 @@ class TuningConfig:
     build_timeout: int = 30
     run_timeout: int = 15
     min_repeat_ms: int = 40
+    search: SearchName = "evolutionary"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Round:
         search_seconds: Search without the model.
         model_seconds: In the cost model.
         measure_seconds: Building and running.
+        imagined: Schedules that a planner scored.
+        proposed: Schedules that it handed to TVM.
+        rejected: Those that TVM refused.
     """
 
     trials: int
@@ -59,6 +66,17 @@ class Round:
     search_seconds: float
     model_seconds: float
     measure_seconds: float
+    imagined: int = 0
+    proposed: int = 0
+    rejected: int = 0
+
+
+class _Found(NamedTuple):
+    """What a round brought: results, seconds in search, model and measuring, planner's counts."""
+
+    results: Sequence[Any]
+    seconds: tuple[float, float, float]
+    counts: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,41 +150,28 @@ def tune_task(
         KeyboardInterrupt: On Ctrl-C; the log holds all finished rounds.
     """
     earlier = earlier or []
-    ansor = tvm.auto_scheduler
     model, clock = create_cost_model(
         tvm, config.cost_model, scorer=scorer, round_size=config.round_size, seed=config.seed
     )
-    with _log_of(earlier) as earlier_log:
-        callbacks = []
-        if earlier_log is not None:
-            callbacks.append(ansor.PreloadMeasuredStates(str(earlier_log)))
-            model.update_from_file(str(earlier_log))
-        # Another seed than the first run's: the same samples would be drawn and skipped.
-        seed = config.seed + 1 + 1000 * len(earlier)
-        policy = ansor.SketchPolicy(
-            task, model, seed=seed, verbose=0, init_search_callbacks=callbacks or None
-        )
-    measurer = _measurer(ansor, config, log)
     latencies = [record.latency for record in earlier]
     rounds: list[Round] = []
     first_error, stopped_early = "", False
     with watch_interrupts() as interrupt:
-        model.predict, model.update = (
-            interrupt.guard(function) for function in (model.predict, model.update)
-        )
+        start = _planner if config.search == "planner" else _evolution
+        next_round = start(tvm, task, config, log, model, clock, earlier, interrupt)
         while len(latencies) < config.trials:
-            size = min(config.round_size, config.trials - len(latencies))
-            clock.calls.clear()
-            started = time.perf_counter()
-            inputs, results = _one_round(policy, size, measurer, interrupt, log)
-            if len(inputs) == 0:
+            found = next_round(min(config.round_size, config.trials - len(latencies)))
+            if len(found.results) == 0:
                 stopped_early = True
                 break
-            first_error = first_error or _first_error(results)
-            round_latencies = tuple(_latency(result) for result in results)
+            first_error = first_error or _first_error(found.results)
+            round_latencies = tuple(_latency(result) for result in found.results)
             latencies.extend(round_latencies)
-            seconds = _phases(started, clock.calls, time.perf_counter())
-            rounds.append(Round(len(latencies), round_latencies, min(latencies), *seconds))
+            rounds.append(
+                Round(
+                    len(latencies), round_latencies, min(latencies), *found.seconds, *found.counts
+                )
+            )
             report(rounds[-1])
     return TuningResult(
         workload_key=task.workload_key,
@@ -176,6 +181,118 @@ def tune_task(
         best=_best(earlier, log, task),
         first_error=first_error,
         stopped_early=stopped_early,
+    )
+
+
+def _evolution(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    model: Any,
+    clock: Clock,
+    earlier: list[Record],
+    interrupt: Interrupt,
+) -> Callable[[int], _Found]:
+    """Rounds of Ansor's own search."""
+    ansor = tvm.auto_scheduler
+    model.predict, model.update = (
+        interrupt.guard(function) for function in (model.predict, model.update)
+    )
+    callbacks = []
+    with _log_of(earlier) as earlier_log:
+        if earlier_log is not None:
+            callbacks.append(ansor.PreloadMeasuredStates(str(earlier_log)))
+            model.update_from_file(str(earlier_log))
+        policy = ansor.SketchPolicy(
+            task,
+            model,
+            seed=_search_seed(config, earlier),
+            verbose=0,
+            init_search_callbacks=callbacks or None,
+        )
+    measurer = ansor.measure.ProgramMeasurer(
+        _builder(ansor, config),
+        _runner(ansor, config),
+        [ansor.RecordToFile(str(log))],
+        verbose=0,
+    )
+
+    def next_round(size: int) -> _Found:
+        clock.calls.clear()
+        started = time.perf_counter()
+        inputs, results = _one_round(policy, size, measurer, interrupt, log)
+        if len(inputs) == 0:
+            return _Found((), (0.0, 0.0, 0.0))
+        return _Found(results, _phases(started, clock.calls, time.perf_counter()))
+
+    return next_round
+
+
+def _planner(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    model: Any,
+    clock: Clock,
+    earlier: list[Record],
+    interrupt: Interrupt,
+) -> Callable[[int], _Found]:
+    """Rounds of the planner."""
+    from cwm_jax.tvm_bridge.planned_search import PlannedSearch
+
+    ansor = tvm.auto_scheduler
+    builder, runner = _builder(ansor, config), _runner(ansor, config)
+
+    def measure(inputs: Sequence[Any]) -> Sequence[Any]:
+        return runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
+
+    search = PlannedSearch(tvm, task, model, measure, _search_seed(config, earlier))
+    with _log_of(earlier) as earlier_log:
+        if earlier_log is not None:
+            model.update_from_file(str(earlier_log))
+            load = ansor.measure_record.load_record_from_string
+            inputs = [
+                ansor.MeasureInput(task, load(format_line(record))[0].state) for record in earlier
+            ]
+            search.remember(inputs, [record.latency for record in earlier])
+
+    def next_round(size: int) -> _Found:
+        started = time.perf_counter()
+        found = search.round(size)
+        seconds = time.perf_counter() - started
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        dump = ansor.measure_record.dump_record_to_string
+        with log.open("a") as file:
+            for measured, result in zip(found.inputs, found.results, strict=True):
+                file.write(str(dump(measured, result)).strip() + "\n")
+        rest = seconds - found.model_seconds - found.measure_seconds
+        return _Found(
+            found.results,
+            (rest, found.model_seconds, found.measure_seconds),
+            (found.imagined, found.proposed, found.rejected),
+        )
+
+    return next_round
+
+
+def _search_seed(config: TuningConfig, earlier: list[Record]) -> int:
+    """Another seed than the first run's: the same samples would be drawn and skipped."""
+    return config.seed + 1 + 1000 * len(earlier)
+
+
+def _builder(ansor: Any, config: TuningConfig) -> Any:
+    return ansor.LocalBuilder(timeout=config.build_timeout)
+
+
+def _runner(ansor: Any, config: TuningConfig) -> Any:
+    return ansor.LocalRunner(
+        timeout=config.run_timeout,
+        repeat=1,
+        min_repeat_ms=config.min_repeat_ms,
+        enable_cpu_cache_flush=False,
     )
 
 
@@ -227,20 +344,6 @@ def _log_of(records: list[Record]) -> Iterator[Path | None]:
         path = Path(work) / "earlier.json"
         append_records(path, records)
         yield path
-
-
-def _measurer(ansor: Any, config: TuningConfig, log: Path) -> Any:
-    return ansor.measure.ProgramMeasurer(
-        ansor.LocalBuilder(timeout=config.build_timeout),
-        ansor.LocalRunner(
-            timeout=config.run_timeout,
-            repeat=1,
-            min_repeat_ms=config.min_repeat_ms,
-            enable_cpu_cache_flush=False,
-        ),
-        [ansor.RecordToFile(str(log))],
-        verbose=0,
-    )
 
 
 def _latency(result: Any) -> float:

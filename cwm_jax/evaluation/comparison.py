@@ -1,0 +1,270 @@
+"""Models side by side: the same records, the same split, the same metrics."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float32
+
+from cwm_jax.evaluation.baselines import (
+    TensetMlp,
+    Tlp,
+    tokens_of_primitives,
+    tokens_of_stores,
+)
+from cwm_jax.evaluation.boosted_trees import score_trees, train_trees
+from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics, weighted_top_k
+from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceModel
+from cwm_jax.evaluation.splits import NetworkSplit
+from cwm_jax.features.steps import StepArrays
+from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.ensemble import parameter_count
+from cwm_jax.model.world_model import WorldModel, create_model
+from cwm_jax.ranking.scorer import Ranker
+from cwm_jax.records.record import Record
+from cwm_jax.records.store_features import Stores
+from cwm_jax.training.config import TrainingConfig
+from cwm_jax.training.dataset import WorkloadData, split_workloads
+from cwm_jax.training.loop import train
+
+Scores = dict[str, Float32[np.ndarray, "candidate"]]
+Dataset = Mapping[str, WorkloadData]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Records of one device, in every form that some model takes.
+
+    Attributes:
+        dataset: Encoded for the world model, by workload.
+        records: The same records, in the same order.
+        stores: Their lowered programs' features, in the same order.
+    """
+
+    dataset: Dataset
+    records: Mapping[str, Sequence[Record]]
+    stores: Mapping[str, Sequence[Stores]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A trained model's scores of the test workloads, and what they cost.
+
+    Attributes:
+        scores: Higher is better, by workload.
+        parameters: Trained numbers; nodes of all trees for boosted trees.
+        train_seconds: Wall time of the training.
+        score_seconds: Wall time of scoring the test set from arrays, compiled before.
+    """
+
+    scores: Scores
+    parameters: int
+    train_seconds: float
+    score_seconds: float
+
+
+Fit = Callable[[Corpus, Sequence[str], Sequence[str], Sequence[str], int], Fitted]
+"""Corpus, training, validation and test keys, seed -> scores of the test keys."""
+
+
+class WithoutActions(WorldModel):
+    """The world model whose head sees no pooled actions, only the terminal latent."""
+
+    def pool_actions(self, actions: jax.Array) -> jax.Array:
+        """Zeros in place of the pooled actions."""
+        return 0 * super().pool_actions(actions)
+
+
+def contenders() -> dict[str, Fit]:
+    """Returns all models of the table by name."""
+    config = ModelConfig()
+    world = lambda seed: create_model(config, seed)  # noqa: E731
+    found: dict[str, Fit] = {
+        "world-model": _neural(world),
+        "ablation-one-member": _neural(world, members=1),
+        "ablation-no-alignment": _neural(world, alignment=0.0),
+        "ablation-shuffled-steps": _neural(world, view=_shuffle_steps),
+        "ablation-no-program": _neural(world, view=_without_program),
+        "ablation-no-actions": _neural(lambda seed: WithoutActions(config, rngs=nnx.Rngs(seed))),
+    }
+    for kind in SEQUENCE_KINDS:
+        found[f"ablation-{kind}"] = _neural(
+            lambda seed, kind=kind: SequenceModel(kind, config, rngs=nnx.Rngs(seed))
+        )
+    found["tenset-mlp"] = _neural(
+        lambda seed: TensetMlp(rngs=nnx.Rngs(seed)), view=_as_stores, alignment=0.0, members=1
+    )
+    found["tlp"] = _neural(
+        lambda seed: Tlp(rngs=nnx.Rngs(seed)), view=_as_primitives, alignment=0.0, members=1
+    )
+    found["xgboost"] = _fit_trees
+    found["random"] = _guess
+    return found
+
+
+def _neural(
+    create: Callable[[int], nnx.Module],
+    *,
+    view: Callable[[Corpus, str], WorkloadData] = lambda corpus, key: corpus.dataset[key],
+    alignment: float | None = None,
+    members: int = ModelConfig().members,
+) -> Fit:
+    def fit(
+        corpus: Corpus,
+        training: Sequence[str],
+        validation: Sequence[str],
+        test: Sequence[str],
+        seed: int,
+    ) -> Fitted:
+        dataset = {key: view(corpus, key) for key in (*training, *validation, *test)}
+        config = TrainingConfig(seed=seed)
+        if alignment is not None:
+            config = dataclasses.replace(config, alignment_weight=alignment)
+        started = time.perf_counter()
+        model = train(dataset, training, validation, create, members, config).model
+        seconds = time.perf_counter() - started
+        rank = Ranker(model)
+
+        def score() -> Scores:
+            return {
+                key: rank(dataset[key].program, dataset[key].steps, dataset[key].hardware).score
+                for key in test
+            }
+
+        score()
+        started = time.perf_counter()
+        scores = score()
+        elapsed = time.perf_counter() - started
+        return Fitted(scores, parameter_count(model), seconds, elapsed)
+
+    return fit
+
+
+def _shuffle_steps(corpus: Corpus, key: str) -> WorkloadData:
+    workload = corpus.dataset[key]
+    steps = workload.steps
+    rng = np.random.default_rng(len(key))
+    order = np.tile(np.arange(steps.kind.shape[1]), (len(steps.length), 1))
+    for row, length in zip(order, steps.length, strict=True):
+        row[:length] = rng.permutation(int(length))
+    rows = np.arange(len(order))[:, None]
+    shuffled = StepArrays(
+        *(array[rows, order] for array in (steps.kind, steps.tag, steps.stage, steps.other)),
+        values=steps.values[rows, order],
+        length=steps.length,
+        slots=steps.slots,
+    )
+    return dataclasses.replace(workload, steps=shuffled)
+
+
+def _without_program(corpus: Corpus, key: str) -> WorkloadData:
+    workload = corpus.dataset[key]
+    return dataclasses.replace(
+        workload, program=type(workload.program)(*(0 * array for array in workload.program))
+    )
+
+
+def _as_stores(corpus: Corpus, key: str) -> WorkloadData:
+    return _with_tokens(corpus.dataset[key], tokens_of_stores(corpus.stores[key]))
+
+
+def _as_primitives(corpus: Corpus, key: str) -> WorkloadData:
+    return _with_tokens(
+        corpus.dataset[key], tokens_of_primitives([record.steps for record in corpus.records[key]])
+    )
+
+
+def _with_tokens(workload: WorkloadData, tokens: StepArrays) -> WorkloadData:
+    """Slots mean nothing to a model over tokens: one padded size serves all workloads."""
+    program = type(workload.program)(
+        workload.program.stages[: tokens.slots] * 0,
+        workload.program.present[: tokens.slots] * 0,
+        workload.program.reads[: tokens.slots, : tokens.slots] * 0,
+        workload.program.whole * 0,
+    )
+    return dataclasses.replace(workload, steps=tokens, program=program)
+
+
+def _fit_trees(
+    corpus: Corpus,
+    training: Sequence[str],
+    validation: Sequence[str],
+    test: Sequence[str],
+    seed: int,
+) -> Fitted:
+    keys = [*training, *validation]  # it has no use for a validation set
+    stores = [rows for key in keys for rows in corpus.stores[key]]
+    throughput = np.concatenate([corpus.dataset[key].throughput for key in keys])
+    started = time.perf_counter()
+    booster = train_trees(stores, throughput, seed)
+    seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    scores = {key: score_trees(booster, corpus.stores[key]) for key in test}
+    nodes = sum(len(tree.splitlines()) for tree in booster.get_dump())
+    return Fitted(scores, nodes, seconds, time.perf_counter() - started)
+
+
+def _guess(
+    corpus: Corpus,
+    training: Sequence[str],
+    validation: Sequence[str],
+    test: Sequence[str],
+    seed: int,
+) -> Fitted:
+    rng = np.random.default_rng(seed)
+    scores = {key: rng.random(len(corpus.records[key]), np.float32) for key in test}
+    return Fitted(scores, 0, 0.0, 0.0)
+
+
+def judge(corpus: Corpus, split: NetworkSplit, fitted: Fitted) -> dict[str, Any]:
+    """Returns the row of the table: top-k by network weight, the rest as means over workloads.
+
+    Args:
+        corpus: The records.
+        split: Held-out networks.
+        fitted: Scores of their workloads.
+    """
+    latencies = {key: corpus.dataset[key].latencies for key in fitted.scores}
+    networks: dict[str, dict[str, float]] = {}
+    for network, weights in split.test.items():
+        covered = [key for key in weights if key in fitted.scores]
+        if not covered:
+            continue
+        scores = {key: fitted.scores[key] for key in covered}
+        networks[network] = {
+            f"top{k}": weighted_top_k(scores, latencies, weights, k) for k in (1, 5)
+        } | {"tasks": len(weights), "covered": len(covered)}
+    total: dict[str, float] = {}
+    for weights in split.test.values():
+        for key, count in weights.items():
+            if key in fitted.scores:
+                total[key] = total.get(key, 0) + count
+    means = mean_metrics([rank_metrics(fitted.scores[key], latencies[key]) for key in total])
+    scores = {key: fitted.scores[key] for key in total}
+    candidates = sum(len(latencies[key]) for key in total)
+    return {
+        "top1": weighted_top_k(scores, latencies, total, 1),
+        "top5": weighted_top_k(scores, latencies, total, 5),
+        "top1_unweighted": means.top1,
+        "top5_unweighted": means.top5,
+        "pairwise": means.pairwise,
+        "spearman": means.spearman,
+        "tasks": len(total),
+        "candidates": candidates,
+        "parameters": fitted.parameters,
+        "train_seconds": round(fitted.train_seconds, 1),
+        "candidates_per_second": candidates / fitted.score_seconds
+        if fitted.score_seconds
+        else None,
+        "networks": networks,
+    }
+
+
+def split_training(keys: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Takes a part of the training workloads for early stopping."""
+    split = split_workloads(keys, validation=0.12, test=0.0, seed=seed)
+    return split.train, split.validation

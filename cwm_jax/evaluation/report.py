@@ -1,0 +1,234 @@
+"""A report to look at: plots of what a checkpoint makes of recorded candidates."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from cwm_jax.errors import CwmError
+from cwm_jax.evaluation.calibration import calibrate
+from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics, top_k_latency
+from cwm_jax.features.steps import StepArrays
+from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.inputs import to_schedules
+from cwm_jax.ranking.scorer import Ranker, Scores
+from cwm_jax.training.dataset import WorkloadData
+
+_PANELS = 12
+_TOP = (1, 2, 3, 5, 8, 13, 20)
+
+
+def write_report(
+    folder: Path, model: Ensemble, dataset: Mapping[str, WorkloadData], title: str
+) -> Path:
+    """Writes `report.md` and its plots.
+
+    Args:
+        folder: To write into, created if absent.
+        model: To judge.
+        dataset: Workloads that it was not trained on.
+        title: Of the report.
+
+    Returns:
+        The path of the report.
+
+    Raises:
+        CwmError: matplotlib is not installed.
+    """
+    plots = _pyplot()
+    folder.mkdir(parents=True, exist_ok=True)
+    ranker = Ranker(model)
+    ordered = sorted(dataset.values(), key=lambda workload: -len(workload.latencies))
+    scores = {w.key: ranker(w.program, w.steps, w.hardware) for w in ordered}
+    chosen = ordered[:_PANELS]
+    pictures = {
+        "ranks.png": _draw_ranks(plots, chosen, scores),
+        "top-k.png": _draw_top_k(plots, ordered, scores),
+        "calibration.png": _draw_calibration(plots, ordered, scores),
+        "latents.png": _draw_latents(plots, chosen, model),
+        "rollout.png": _draw_rollout(plots, chosen[:4], ranker),
+    }
+    for name, figure in pictures.items():
+        figure.savefig(folder / name, dpi=110, bbox_inches="tight")
+        plots.close(figure)
+    means = mean_metrics([rank_metrics(scores[w.key].score, w.latencies) for w in ordered])
+    error = calibrate([(scores[w.key].members, w.latencies) for w in ordered]).error
+    text = _TEXT.format(
+        title=title,
+        workloads=len(ordered),
+        candidates=means.candidates,
+        top1=means.top1,
+        top5=means.top5,
+        pairwise=means.pairwise,
+        spearman=means.spearman,
+        error=error,
+    )
+    path = folder / "report.md"
+    path.write_text(text)
+    return path
+
+
+_TEXT = """# {title}
+
+{candidates} candidates of {workloads} workloads that the model was not trained on. Unweighted
+means over workloads: top-1 {top1:.3f}, top-5 {top5:.3f}, pairwise {pairwise:.3f}, Spearman
+{spearman:.3f}.
+
+## Predicted rank and measured latency
+Each point is a candidate, the fastest at the bottom; a perfect model draws a rising curve.
+
+![ranks](ranks.png)
+
+## How many must be measured
+Best latency among the k best-scored candidates, relative to the best of all; mean over
+workloads, beside random choice.
+
+![top-k](top-k.png)
+
+## Calibration
+The ensemble's probability that one candidate beats another, and how often it does. Expected
+calibration error {error:.3f}.
+
+![calibration](calibration.png)
+
+## Terminal latents
+The latent program at the end of each rollout, on its two principal axes, by measured latency
+(dark is fast).
+
+![latents](latents.png)
+
+## Along a schedule
+The score after each step of the fastest, a middling and the slowest candidate of a workload.
+
+![rollout](rollout.png)
+"""
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise CwmError("reports need matplotlib: pip install 'cwm-jax[report]'") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _name(workload: WorkloadData) -> str:
+    return workload.key if len(workload.key) < 40 else "..." + workload.key[-37:]
+
+
+def _grid(plots: Any, count: int, columns: int) -> tuple[Any, list[Any]]:
+    rows = -(-count // columns)
+    figure, axes = plots.subplots(
+        rows, columns, figsize=(3.4 * columns, 2.8 * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, list(axes.flat[:count])
+
+
+def _draw_ranks(plots: Any, chosen: Sequence[WorkloadData], scores: Mapping[str, Scores]) -> Any:
+    figure, axes = _grid(plots, len(chosen), 4)
+    for axis, workload in zip(axes, chosen, strict=True):
+        order = np.argsort(np.argsort(-scores[workload.key].score))
+        axis.scatter(order + 1, workload.latencies * 1e3, s=10)
+        axis.set(yscale="log", xlabel="predicted rank", ylabel="ms")
+        axis.set_title(_name(workload), fontsize=7)
+    return figure
+
+
+def _draw_top_k(plots: Any, ordered: Sequence[WorkloadData], scores: Mapping[str, Scores]) -> Any:
+    rng = np.random.default_rng(0)
+
+    def curve(score_of: Any) -> list[float]:
+        return [
+            float(
+                np.mean(
+                    [
+                        w.latencies.min() / top_k_latency(score_of(w), w.latencies, k)
+                        for w in ordered
+                    ]
+                )
+            )
+            for k in _TOP
+        ]
+
+    figure, axis = plots.subplots(figsize=(5, 3.4))
+    axis.plot(_TOP, curve(lambda w: scores[w.key].score), marker="o", label="world model")
+    axis.plot(_TOP, curve(lambda w: rng.random(len(w.latencies))), marker="o", label="random")
+    axis.set(xlabel="candidates measured (k)", ylabel="best throughput found", xscale="log")
+    axis.set_xticks(_TOP, [str(k) for k in _TOP])
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def _draw_calibration(
+    plots: Any, ordered: Sequence[WorkloadData], scores: Mapping[str, Scores]
+) -> Any:
+    found = calibrate([(scores[w.key].members, w.latencies) for w in ordered])
+    figure, axis = plots.subplots(figsize=(4, 4))
+    axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    some = found.pairs > 0
+    axis.plot(found.stated[some], found.observed[some], marker="o")
+    axis.set(xlabel="stated probability", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def terminal_latents(
+    model: Ensemble, workload: WorkloadData
+) -> Float[np.ndarray, "candidate latent"]:
+    """Returns the pooled terminal latents of the first member."""
+    first = model.models()[0]
+    rank = jax.jit(lambda program, steps, hardware: first.rank(program, steps, hardware).latent)
+    return np.asarray(rank(workload.program, to_schedules(workload.steps), workload.hardware))
+
+
+def _draw_latents(plots: Any, chosen: Sequence[WorkloadData], model: Ensemble) -> Any:
+    figure, axes = _grid(plots, len(chosen), 4)
+    for axis, workload in zip(axes, chosen, strict=True):
+        latents = terminal_latents(model, workload)
+        centred = latents - latents.mean(0)
+        _, _, directions = np.linalg.svd(centred, full_matrices=False)
+        x, y = (centred @ directions[:2].T).T
+        axis.scatter(x, y, c=np.log(workload.latencies), s=10, cmap="viridis")
+        axis.set_title(_name(workload), fontsize=7)
+        axis.set(xticks=[], yticks=[])
+    return figure
+
+
+def _draw_rollout(plots: Any, chosen: Sequence[WorkloadData], ranker: Ranker) -> Any:
+    figure, axes = _grid(plots, len(chosen), 2)
+    for axis, workload in zip(axes, chosen, strict=True):
+        order = np.argsort(workload.latencies)
+        picks = (order[0], order[len(order) // 2], order[-1])
+        for row, label in zip(picks, ("fastest", "middling", "slowest"), strict=True):
+            prefixes = _prefixes(workload.steps, int(row))
+            score = ranker(workload.program, prefixes, workload.hardware).score
+            shown = f"{label}, {workload.latencies[row] * 1e3:.3f} ms"
+            axis.plot(prefixes.length, score, label=shown)
+        axis.set(xlabel="steps applied", ylabel="score")
+        axis.set_title(_name(workload), fontsize=7)
+        axis.legend(fontsize=7)
+    return figure
+
+
+def _prefixes(steps: StepArrays, row: int) -> StepArrays:
+    """The schedule of one candidate after no step, one step, and so on."""
+    count = int(steps.length[row]) + 1
+    repeated = steps.take(np.full(count, row))
+    return StepArrays(
+        repeated.kind,
+        repeated.tag,
+        repeated.stage,
+        repeated.other,
+        repeated.values,
+        np.arange(count, dtype=np.int32),
+        repeated.slots,
+    )

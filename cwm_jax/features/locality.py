@@ -1,0 +1,152 @@
+"""How much data the loops of a stage move: an analytical cache model on integer bookkeeping.
+
+For every depth of a nest, the loops inside it touch some elements of each buffer; the largest
+loop body whose data fits a cache is what that cache reuses, so the traffic into the cache is
+that body's data times how often the body runs (Lam, Rothberg and Wolf, ASPLOS'91).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+LINE_BYTES = 64
+CAPACITIES = tuple(2**bits for bits in (9, 12, 15, 18, 21, 24))
+"""Bytes of the caches for which traffic is estimated, from vector registers to a last level."""
+
+Extents = Float[np.ndarray, "candidate"]
+Table = Float[np.ndarray, "depth candidate"]
+
+
+class Access(NamedTuple):
+    """How a stage reads or writes one buffer.
+
+    Attributes:
+        strides: For each axis of the stage, how many elements one step along it moves.
+        element_bytes: Size of an element.
+    """
+
+    strides: tuple[int, ...]
+    element_bytes: float
+
+
+class Cover(NamedTuple):
+    """A loop's share of one axis: how many steps along it the loop makes."""
+
+    axis: int
+    extent: Extents
+
+
+def split_covers(covers: Sequence[Cover], parts: Sequence[Extents]) -> list[tuple[Cover, ...]]:
+    """Shares a loop's axes out to the parts that it is split into.
+
+    Args:
+        covers: Of the loop, outermost axis first.
+        parts: Extents of the parts, outermost first.
+
+    Returns:
+        The covers of each part; inner parts take the innermost axes first.
+    """
+    if len(covers) == 1:
+        return [(Cover(covers[0].axis, part),) for part in parts]
+    left = [cover.extent for cover in covers]
+    shares: list[tuple[Cover, ...]] = []
+    for part in reversed(parts):
+        rest = part
+        taken: list[Cover] = []
+        for at in reversed(range(len(covers))):
+            share = np.minimum(rest, left[at])
+            left[at] = np.ceil(left[at] / np.maximum(share, 1))
+            rest = np.ceil(rest / np.maximum(share, 1))
+            taken.append(Cover(covers[at].axis, share))
+        shares.append(tuple(reversed(taken)))
+    return shares[::-1]
+
+
+def coverage(loops: Sequence[tuple[Cover, ...]], axes: int, candidates: int) -> np.ndarray:
+    """Returns how many steps along each axis the loops inside each depth make.
+
+    Args:
+        loops: Covers of each loop, outermost first.
+        axes: Axes of the stage.
+        candidates: Entries of each extent.
+
+    Returns:
+        float64 `[depth, axis, candidate]`, depth 0 inside no loop and the last inside all.
+    """
+    table = np.ones((len(loops) + 1, axes, candidates))
+    for depth in reversed(range(len(loops))):
+        table[depth] = table[depth + 1]
+        for axis, extent in loops[depth]:
+            table[depth, axis] *= np.maximum(extent, 1)
+    return table
+
+
+def touched(access: Access, covered: np.ndarray) -> tuple[Table, Table]:
+    """Estimates distinct elements and distinct cache lines that an access touches.
+
+    Axes whose steps fall within what finer axes cover already (a convolution's window) extend
+    that run; others repeat it.
+
+    Args:
+        access: The access.
+        covered: As `coverage` returns it.
+    """
+    order = sorted(
+        (stride, axis) for axis, stride in enumerate(map(abs, access.strides)) if stride > 0
+    )
+    shape = (covered.shape[0], covered.shape[2])
+    repeats, run, unit = np.ones(shape), np.ones(shape), np.ones(shape)
+    first_run = np.ones(shape)
+    is_first = np.ones(shape, bool)
+    for stride, axis in order:
+        steps = covered[:, axis]
+        joins = stride <= run * unit
+        joined = run + (steps - 1) * stride / unit
+        repeats = np.where(joins, repeats, repeats * run)
+        is_first = is_first & joins
+        run = np.where(joins, joined, steps)
+        unit = np.where(joins, unit, stride)
+        first_run = np.where(is_first, run, first_run)
+    elements = repeats * run
+    per_line = LINE_BYTES / access.element_bytes
+    lines = elements / first_run * np.ceil(first_run / per_line)
+    return elements, lines
+
+
+def traffic(
+    accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]], extents: Sequence[Extents]
+) -> Float[np.ndarray, "capacity candidate"]:
+    """Estimates the bytes that enter a cache of each of `CAPACITIES`.
+
+    Args:
+        accesses: Reads and the write of the stage; all have a stride for each axis.
+        loops: Covers of each loop, outermost first.
+        extents: Trip counts of the loops.
+    """
+    axes = len(accesses[0].strides)
+    candidates = len(extents[0])
+    covered = coverage(loops, axes, candidates)
+    data = np.zeros((len(loops) + 1, candidates))
+    for access in accesses:
+        data += touched(access, covered)[1] * LINE_BYTES
+    runs = np.ones((len(loops) + 1, candidates))
+    for depth, extent in enumerate(extents):
+        runs[depth + 1] = runs[depth] * np.maximum(extent, 1)
+    moved = data * runs
+    found = []
+    for capacity in CAPACITIES:
+        fits = data <= capacity
+        fits[-1] = True
+        depth = fits.argmax(0)
+        found.append(moved[depth, np.arange(candidates)])
+    return np.stack(found)
+
+
+def innermost_strides(accesses: Sequence[Access], axis: int) -> tuple[float, float, float]:
+    """Returns the shares of accesses that the innermost axis leaves, steps through, or jumps."""
+    strides = [abs(access.strides[axis]) for access in accesses]
+    count = len(strides)
+    same, next_ = strides.count(0) / count, strides.count(1) / count
+    return same, next_, 1 - same - next_

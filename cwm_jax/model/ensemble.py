@@ -1,0 +1,88 @@
+"""An ensemble: models of one architecture whose parameters differ, ranked together.
+
+Where members disagree, the data did not say: that is the model's uncertainty.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cwm_jax.features.program import ProgramArrays
+from cwm_jax.model.inputs import Schedules
+
+
+class EnsembleRanking(NamedTuple):
+    """What the members say of each candidate.
+
+    Attributes:
+        score: Mean of the members' scores; higher is faster, comparable within one workload.
+        members: Scores of each member. A member's scores may be shifted as a whole.
+        features: The members' head features side by side.
+    """
+
+    score: Float[Array, "candidate"]
+    members: Float[Array, "candidate member"]
+    features: Float[Array, "candidate feature"]
+
+
+class Ensemble:
+    """Models of one architecture, their parameters stacked along a leading axis.
+
+    Attributes:
+        graph: The architecture.
+        state: The stacked parameters.
+    """
+
+    def __init__(self, graph: Any, state: Any) -> None:
+        self.graph = graph
+        self.state = state
+
+    @classmethod
+    def of(cls, models: Sequence[nnx.Module]) -> "Ensemble":
+        """Stacks models of one architecture."""
+        graphs, states = zip(*(nnx.split(model) for model in models), strict=True)
+        return cls(graphs[0], jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+
+    def __len__(self) -> int:
+        return jax.tree.leaves(self.state)[0].shape[0]
+
+    def models(self) -> list[Any]:
+        """Returns each model by itself."""
+        return [
+            nnx.merge(self.graph, jax.tree.map(lambda leaf, at=at: leaf[at], self.state))
+            for at in range(len(self))
+        ]
+
+
+def rank_together(
+    graph: Any,
+    state: Any,
+    program: ProgramArrays,
+    schedules: Schedules,
+    hardware: Float[Array, "column"],
+) -> EnsembleRanking:
+    """Ranks candidates of one program by all members.
+
+    Args:
+        graph: Of the ensemble.
+        state: Of the ensemble.
+        program: As for `WorldModel.rank`.
+        schedules: As for `WorldModel.rank`.
+        hardware: As for `WorldModel.rank`.
+    """
+
+    def rank(member: Any) -> tuple[Array, Array]:
+        ranking = nnx.merge(graph, member).rank(program, schedules, hardware)
+        return ranking.score, ranking.features
+
+    scores, features = jax.vmap(rank, out_axes=(1, 1))(state)
+    return EnsembleRanking(scores.mean(1), scores, features.reshape(len(scores), -1))
+
+
+def parameter_count(ensemble: Ensemble) -> int:
+    """Returns how many numbers training adjusts, in all members together."""
+    return sum(int(leaf.size) for leaf in jax.tree.leaves(ensemble.state))

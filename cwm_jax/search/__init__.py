@@ -1,0 +1,1 @@
+"""Planning: schedules mutated as arrays and scored in latent space."""

@@ -1,0 +1,52 @@
+"""Extracting TVM's features of the programs that recorded schedules lead to."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cwm_jax.records.ansor_log import format_line
+from cwm_jax.records.record import Record
+from cwm_jax.records.store_features import STORE_WIDTH, Stores
+
+_BATCH = 256
+
+
+def extract_stores(
+    tvm: Any,
+    records: Sequence[Record],
+    tasks: Mapping[str, Any],
+    report: Callable[[int], None] = lambda _: None,
+) -> list[Stores]:
+    """Lowers every recorded schedule and returns its per-store features.
+
+    Args:
+        tvm: A TVM with Ansor.
+        records: Of one log, in order.
+        tasks: `auto_scheduler.SearchTask` of each workload key.
+        report: Called with the number of records done.
+
+    Returns:
+        One array a record; no rows where the task is unknown or the program does not lower.
+    """
+    ansor = tvm.auto_scheduler
+    load = ansor.measure_record.load_record_from_string
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for at, record in enumerate(records):
+        rows_of[record.workload_key].append(at)
+    none = np.zeros((0, STORE_WIDTH), np.float32)
+    found: list[Stores] = [none] * len(records)
+    done = 0
+    for key, members in rows_of.items():
+        for start in range(0, len(members), _BATCH):
+            part = members[start : start + _BATCH]
+            if key in tasks:
+                states = [load(format_line(records[at]))[0].state for at in part]
+                features = ansor.feature.get_per_store_features_from_states(states, tasks[key])
+                for at, rows in zip(part, features, strict=True):
+                    array = np.asarray(rows, np.float32)
+                    found[at] = array if array.ndim == 2 else none
+            done += len(part)
+            report(done)
+    return found

@@ -1,0 +1,103 @@
+"""The analytical cache model, against counting by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cwm_jax.features.locality import (
+    CAPACITIES,
+    Access,
+    Cover,
+    coverage,
+    innermost_strides,
+    split_covers,
+    touched,
+    traffic,
+)
+
+SIZES = st.integers(1, 6)
+
+
+def arrays(*values: int) -> list[np.ndarray]:
+    return [np.array([float(value)]) for value in values]
+
+
+def distinct(strides: tuple[int, ...], extents: tuple[int, ...]) -> int:
+    points = itertools.product(*map(range, extents))
+    return len({sum(s * x for s, x in zip(strides, point, strict=True)) for point in points})
+
+
+@given(st.tuples(SIZES, SIZES, SIZES), st.integers(6, 40), st.integers(6, 40))
+def test_matrix_product_touches_what_it_touches(tile, columns, inner):
+    covered = np.array(tile, float)[None, :, None]
+    for strides in ((inner, 0, 1), (0, 1, columns), (columns, 1, 0)):
+        elements, _ = touched(Access(strides, 4), covered)
+        assert elements[0, 0] == distinct(strides, tile)
+
+
+@given(st.tuples(SIZES, SIZES, SIZES, SIZES), st.integers(1, 2), SIZES)
+def test_windows_of_a_convolution_overlap(tile, stride, channels):
+    """Axes y, x, dy, dx, c of an image of 32 columns; kernels step by one."""
+    y, x, dy, dx = tile
+    dy, dx = max(dy, stride), max(dx, stride)  # a kernel smaller than the stride leaves gaps
+    row = 32 * channels
+    strides = (stride * row, stride * channels, row, channels, 1)
+    extents = (y, x, dy, dx, channels)
+    elements, _ = touched(Access(strides, 4), np.array(extents, float)[None, :, None])
+    assert elements[0, 0] == distinct(strides, extents)
+
+
+def test_lines_are_counted_by_the_run():
+    whole, _ = [f[0, 0] for f in touched(Access((100, 1), 4), np.array([[[8.0], [32.0]]]))]
+    assert whole == 8 * 32
+    covered = np.array([[[8.0], [32.0]]])
+    assert touched(Access((100, 1), 4), covered)[1][0, 0] == 8 * 2
+    assert touched(Access((1, 100), 4), covered)[1][0, 0] == 32
+
+
+@given(st.lists(SIZES, min_size=1, max_size=3), st.lists(st.integers(1, 4), max_size=3))
+def test_a_fused_loop_covers_the_same_axes_once_split(extents, factors):
+    covers = [Cover(at, part) for at, part in enumerate(arrays(*extents))]
+    total = int(np.prod(extents))
+    inner = int(np.prod(factors, dtype=int))
+    parts = arrays(-(-total // inner), *factors)
+    shares = split_covers(covers, parts)
+    assert len(shares) == len(parts)
+    covered = coverage(shares, len(extents), 1)[0, :, 0]
+    assert covered.prod() >= total
+    if extents[-1] % inner == 0:
+        assert covered.tolist() == extents
+
+
+def test_blocking_saves_traffic():
+    """A 512^3 product: the naive order streams B from memory once a row, blocks reuse it."""
+    size, block = 512, 32
+    accesses = (Access((size, 1, 0), 4), Access((size, 0, 1), 4), Access((0, 1, size), 4))
+    i, j, k = (Cover(axis, np.array([float(size)])) for axis in range(3))
+    naive = traffic(accesses, [(i,), (j,), (k,)], arrays(size, size, size))
+    outer, inner = arrays(size // block, block)
+    blocked = [(Cover(axis, outer),) for axis in range(3)]
+    blocked += [(Cover(axis, inner),) for axis in range(3)]
+    extents = [outer] * 3 + [inner] * 3
+    tiled = traffic(accesses, blocked, extents)
+    cache = CAPACITIES.index(2**15)
+    assert tiled[cache, 0] < naive[cache, 0] / 8
+    whole = 3 * size * size * 4
+    assert naive[-1, 0] == tiled[-1, 0] == pytest.approx(whole)
+
+
+@given(st.lists(st.integers(1, 64), min_size=3, max_size=3))
+def test_a_larger_cache_never_sees_more_traffic(tile):
+    accesses = (Access((64, 1, 0), 4), Access((64, 0, 1), 4), Access((0, 1, 64), 4))
+    loops = [(Cover(axis, extent),) for axis, extent in enumerate(arrays(*tile))]
+    moved = traffic(accesses, loops, arrays(*tile))[:, 0]
+    assert (np.diff(moved) <= 1e-6 * moved[:-1]).all()
+
+
+def test_strides_of_the_innermost_axis():
+    accesses = (Access((8, 1, 0), 4), Access((8, 0, 1), 4), Access((0, 1, 8), 4))
+    assert innermost_strides(accesses, 1) == pytest.approx((1 / 3, 2 / 3, 0))
+    assert innermost_strides(accesses, 2) == pytest.approx((1 / 3, 1 / 3, 1 / 3))

@@ -1,0 +1,75 @@
+"""Turns a public log whose workload keys name functions into a corpus folder.
+
+    uv run python tools/import_log.py LOG FOLDER --per-workload 200
+
+Writes a sample of each workload's records in the order of the log, the compute graphs that
+could be rebuilt, and the tasks, so that `extract_stores.py`, `rank_models.py` and `cwm train`
+read it as they read what `cwm collect` measured.
+"""
+
+import argparse
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records
+from cwm_jax.records.gzip_log import append_member
+from cwm_jax.records.program import Program, write_programs
+from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.collection import Corpus
+from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
+from cwm_jax.tvm_bridge.named_workloads import rebuild_workload
+from cwm_jax.tvm_bridge.runtime import use
+
+_PACKED_LAYOUTS = 0
+
+
+def main() -> None:
+    """Samples, rebuilds, and says how many workloads could be rebuilt."""
+    parser = argparse.ArgumentParser(description="Turns a public log into a corpus folder.")
+    parser.add_argument("log", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--per-workload", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in iterate_records(options.log, LogSummary()):
+        groups[record.workload_key].append(record)
+    tvm = use("ansor")
+    rng = np.random.default_rng(options.seed)
+    corpus = Corpus(options.folder)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    corpus.records.unlink(missing_ok=True)
+    programs: list[Program] = []
+    tasks: list[CorpusTask] = []
+    counts: Counter[str] = Counter()
+    for key, records in sorted(groups.items()):
+        name = json.loads(key)[0]
+        rebuilt = rebuild_workload(tvm, key, [record.steps for record in records])
+        counts[f"{name if len(name) < 32 else 'hash'}: {'rebuilt' if rebuilt else 'unknown'}"] += 1
+        if rebuilt:
+            programs.append(rebuilt.program)
+            tasks.append(
+                CorpusTask(
+                    workload_key=key,
+                    target=records[0].target,
+                    layout_rewrite=_PACKED_LAYOUTS,
+                    flop=rebuilt.flop,
+                    tensors=str(tvm.ir.save_json(rebuilt.tensors)),
+                    occurrences={},
+                    hardware_parameters=records[0].task.hardware_parameters,
+                )
+            )
+        kept = np.sort(rng.permutation(len(records))[: options.per_workload])
+        append_member(corpus.records, (format_line(records[at]) for at in kept))
+    write_programs(programs, corpus.programs)
+    write_tasks(corpus.tasks, tasks)
+    print(f"{len(programs)} of {len(groups)} workloads rebuilt")
+    for name, count in sorted(counts.items()):
+        print(f"  {name} {count}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The ranking table: our model, its ablations and the published static models.
+
+    uv run python tools/rank_models.py tools/corpus/cpu-x86-2core --hardware cpu-x86-2core \
+        --out tools/results/ranking.json
+
+All models see the same records; the held-out networks' workloads are in nobody's training set.
+A corpus without networks (`tools/import_log.py`) holds a fifth of its workloads out. Goes on
+with an existing file: a model and seed that are in it are not trained again.
+"""
+
+import argparse
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cwm_jax.evaluation.comparison import Corpus, contenders, judge, split_training
+from cwm_jax.evaluation.splits import hold_out_workloads, split_by_network
+from cwm_jax.features.hardware import load_hardware
+from cwm_jax.files import write_atomically
+from cwm_jax.records.ansor_log import LogSummary, load_records
+from cwm_jax.records.program import programs_beside, read_programs
+from cwm_jax.records.record import Record
+from cwm_jax.records.store_features import Stores, read_stores, stores_path
+from cwm_jax.training.dataset import build_dataset
+from cwm_jax.tvm_bridge import collection
+from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS
+from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
+
+
+def main() -> None:
+    """Trains what is missing, and prints the table."""
+    parser = argparse.ArgumentParser(description="The ranking table.")
+    parser.add_argument("corpus", type=Path, help="folder that cwm collect wrote")
+    parser.add_argument("--hardware", required=True, help="name of a hardware card")
+    parser.add_argument("--out", required=True, type=Path, help="JSON to write or to go on with")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--models", nargs="+", choices=list(contenders()), help="default: all")
+    options = parser.parse_args()
+    corpus, occurrences = load(options.corpus, options.hardware)
+    known = {key: found for key, found in occurrences.items() if key in corpus.dataset}
+    split = split_by_network(known, HELD_OUT_NETWORKS)
+    if not split.test:
+        split = hold_out_workloads(split.train, share=0.2, seed=0)
+    records = sum(len(workload.latencies) for workload in corpus.dataset.values())
+    print(
+        f"{records} records, {len(split.train)} workloads to train on, {len(split.test_keys)} "
+        f"held out in {', '.join(split.test)}",
+        flush=True,
+    )
+    results: dict[str, Any] = {}
+    if options.out.exists():
+        results = orjson.loads(options.out.read_bytes())
+    runs = results.setdefault("runs", {}).setdefault(options.hardware, {})
+    fits = contenders()
+    for seed in options.seeds:
+        training, validation = split_training(split.train, seed)
+        for name in options.models or fits:
+            done = runs.setdefault(name, {})
+            if str(seed) in done:
+                continue
+            fitted = fits[name](corpus, training, validation, split.test_keys, seed)
+            done[str(seed)] = judge(corpus, split, fitted)
+            results[options.hardware] = summarise(runs)
+            text = orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+            write_atomically(options.out, text + b"\n")
+            print(row(f"{name} seed {seed}", done[str(seed)]), flush=True)
+    print(f"\n{'model':32} top-1  top-5  pair.  Spear. (means over seeds, spread of top-1)")
+    for name, found in summarise(runs).items():
+        print(row(name, found), f"± {found['top1_spread'] / 2:.3f}")
+
+
+def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]]:
+    """Reads a corpus in every form that some model takes."""
+    files = collection.Corpus(folder)
+    records = load_records(files.records, summary=LogSummary())
+    stores = read_stores(stores_path(files.records), len(records))
+    beside = programs_beside(files.records)
+    programs = read_programs(beside) if beside else {}
+    dataset = build_dataset(records, programs, load_hardware(hardware), stores)
+    records_of: dict[str, list[Record]] = defaultdict(list)
+    stores_of: dict[str, list[Stores]] = defaultdict(list)
+    for record, rows in zip(records, stores, strict=True):
+        if record.valid:
+            records_of[record.workload_key].append(record)
+            stores_of[record.workload_key].append(rows)
+    # Workloads without a compute graph have no features for the static models to read.
+    occurrences = {
+        task.workload_key: task.occurrences
+        for task in read_tasks(files.tasks)
+        if all(map(len, stores_of[task.workload_key]))
+    }
+    return Corpus(dataset, records_of, stores_of), occurrences
+
+
+def summarise(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Means over seeds, and the range of top-1."""
+    found: dict[str, dict[str, float]] = {}
+    for name, by_seed in runs.items():
+        rows = list(by_seed.values())
+        if not rows:
+            continue
+        columns = [c for c, value in rows[0].items() if isinstance(value, int | float)]
+        found[name] = {c: statistics.fmean(row[c] for row in rows) for c in columns}
+        top1 = [row["top1"] for row in rows]
+        found[name] |= {"top1_spread": max(top1) - min(top1), "seeds": len(rows)}
+    return found
+
+
+def row(name: str, found: dict[str, Any]) -> str:
+    """One line of the printed table."""
+    values = (found[column] for column in ("top1", "top5", "pairwise", "spearman"))
+    return f"{name:32} " + "  ".join(f"{value:.3f}" for value in values)
+
+
+if __name__ == "__main__":
+    main()
