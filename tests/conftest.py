@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.tvm_bridge.runtime import use
+
+keep_compiled_programs()
 
 DATA = Path(__file__).parent / "data"
 

@@ -1,6 +1,7 @@
 """The command line: what it writes, and what it says of bad input."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -200,3 +201,17 @@ def test_the_version_is_that_of_the_package(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.strip() == "cwm 0.1.0"
+
+
+def test_compiled_programs_are_kept_between_processes(tmp_path, measured_log):
+    """The second process finds all that the first one compiled."""
+    script = "import sys, cwm_jax; r = cwm_jax.load_records(sys.argv[1])[:8]; "
+    script += "cwm_jax.Scorer.load('cpu-x86-2core').score(r)"
+    command = [sys.executable, "-c", script, str(measured_log)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    kept = []
+    for _ in range(2):
+        subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)
+        kept.append({path.name for path in tmp_path.rglob("*-cache")})
+    assert kept[0]
+    assert kept[1] == kept[0]

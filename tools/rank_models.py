@@ -16,6 +16,7 @@ from typing import Any
 
 import orjson
 
+from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.evaluation.comparison import Corpus, contenders, judge, split_training
 from cwm_jax.evaluation.splits import hold_out_workloads, split_by_network
 from cwm_jax.features.hardware import load_hardware
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", choices=list(contenders()), help="default: all")
     options = parser.parse_args()
+    keep_compiled_programs()
     corpus, occurrences = load(options.corpus, options.hardware)
     known = {key: found for key, found in occurrences.items() if key in corpus.dataset}
     split = split_by_network(known, HELD_OUT_NETWORKS)

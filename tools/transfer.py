@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.cli.common import write_json
+from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
+    keep_compiled_programs()
     devices = dict(text.split("=", 1) for text in options.corpora)
     datasets = {name: load(name, Path(folder)) for name, folder in devices.items()}
     keys = sorted({key for dataset in datasets.values() for key in dataset})

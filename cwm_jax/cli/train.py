@@ -77,6 +77,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains and writes the checkpoint."""
+    from cwm_jax.compilation import keep_compiled_programs
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.model.checkpoint import load_checkpoint, save_checkpoint
     from cwm_jax.model.config import ModelConfig
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.training.dataset import build_dataset
     from cwm_jax.training.loop import Epoch, evaluate_model, train
 
+    keep_compiled_programs()
     console = Console(stderr=True)
     hardware = load_hardware(options.hardware)
     summary = LogSummary()

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
+from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.buckets import bucket
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
 from cwm_jax.features.program import ProgramArrays, encode_program
@@ -80,6 +81,7 @@ class Scorer:
         Raises:
             CheckpointError: It is missing, truncated, or does not fit this version.
         """
+        keep_compiled_programs()
         loaded = load_checkpoint(find_checkpoint(str(checkpoint)))
         return cls(loaded.model, loaded.hardware)
 
