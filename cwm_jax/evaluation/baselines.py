@@ -7,12 +7,12 @@ batches, losses and metrics. Ansor's XGBoost is in `cwm_jax.evaluation.boosted_t
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from cwm_jax.evaluation.sequence_models import attend
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
 from cwm_jax.features.program import ProgramArrays
 from cwm_jax.features.steps import StepArrays
@@ -105,14 +105,8 @@ class Tlp(nnx.Module):
     ) -> Ranking:
         """Ranks by primitives; program and hardware are not looked at."""
         x = nnx.relu(self.second(nnx.relu(self.first(schedules.values))))
-        count, length, width = x.shape
-        live = jnp.arange(length)[None, :] < schedules.length[:, None]
-        parts = jnp.split(self.projections(x), 3, -1)
-        query, key, value = (
-            part.reshape(count, length, self.heads, width // self.heads) for part in parts
-        )
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=live[:, None, None, :])
-        x = self.merge(mixed.reshape(count, length, width))
+        live = jnp.arange(x.shape[1])[None, :] < schedules.length[:, None]
+        x = self.merge(attend(self.projections(x), self.heads, live))
         x = x + nnx.relu(self.third(x))
         x = x + nnx.relu(self.fourth(x))
         scores = self.score(x)[..., 0] * live

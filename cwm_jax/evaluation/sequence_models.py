@@ -61,6 +61,21 @@ class Gru(nnx.Module):
         return states.swapaxes(0, 1)
 
 
+def attend(projected: Float[Array, "candidate step triple"], heads: int, live: Live) -> Steps:
+    """Multi-head attention of steps to live steps.
+
+    Args:
+        projected: Query, key and value of each step, side by side.
+        heads: How many.
+        live: False for padding.
+    """
+    count, length, width = projected.shape
+    shape = (count, length, heads, width // 3 // heads)
+    query, key, value = (part.reshape(shape) for part in jnp.split(projected, 3, -1))
+    mixed = jax.nn.dot_product_attention(query, key, value, mask=live[:, None, None, :])
+    return mixed.reshape(count, length, width // 3)
+
+
 class Attention(nnx.Module):
     """One pre-norm transformer block with learned positions."""
 
@@ -76,15 +91,9 @@ class Attention(nnx.Module):
 
     def __call__(self, steps: Steps, live: Live) -> Steps:
         """Returns one vector a step that has seen all others."""
-        count, length, width = steps.shape
         last = self.position.num_embeddings - 1
-        x = steps + self.position(jnp.minimum(jnp.arange(length), last))[None]
-        parts = jnp.split(self.projections(self.first_norm(x)), 3, -1)
-        query, key, value = (
-            part.reshape(count, length, self.heads, width // self.heads) for part in parts
-        )
-        mixed = jax.nn.dot_product_attention(query, key, value, mask=live[:, None, None, :])
-        x = x + self.merge(mixed.reshape(count, length, width))
+        x = steps + self.position(jnp.minimum(jnp.arange(steps.shape[1]), last))[None]
+        x = x + self.merge(attend(self.projections(self.first_norm(x)), self.heads, live))
         x = x + self.outer(nnx.gelu(self.inner(self.second_norm(x))))
         return jnp.tanh(x) * live[..., None]
 

@@ -97,5 +97,5 @@ def load_with_stores(
         records += [loaded[at] for at in kept]
         stores += [rows[at] for at in kept]
     if not records:
-        raise RecordError(f"{', '.join(map(str, logs))}: no valid measurement")
+        raise RecordError(f"{', '.join(map(str, logs))}: holds no valid measurement")
     return records, stores if found else None

@@ -5,6 +5,7 @@ The list holds what users tune by hand and the operators of the Ansor paper (OSD
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -118,23 +119,6 @@ def _conv1d(
     return [data, weight, tvm.topi.nn.conv1d_nwc(data, weight, stride, padding, 1)]
 
 
-def _conv2d(
-    tvm: Any,
-    n: int,
-    h: int,
-    w: int,
-    inputs: int,
-    outputs: int,
-    kernel: int,
-    stride: int,
-    padding: int,
-    layout: str,
-) -> list[Any]:
-    return _any_conv2d(
-        tvm, n, h, w, inputs, outputs, kernel, stride, padding, layout, dilation=1, bias=False
-    )
-
-
 def _dilated_conv2d(
     tvm: Any,
     n: int,
@@ -147,54 +131,8 @@ def _dilated_conv2d(
     padding: int,
     dilation: int,
     layout: str,
-) -> list[Any]:
-    return _any_conv2d(
-        tvm,
-        n,
-        h,
-        w,
-        inputs,
-        outputs,
-        kernel,
-        stride,
-        padding,
-        layout,
-        dilation=dilation,
-        bias=False,
-    )
-
-
-def _conv2d_bias_relu(
-    tvm: Any,
-    n: int,
-    h: int,
-    w: int,
-    inputs: int,
-    outputs: int,
-    kernel: int,
-    stride: int,
-    padding: int,
-    layout: str,
-) -> list[Any]:
-    return _any_conv2d(
-        tvm, n, h, w, inputs, outputs, kernel, stride, padding, layout, dilation=1, bias=True
-    )
-
-
-def _any_conv2d(
-    tvm: Any,
-    n: int,
-    h: int,
-    w: int,
-    inputs: int,
-    outputs: int,
-    kernel: int,
-    stride: int,
-    padding: int,
-    layout: str,
     *,
-    dilation: int,
-    bias: bool,
+    bias: bool = False,
 ) -> list[Any]:
     te, topi = tvm.te, tvm.topi
     if layout == "NHWC":
@@ -212,6 +150,12 @@ def _any_conv2d(
     # What batch normalisation is after a compiler has folded its scale into the weights.
     offset = te.placeholder(shape, name="bias")
     return [data, weight, offset, topi.nn.relu(topi.add(out, offset))]
+
+
+def _conv2d(tvm: Any, *sizes_and_layout: Any, bias: bool = False) -> list[Any]:
+    *sizes, layout = sizes_and_layout
+    arguments: tuple[Any, ...] = (*sizes, 1, layout)
+    return _dilated_conv2d(tvm, *arguments, bias=bias)
 
 
 def _group_conv2d(
@@ -414,7 +358,7 @@ OPERATORS: dict[str, Operator] = {
         "2-D convolution, bias, ReLU",
         "conv2d_bias_relu:1,56,56,64,64,3,1,1",
         _conv2d_shapes,
-        _conv2d_bias_relu,
+        functools.partial(_conv2d, bias=True),
     ),
     "dilated_conv2d": Operator(
         (*_CONV2D, "DILATION"),
