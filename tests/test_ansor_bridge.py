@@ -22,7 +22,8 @@ from cwm_jax.search.planner import PlannerConfig
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel, schedules_of_states
 from cwm_jax.tvm_bridge.planned_search import PlannedSearch
 from cwm_jax.tvm_bridge.programs import program_of_task
-from cwm_jax.tvm_bridge.tuning import TuningConfig, resumable_records, schedule_text, tune_task
+from cwm_jax.tvm_bridge.rounds import TuningConfig
+from cwm_jax.tvm_bridge.tuning import resumable_records, schedule_text, tune_task
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
 
 ROOT = Path(__file__).parents[1]
@@ -120,7 +121,7 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search)
 
     with log.open("a") as file:
         file.write('{"i": [["cut off')  # a process killed while it wrote
-    earlier = resumable_records(log, task.workload_key, str(task.target))
+    earlier = resumable_records(log, [task.workload_key], str(task.target))
     assert len(earlier) == 6
     more = TuningConfig(trials=9, round_size=3, min_repeat_ms=10, search=search)
     resumed = tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
@@ -157,7 +158,7 @@ def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, tmp_path):
 
 def test_a_log_of_another_workload_is_not_resumed(measured_log, task):
     with pytest.raises(RecordError, match="cannot resume"):
-        resumable_records(measured_log, task.workload_key, str(task.target))
+        resumable_records(measured_log, [task.workload_key], str(task.target))
 
 
 @pytest.mark.parametrize("name", ["xgboost", "random"])

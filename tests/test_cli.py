@@ -68,6 +68,32 @@ def test_eval_leaves_out_what_was_trained_on(trained, tmp_path, measured_log):
         assert len(json.loads(result.read_text())["workloads"]) == len(split["test"])
 
 
+def test_other_devices_are_trained_on_but_for_held_out_workloads(tmp_path, measured_log):
+    losses, cards = [], []
+    for also in ([], ["--also", f"cuda-v100={measured_log}"]):
+        out = tmp_path / f"checkpoint{len(losses)}"
+        arguments = ["train", str(measured_log), "--hardware", "cpu-x86-2core", "--epochs", "1"]
+        assert main([*arguments, "--out", str(out), *also]) == 0
+        losses.append(json.loads((out / "curves.jsonl").read_text())["loss"])
+        cards.append(json.loads((out / "card.json").read_text()))
+    assert losses[0] != losses[1]
+    split = cards[1]["split"]
+    assert set(split["other_devices"]) == set(split["train"])
+    assert split["validation"] or split["test"]
+
+
+def test_a_checkpoint_ranks_for_another_device_when_asked(trained, tmp_path, measured_log, capsys):
+    arguments = ["score", str(measured_log), "--checkpoint", str(trained)]
+    written = []
+    for hardware in ([], ["--hardware", "cpu-x86-2core"], ["--hardware", "cuda-v100"]):
+        out = tmp_path / f"scores{len(written)}.jsonl"
+        assert main([*arguments, *hardware, "--out", str(out)]) == 0
+        written.append(out.read_text())
+    assert written[0] == written[1] != written[2]
+    assert main([*arguments, "--hardware", "abacus", "--out", str(tmp_path / "none")]) == 2
+    assert "known are" in capsys.readouterr().err
+
+
 def failed_log(path: Path, measured_log: Path) -> Path:
     line = format_line(load_records(measured_log)[0])
     head, _, tail = line.partition('"r": [[')

@@ -14,7 +14,8 @@ from cwm_jax.errors import CorpusError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import read_programs
 from cwm_jax.tvm_bridge.candidates import Mix, draw_candidates, mix_of_round
-from cwm_jax.tvm_bridge.collection import Corpus, read_reference
+from cwm_jax.tvm_bridge.collection import read_reference
+from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS, default_plan
 from cwm_jax.tvm_bridge.corpus_tasks import (
     TaskPlan,

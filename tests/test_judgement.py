@@ -22,11 +22,13 @@ from cwm_jax.evaluation.baselines import (
 from cwm_jax.evaluation.boosted_trees import score_trees, train_trees
 from cwm_jax.evaluation.calibration import calibrate, pair_probabilities
 from cwm_jax.evaluation.noise import noise_ceiling, remeasured_ratios
+from cwm_jax.evaluation.replay import adapted_best, chosen_best, replay_summary
 from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceModel
 from cwm_jax.evaluation.splits import split_by_network
 from cwm_jax.features.program import encode_program
 from cwm_jax.features.steps import encode_schedules
 from cwm_jax.model.inputs import to_schedules
+from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.records.steps import Step
 from cwm_jax.records.store_features import (
     STORE_WIDTH,
@@ -202,3 +204,27 @@ def test_ratios_pair_the_same_programs(measured_log):
         for record in records[3:0:-1]
     ]
     assert remeasured_ratios(records, again).tolist() == pytest.approx([2, 2, 2])
+
+
+def test_a_replay_counts_what_each_order_finds():
+    rng = np.random.default_rng(0)
+    latencies = {"long": rng.permutation(np.arange(1.0, 201.0)), "short": np.arange(1.0, 9.0)}
+    perfect = {key: -found for key, found in latencies.items()}
+    summary = replay_summary(perfect, None, latencies)
+    assert summary["replay_histories"] == 1
+    assert summary["replay_of_best"] == pytest.approx(1)
+    assert summary["replay_speedup"] == pytest.approx(latencies["long"][:64].min())
+    worst = replay_summary(latencies, None, latencies)
+    assert worst["replay_of_best"] == pytest.approx(1 / 137)
+    assert replay_summary({"short": perfect["short"]}, None, latencies) == {}
+
+
+def test_adaptation_rescues_a_replay_from_a_wrong_prior():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(400, 6)).astype(np.float32)
+    latencies = np.exp(features[:, 0]).astype(np.float32)
+    scores = rng.normal(size=400).astype(np.float32)
+    blind = chosen_best(scores, latencies, 64)
+    adapted = adapted_best(scores, features, latencies, 64, 16, AdaptationConfig())
+    assert adapted <= blind
+    assert adapted <= np.sort(latencies)[4]

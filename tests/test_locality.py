@@ -12,9 +12,11 @@ from cwm_jax.features.locality import (
     Access,
     Cover,
     coverage,
+    innermost_body,
     innermost_strides,
     split_covers,
     touched,
+    touched_by,
     traffic,
 )
 
@@ -77,12 +79,12 @@ def test_blocking_saves_traffic():
     size, block = 512, 32
     accesses = (Access((size, 1, 0), 4), Access((size, 0, 1), 4), Access((0, 1, size), 4))
     i, j, k = (Cover(axis, np.array([float(size)])) for axis in range(3))
-    naive = traffic(accesses, [(i,), (j,), (k,)], arrays(size, size, size))
+    naive = traffic(touched_by(accesses, [(i,), (j,), (k,)]), arrays(size, size, size))
     outer, inner = arrays(size // block, block)
     blocked = [(Cover(axis, outer),) for axis in range(3)]
     blocked += [(Cover(axis, inner),) for axis in range(3)]
     extents = [outer] * 3 + [inner] * 3
-    tiled = traffic(accesses, blocked, extents)
+    tiled = traffic(touched_by(accesses, blocked), extents)
     cache = CAPACITIES.index(2**15)
     assert tiled[cache, 0] < naive[cache, 0] / 8
     whole = 3 * size * size * 4
@@ -93,7 +95,7 @@ def test_blocking_saves_traffic():
 def test_a_larger_cache_never_sees_more_traffic(tile):
     accesses = (Access((64, 1, 0), 4), Access((64, 0, 1), 4), Access((0, 1, 64), 4))
     loops = [(Cover(axis, extent),) for axis, extent in enumerate(arrays(*tile))]
-    moved = traffic(accesses, loops, arrays(*tile))[:, 0]
+    moved = traffic(touched_by(accesses, loops), arrays(*tile))[:, 0]
     assert (np.diff(moved) <= 1e-6 * moved[:-1]).all()
 
 
@@ -101,3 +103,26 @@ def test_strides_of_the_innermost_axis():
     accesses = (Access((8, 1, 0), 4), Access((8, 0, 1), 4), Access((0, 1, 8), 4))
     assert innermost_strides(accesses, 1) == pytest.approx((1 / 3, 2 / 3, 0))
     assert innermost_strides(accesses, 2) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+
+@given(SIZES, SIZES, st.integers(1, 6))
+def test_the_innermost_body_is_what_the_last_reduction_repeats(rows, columns, steps):
+    """i.0 j.0 k.0 i.1 k.1 j.1 of a matrix product: the body is j.1, or below k.0 if k.1 is 1."""
+    accesses = (Access((64, 1, 0), 4), Access((64, 0, 1), 4), Access((0, 1, 64), 4))
+    extents = arrays(4, 4, 8, rows, steps, columns)
+    loops = [
+        (Cover(axis, extent),) for axis, extent in zip((0, 1, 2, 0, 2, 1), extents, strict=True)
+    ]
+    reductions = [False, False, True, False, True, False]
+    written, read = innermost_body(touched_by(accesses, loops), extents, reductions)
+    height = rows if steps == 1 else 1
+    assert written[0] == height * columns
+    assert read[0] == height + columns
+
+
+def test_without_a_reduction_each_point_is_a_body():
+    accesses = (Access((8, 1), 4), Access((8, 1), 4))
+    extents = arrays(8, 8)
+    loops = [(Cover(axis, extent),) for axis, extent in enumerate(extents)]
+    written, read = innermost_body(touched_by(accesses, loops), extents, [False, False])
+    assert written[0] == read[0] == 1

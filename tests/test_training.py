@@ -19,7 +19,7 @@ from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import batches, build_dataset, split_workloads
+from cwm_jax.training.dataset import batches, build_dataset, build_unmeasured, split_workloads
 from cwm_jax.training.loop import train
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
 
@@ -156,3 +156,21 @@ def test_alignment_counts_only_known_targets():
     valid = np.ones((1, 2), bool)
     assert float(alignment_loss(jnp.asarray(np.stack([target, target]))[None], targets, valid)) == 0
     assert float(alignment_loss(jnp.zeros((1, 2, TARGET_WIDTH)), targets, valid)) > 0
+
+
+def test_schedules_that_were_never_measured_are_aligned_only(measured_log, dataset):
+    records = load_records(measured_log, valid_only=True)
+    unmeasured = [dataclasses.replace(record, costs=()) for record in records]
+    stores = [np.full((2, STORE_WIDTH), at % 7, np.float32) for at in range(len(records))]
+    stores[0] = stores[0][:0]
+    programs = load_programs([measured_log], [])
+    found = build_unmeasured(unmeasured, programs, CARD, stores)
+    assert sum(len(w.latencies) for w in found.values()) == len(records) - 1
+    assert not any(np.isfinite(w.latencies).any() for w in found.values())
+    keys = sorted(found)[:3]
+    losses = {}
+    for weight in (0.0, 1.0):
+        config = dataclasses.replace(CONFIG, epochs=3, alignment_weight=weight)
+        losses[weight] = [e.loss for e in train(found, keys, [], create_small, 2, config).curves]
+    assert losses[0.0] == [0, 0, 0]
+    assert losses[1.0][-1] < losses[1.0][0]

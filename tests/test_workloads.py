@@ -15,6 +15,7 @@ from cwm_jax.tvm_bridge.workloads import (
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_operators_example_makes_a_task(tvm, name):
     workload = parse_workload(OPERATORS[name].example)
+    assert isinstance(workload, Workload)
     task = create_task(tvm, workload, tvm.target.Target("llvm -num-cores=2"))
     assert task.workload_key.startswith(f'["{name}", ')
     assert task.compute_dag.flop_ct > 0
@@ -32,9 +33,21 @@ def test_flops_of_known_operators(tvm):
 
 
 def test_options():
-    assert parse_workload("matmul:8,8,8").arguments == (8, 8, 8, "float32")
-    assert parse_workload("matmul:8,8,8,float16").arguments == (8, 8, 8, "float16")
-    assert parse_workload("conv2d:1,8,8,4,6,3,1,0,NCHW").arguments[-1] == "NCHW"
+    def arguments(text: str) -> tuple[int | str, ...]:
+        workload = parse_workload(text)
+        assert isinstance(workload, Workload)
+        return workload.arguments
+
+    assert arguments("matmul:8,8,8") == (8, 8, 8, "float32")
+    assert arguments("matmul:8,8,8,float16") == (8, 8, 8, "float16")
+    assert arguments("conv2d:1,8,8,4,6,3,1,0,NCHW")[-1] == "NCHW"
+
+
+def test_a_task_of_a_network_is_a_workload(tvm):
+    tasks = [create_task(tvm, parse_workload(f"mlp:4#{at}"), "llvm") for at in (0, 1)]
+    assert len({task.workload_key for task in tasks}) == 2
+    with pytest.raises(WorkloadError, match="the network has"):
+        create_task(tvm, parse_workload("mlp:4#99"), "llvm")
 
 
 @pytest.mark.parametrize(
@@ -53,6 +66,8 @@ def test_options():
         ("conv2d:1,4,4,8,8,7,1,1", "a kernel of 7 does not fit an image of 4x4"),
         ("conv2d:1,4,4,8,8,3,0,1", "STRIDE is '0'"),
         ("my.py:", "expected FILE.py:FUNCTION"),
+        ("mlp#x", "expected NETWORK#N"),
+        ("alexnet#1", "unknown network 'alexnet'"),
     ],
 )
 def test_bad_workloads(text, says):

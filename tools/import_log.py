@@ -2,8 +2,9 @@
 
     uv run python tools/import_log.py LOG FOLDER --per-workload 200
 
-Writes a sample of each workload's records in the order of the log, the compute graphs that
-could be rebuilt, and the tasks, so that `extract_stores.py`, `rank_models.py` and `cwm train`
+Writes a sample of each workload's records in the order of the log (of the fifth of the workloads
+that `rank_models.py` holds out the whole history), the compute graphs that could be rebuilt, and
+the tasks, so that `extract_stores.py`, `rank_models.py` and `cwm train`
 read it as they read what `cwm collect` measured.
 """
 
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from cwm_jax.evaluation.splits import hold_out_workloads
 from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records
 from cwm_jax.records.gzip_log import append_member
 from cwm_jax.records.program import Program, write_programs
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.collection import Corpus
+from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
 from cwm_jax.tvm_bridge.named_workloads import rebuild_workload
 from cwm_jax.tvm_bridge.runtime import use
@@ -45,6 +47,7 @@ def main() -> None:
     programs: list[Program] = []
     tasks: list[CorpusTask] = []
     counts: Counter[str] = Counter()
+    held_out = hold_out_workloads(list(groups)).test_keys
     for key, records in sorted(groups.items()):
         name = json.loads(key)[0]
         rebuilt = rebuild_workload(tvm, key, [record.steps for record in records])
@@ -62,7 +65,8 @@ def main() -> None:
                     hardware_parameters=records[0].task.hardware_parameters,
                 )
             )
-        kept = np.sort(rng.permutation(len(records))[: options.per_workload])
+        limit = len(records) if key in held_out else options.per_workload
+        kept = np.sort(rng.permutation(len(records))[:limit])
         append_member(corpus.records, (format_line(records[at]) for at in kept))
     write_programs(programs, corpus.programs)
     write_tasks(corpus.tasks, tasks)

@@ -26,7 +26,7 @@ from cwm_jax.records.program import programs_beside, read_programs
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores, read_stores, stores_path
 from cwm_jax.training.dataset import build_dataset
-from cwm_jax.tvm_bridge import collection
+from cwm_jax.tvm_bridge import corpus_files
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS
 from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 
@@ -45,7 +45,7 @@ def main() -> None:
     known = {key: found for key, found in occurrences.items() if key in corpus.dataset}
     split = split_by_network(known, HELD_OUT_NETWORKS)
     if not split.test:
-        split = hold_out_workloads(split.train, share=0.2, seed=0)
+        split = hold_out_workloads(split.train)
     records = sum(len(workload.latencies) for workload in corpus.dataset.values())
     print(
         f"{records} records, {len(split.train)} workloads to train on, {len(split.test_keys)} "
@@ -76,7 +76,7 @@ def main() -> None:
 
 def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]]:
     """Reads a corpus in every form that some model takes."""
-    files = collection.Corpus(folder)
+    files = corpus_files.Corpus(folder)
     records = load_records(files.records, summary=LogSummary())
     stores = read_stores(stores_path(files.records), len(records))
     beside = programs_beside(files.records)

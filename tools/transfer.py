@@ -5,7 +5,8 @@
 
 A fifth of all workloads is held out, on every device alike. The model is trained on the other
 devices' remaining workloads, then goes on with 64, 256 and 1,024 records of the left-out device,
-beside a fresh model with the same records.
+beside a fresh model with the same records. For comparison, models are trained on all devices'
+remaining workloads together, with and without the hardware vector.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from cwm_jax.records.store_features import load_with_stores
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import WorkloadData, build_dataset, split_workloads
 from cwm_jax.training.loop import evaluate_model, train
-from cwm_jax.tvm_bridge.collection import Corpus
+from cwm_jax.tvm_bridge.corpus_files import Corpus
 
 _FEW = (64, 256, 1024)
 _MEMBERS = 2
@@ -63,6 +64,15 @@ def main() -> None:
         )
         base = fit(together, training, validation, config)
         rows.append(judge("zero-shot", 0, seed, base, target, test))
+        own = [key for key in split.train if key in target]
+        everything = together | {key: target[key] for key in own}
+        count = sum(len(target[key].latencies) for key in own)
+        for name, hidden in (("all devices", False), ("no hardware vector", True)):
+            data, judged = (
+                (without_hardware(part) if hidden else part) for part in (everything, target)
+            )
+            model = fit(data, [*training, *own], validation, config)
+            rows.append(judge(name, count, seed, model, judged, test))
         for few in _FEW:
             sample = draw(target, split.train, few, seed)
             names = sorted(sample)
@@ -79,6 +89,14 @@ def load(hardware: str, folder: Path) -> dict[str, WorkloadData]:
     beside = programs_beside(log)
     programs = read_programs(beside) if beside else {}
     return build_dataset(records, programs, load_hardware(hardware), stores)
+
+
+def without_hardware(dataset: dict[str, WorkloadData]) -> dict[str, WorkloadData]:
+    """Hides from the model which device measured."""
+    return {
+        key: dataclasses.replace(workload, hardware=0 * workload.hardware)
+        for key, workload in dataset.items()
+    }
 
 
 def draw(
@@ -136,7 +154,7 @@ def judge(
     """Ranks the held-out workloads of the left-out device."""
     metrics = evaluate_model(model, target, test)
     print(
-        f"seed {seed} {name:12} {records:5} records: top-1 {metrics.top1:.3f} "
+        f"seed {seed} {name:18} {records:5} records: top-1 {metrics.top1:.3f} "
         f"top-5 {metrics.top5:.3f} pairwise {metrics.pairwise:.3f} "
         f"Spearman {metrics.spearman:.3f}",
         flush=True,

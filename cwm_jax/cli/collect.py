@@ -52,6 +52,12 @@ def add_parser(commands: Any) -> None:
         help="world model that guides, or 'none' (default: cpu-x86-2core)",
     )
     parser.add_argument("--target", help="TVM target (default: this machine's CPU)")
+    parser.add_argument(
+        "--max-flop",
+        type=float,
+        metavar="N",
+        help="this time, leave out workloads of more floating-point operations",
+    )
     parser.add_argument("--minutes", type=float, help="stop after the round that passes this")
     parser.add_argument(
         "--remeasure",
@@ -68,12 +74,12 @@ def run(options: argparse.Namespace) -> int:
     """Collects and reports."""
     from cwm_jax.tvm_bridge.collection import (
         CollectionConfig,
-        Corpus,
         collect,
         open_corpus,
         read_reference,
         remeasure_some,
     )
+    from cwm_jax.tvm_bridge.corpus_files import Corpus
     from cwm_jax.tvm_bridge.corpus_tasks import plan_tasks
     from cwm_jax.tvm_bridge.machine import machine_identity
     from cwm_jax.tvm_bridge.measuring import MeasureConfig, QuietMeasurer
@@ -101,6 +107,8 @@ def run(options: argparse.Namespace) -> int:
                 tvm, options.out, tasks, measurer, options.remeasure, options.seed, report
             ),
         )
+    if options.max_flop is not None:
+        tasks = [task for task in tasks if task.flop <= options.max_flop]
     config = CollectionConfig(
         records_per_workload=options.records,
         round_size=options.round,

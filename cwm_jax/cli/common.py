@@ -32,6 +32,21 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
         raise CwmError(f"{path}: cannot be written ({error})") from error
 
 
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Adds `--checkpoint NAME` and `--hardware CARD`."""
+    parser.add_argument(
+        "--checkpoint",
+        default="cpu-x86-2core",
+        help="name of a shipped world model, or a folder (default: cpu-x86-2core)",
+    )
+    parser.add_argument(
+        "--hardware",
+        metavar="CARD",
+        help="rank for this device in place of the checkpoint's own: name of a hardware card, or "
+        "the path of a .json card",
+    )
+
+
 def load_programs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:
     """Reads the programs that lie beside logs, and those named."""
     beside = [found for log in logs if (found := programs_beside(log))]

@@ -10,7 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cwm_jax.cli.common import add_json_option, load_programs, say, write_json
+from cwm_jax.cli.common import (
+    add_checkpoint_options,
+    add_json_option,
+    load_programs,
+    say,
+    write_json,
+)
 from cwm_jax.cli.train import key_hash
 from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
@@ -29,7 +35,7 @@ def add_parser(commands: Any) -> None:
         "on are left out.",
     )
     parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
-    parser.add_argument("--checkpoint", default="cpu-x86-2core", help="name or folder")
+    add_checkpoint_options(parser)
     parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
     parser.add_argument(
         "--include-training",
@@ -45,6 +51,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints and writes the table."""
+    from cwm_jax.features.hardware import load_hardware
     from cwm_jax.model.checkpoint import load_checkpoint
     from cwm_jax.model.locations import find_checkpoint
     from cwm_jax.ranking.scorer import Scorer
@@ -52,12 +59,11 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console()
     loaded = load_checkpoint(find_checkpoint(options.checkpoint))
+    hardware = load_hardware(options.hardware) if options.hardware else loaded.hardware
     summary = LogSummary()
     records = load_records(*options.records, summary=summary, valid_only=True)
     say(console, f"read {summary}")
-    dataset = build_dataset(
-        records, load_programs(options.records, options.programs), loaded.hardware
-    )
+    dataset = build_dataset(records, load_programs(options.records, options.programs), hardware)
     split = loaded.card.get("split", {})
     seen = {hashed for part, hashes in split.items() if part != "test" for hashed in hashes}
     keys = [key for key in dataset if options.include_training or key_hash(key) not in seen]
@@ -66,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             f"{options.checkpoint} was trained on all {len(dataset)} workloads of these logs; "
             "--include-training ranks them all the same"
         )
-    scorer = Scorer(loaded.model, loaded.hardware)
+    scorer = Scorer(loaded.model, hardware)
     rng = np.random.default_rng(0)
     per_workload: dict[str, RankingMetrics] = {}
     random_ranking: list[RankingMetrics] = []

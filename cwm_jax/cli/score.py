@@ -10,7 +10,13 @@ from typing import IO, Any
 import orjson
 from rich.console import Console
 
-from cwm_jax.cli.common import add_json_option, load_programs, say, write_json
+from cwm_jax.cli.common import (
+    add_checkpoint_options,
+    add_json_option,
+    load_programs,
+    say,
+    write_json,
+)
 from cwm_jax.errors import CwmError
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
 from cwm_jax.records.record import Record
@@ -28,7 +34,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
     parser.add_argument("--out", required=True, type=Path, help="JSON lines to write")
-    parser.add_argument("--checkpoint", default="cpu-x86-2core", help="name or folder")
+    add_checkpoint_options(parser)
     parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
     add_json_option(parser)
     parser.set_defaults(run=run)
@@ -38,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     """Streams records through the scorer."""
     from cwm_jax.ranking.scorer import Scorer
 
-    scorer = Scorer.load(options.checkpoint)
+    scorer = Scorer.load(options.checkpoint, options.hardware)
     programs = load_programs(options.records, options.programs)
     summary = LogSummary()
     records = (r for path in options.records for r in iterate_records(path, summary))

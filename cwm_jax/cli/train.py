@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     dataset = build_dataset(records, programs, hardware, stores)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs)
     split = _split(list(dataset), options, config)
-    others = _other_devices(options.also)
+    others = _other_devices(options.also, {*split.validation, *split.test})
     known = sum(key in programs for key in dataset)
     say(
         console,
@@ -122,10 +122,12 @@ def run(options: argparse.Namespace) -> int:
         def report(epoch: Epoch) -> None:
             text = f"loss {epoch.loss:.3f}  top-1 {epoch.top1:.3f}  pairwise {epoch.pairwise:.3f}"
             progress.update(bar, completed=epoch.epoch, description=text)
+            if not console.is_terminal:  # where a bar is shown only once, at the end
+                say(console, f"epoch {epoch.epoch}  {text}  {epoch.seconds:.0f} s")
 
         trained = train(
-            dataset,
-            split.train,
+            dataset | others,
+            (*split.train, *others),
             split.validation,
             lambda seed: create_model(model_config, seed),
             model_config.members,
@@ -181,7 +183,7 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
     """Holds out networks, or a random share of the workloads."""
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.training.dataset import Split, split_workloads
-    from cwm_jax.tvm_bridge.collection import Corpus
+    from cwm_jax.tvm_bridge.corpus_files import Corpus
     from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 
     shares = {"validation": config.validation, "seed": config.seed}
@@ -204,8 +206,8 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
     return Split(rest.train, rest.validation, held.test_keys)
 
 
-def _other_devices(texts: Sequence[str]) -> "dict[str, WorkloadData]":
-    """Encodes logs of other devices; a device's workloads are told apart by its name."""
+def _other_devices(texts: Sequence[str], held_out: set[str]) -> "dict[str, WorkloadData]":
+    """Encodes logs of other devices, but for held-out workloads; names tell devices apart."""
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.training.dataset import build_dataset
 
@@ -217,7 +219,9 @@ def _other_devices(texts: Sequence[str]) -> "dict[str, WorkloadData]":
         log = Path(path)
         records, stores = load_with_stores([log], LogSummary())
         dataset = build_dataset(records, load_programs([log], []), load_hardware(name), stores)
-        found |= {f"{name} {key}": workload for key, workload in dataset.items()}
+        found |= {
+            f"{name} {key}": workload for key, workload in dataset.items() if key not in held_out
+        }
     return found
 
 

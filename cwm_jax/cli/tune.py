@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.cli.common import (
+    add_checkpoint_options,
+    add_json_option,
+    positive,
+    say,
+    write_json,
+)
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.records.program import programs_path, write_programs
+from cwm_jax.tvm_bridge.network_sources import networks_help
 from cwm_jax.tvm_bridge.workloads import operators_help, parse_workload
 
 if TYPE_CHECKING:
+    from cwm_jax.ranking.scorer import Scorer
+    from cwm_jax.tvm_bridge.rounds import TuningConfig
     from cwm_jax.tvm_bridge.tuning import Round, TuningResult
 
 
@@ -24,32 +33,61 @@ def add_parser(commands: Any) -> None:
     """Adds the subcommand."""
     parser = commands.add_parser(
         "tune",
-        help="search for a fast schedule on this machine",
+        help="search for fast schedules of an operator or a network on this machine",
         description="Runs an Ansor search on this machine's CPU with a world model as its cost "
         "model, and keeps every measurement in a log.",
-        epilog=operators_help(),
+        epilog=f"{operators_help()}\n\n{networks_help()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workload", required=True, help="OPERATOR:SHAPE, see below")
-    parser.add_argument("--trials", type=positive, default=64, help="programs to measure (64)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--workload", help="OPERATOR:SHAPE, see below")
+    what.add_argument("--network", help="a built-in network or your own, see below")
+    parser.add_argument(
+        "--trials",
+        type=positive,
+        default=64,
+        help="programs to measure, of all tasks of a network together (64)",
+    )
     parser.add_argument(
         "--cost-model", choices=("world-model", "xgboost", "random"), default="world-model"
     )
-    parser.add_argument(
-        "--checkpoint", default="cpu-x86-2core", help="name or folder of the world model"
-    )
+    add_checkpoint_options(parser)
     parser.add_argument(
         "--search",
         choices=("evolutionary", "planner"),
         default="evolutionary",
         help="Ansor's evolutionary search, or planning in latent space (default: evolutionary)",
     )
+    parser.add_argument(
+        "--adaptation",
+        choices=("none", "mean", "bound"),
+        default="bound",
+        help="how measurements correct the world model: not at all, by the mean, or by an upper "
+        "confidence bound (default: bound)",
+    )
+    parser.add_argument(
+        "--pretrain",
+        type=Path,
+        metavar="CORPUS",
+        help="with --cost-model xgboost: corpus folder that it learns from before the search",
+    )
     parser.add_argument("--target", help="TVM target (default: this machine's CPU)")
+    parser.add_argument(
+        "--rpc",
+        metavar="HOST:PORT:KEY",
+        help="measure on a device of this TVM RPC tracker; --target says what it is",
+    )
     parser.add_argument("--log", type=Path, help="log to write (default: a new one in runs/)")
     parser.add_argument("--resume", type=Path, metavar="LOG", help="go on with this log")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--round", type=positive, default=16, help="programs to measure a round (16)"
+    )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE.so",
+        help="with --network: write the compiled network as a library that TVM's runtime loads",
     )
     add_json_option(parser)
     parser.set_defaults(run=run)
@@ -59,19 +97,22 @@ def run(options: argparse.Namespace) -> int:
     """Runs the search and prints the outcome."""
     if options.search == "planner" and options.cost_model != "world-model":
         raise CwmError("--search planner imagines with the world model: --cost-model world-model")
-    workload = parse_workload(options.workload)
-    log = _log_path(options)
-    scorer = None
-    if options.cost_model == "world-model":
-        from cwm_jax.ranking.scorer import Scorer
+    if options.pretrain and options.cost_model != "xgboost":
+        raise CwmError("--pretrain is for XGBoost: --cost-model xgboost")
+    if options.network:
+        from cwm_jax.cli.tune_network import run_network
 
-        scorer = Scorer.load(options.checkpoint)
+        return run_network(options)
+    if options.export:
+        raise CwmError("--export writes a whole network: give --network")
+    workload = parse_workload(options.workload)
+    log = log_path(options, options.workload)
+    scorer = load_scorer(options)
 
     from cwm_jax.tvm_bridge.programs import program_of_task
     from cwm_jax.tvm_bridge.runtime import use
     from cwm_jax.tvm_bridge.targets import resolve_target
     from cwm_jax.tvm_bridge.tuning import (
-        TuningConfig,
         resumable_records,
         schedule_text,
         tune_task,
@@ -79,20 +120,14 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.tvm_bridge.workloads import create_task
 
     tvm = use("ansor")
-    task = create_task(tvm, workload, resolve_target(tvm, options.target))
+    task = create_task(tvm, workload, resolve_target(tvm, options.target, remote=bool(options.rpc)))
     earlier = []
     if options.resume:
-        earlier = resumable_records(log, task.workload_key, str(task.target))
+        earlier = resumable_records(log, [task.workload_key], str(task.target))
     log.parent.mkdir(parents=True, exist_ok=True)
     # Training on this log needs the compute graph, and should not need TVM.
     write_programs([program_of_task(tvm, task)], programs_path(log))
-    config = TuningConfig(
-        trials=options.trials,
-        round_size=options.round,
-        cost_model=options.cost_model,
-        seed=options.seed,
-        search=options.search,
-    )
+    config = tuning_config(options)
     console = Console()
     flop = float(task.compute_dag.flop_ct)
     say(console, f"{options.workload} on {task.target}, log {log}")
@@ -102,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
         bar = progress.add_task("searching", total=config.trials, completed=len(earlier))
 
         def report(done: "Round") -> None:
-            text = f"best {_milliseconds(done.best_latency)}"
+            text = f"best {milliseconds(done.best_latency)}"
             progress.update(bar, completed=done.trials, description=text)
 
         try:
@@ -110,7 +145,7 @@ def run(options: argparse.Namespace) -> int:
                 tvm, task, config, log, scorer=scorer, earlier=earlier, report=report
             )
         except KeyboardInterrupt:
-            raise _interrupted(log) from None
+            raise interrupted(log) from None
     if result.best is None:
         why = result.first_error or "no candidate was found"
         say(console, f"none of {len(result.latencies)} trials succeeded ({why}); log {log}")
@@ -121,7 +156,38 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _log_path(options: argparse.Namespace) -> Path:
+def load_scorer(options: argparse.Namespace) -> "Scorer | None":
+    """Loads the world model, if that is the cost model."""
+    if options.cost_model != "world-model":
+        return None
+    from cwm_jax.ranking.scorer import Scorer
+
+    return Scorer.load(options.checkpoint, options.hardware)
+
+
+def tuning_config(options: argparse.Namespace) -> "TuningConfig":
+    """Returns the settings that the options ask for."""
+    from cwm_jax.tvm_bridge.remote import parse_tracker
+    from cwm_jax.tvm_bridge.rounds import TuningConfig
+
+    return TuningConfig(
+        trials=options.trials,
+        round_size=options.round,
+        cost_model=options.cost_model,
+        seed=options.seed,
+        search=options.search,
+        tracker=parse_tracker(options.rpc) if options.rpc else None,
+        adaptation=options.adaptation,
+        pretrain=options.pretrain,
+    )
+
+
+def log_path(options: argparse.Namespace, what: str) -> Path:
+    """Returns the log to write or to go on with; a new one is named after `what` is tuned.
+
+    Raises:
+        CwmError: The options contradict each other, or the log is there or missing.
+    """
     if options.resume:
         if options.log:
             raise CwmError("--log and --resume both name a log; --resume alone appends to it")
@@ -132,17 +198,19 @@ def _log_path(options: argparse.Namespace) -> Path:
         if options.log.exists():
             raise CwmError(f"{options.log} exists; go on with it by --resume, or name another")
         return options.log
-    name = re.sub(r"[^A-Za-z0-9]+", "-", options.workload).strip("-")[:60]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", what).strip("-")[:60]
     return Path("runs") / f"{name}-{options.cost_model}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
 
 
-def _interrupted(log: Path) -> CwmError:
+def interrupted(log: Path) -> CwmError:
+    """What to say of a search that Ctrl-C ended."""
     if log.exists():
         return CwmError(f"interrupted; finished rounds are in {log}, go on with --resume {log}")
     return CwmError("interrupted before the first round was measured")
 
 
-def _milliseconds(latency: float) -> str:
+def milliseconds(latency: float) -> str:
+    """Shows a latency in seconds."""
     return f"{latency * 1e3:.4f} ms" if math.isfinite(latency) else "none yet"
 
 
@@ -163,7 +231,7 @@ def _print_outcome(
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in _phases(result).items())
     say(
         console,
-        f"best latency {_milliseconds(best)}, {flop / best / 1e9:.1f} GFLOP/s, "
+        f"best latency {milliseconds(best)}, {flop / best / 1e9:.1f} GFLOP/s, "
         f"{len(result.latencies)} trials ({failed} failed)\n{seconds}\nlog {log}",
     )
     if failed and result.first_error:

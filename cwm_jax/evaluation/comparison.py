@@ -18,6 +18,7 @@ from cwm_jax.evaluation.baselines import (
 )
 from cwm_jax.evaluation.boosted_trees import score_trees, train_trees
 from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics, weighted_top_k
+from cwm_jax.evaluation.replay import replay_summary
 from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceModel
 from cwm_jax.evaluation.splits import NetworkSplit
 from cwm_jax.features.steps import StepArrays
@@ -25,6 +26,7 @@ from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import parameter_count
 from cwm_jax.model.world_model import WorldModel, create_model
 from cwm_jax.ranking.scorer import Ranker
+from cwm_jax.ranking.scorer import Scores as CandidateScores
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores
 from cwm_jax.training.config import TrainingConfig
@@ -59,12 +61,14 @@ class Fitted:
         parameters: Trained numbers; nodes of all trees for boosted trees.
         train_seconds: Wall time of the training.
         score_seconds: Wall time of scoring the test set from arrays, compiled before.
+        features: What the model adapts on, by workload; None if it does not adapt.
     """
 
     scores: Scores
     parameters: int
     train_seconds: float
     score_seconds: float
+    features: Mapping[str, Float32[np.ndarray, "candidate feature"]] | None = None
 
 
 Fit = Callable[[Corpus, Sequence[str], Sequence[str], Sequence[str], int], Fitted]
@@ -89,6 +93,7 @@ def contenders() -> dict[str, Fit]:
         "ablation-no-alignment": _neural(world, alignment=0.0),
         "ablation-shuffled-steps": _neural(world, view=_shuffle_steps),
         "ablation-no-program": _neural(world, view=_without_program),
+        "ablation-no-hardware": _neural(world, view=_without_hardware),
         "ablation-no-actions": _neural(lambda seed: WithoutActions(config, rngs=nnx.Rngs(seed))),
     }
     for kind in SEQUENCE_KINDS:
@@ -129,17 +134,19 @@ def _neural(
         seconds = time.perf_counter() - started
         rank = Ranker(model)
 
-        def score() -> Scores:
+        def score() -> dict[str, CandidateScores]:
             return {
-                key: rank(dataset[key].program, dataset[key].steps, dataset[key].hardware).score
+                key: rank(dataset[key].program, dataset[key].steps, dataset[key].hardware)
                 for key in test
             }
 
         score()
         started = time.perf_counter()
-        scores = score()
+        found = score()
         elapsed = time.perf_counter() - started
-        return Fitted(scores, parameter_count(model), seconds, elapsed)
+        scores = {key: ranked.score for key, ranked in found.items()}
+        features = {key: ranked.features for key, ranked in found.items()}
+        return Fitted(scores, parameter_count(model), seconds, elapsed, features)
 
     return fit
 
@@ -166,6 +173,11 @@ def _without_program(corpus: Corpus, key: str) -> WorkloadData:
     return dataclasses.replace(
         workload, program=type(workload.program)(*(0 * array for array in workload.program))
     )
+
+
+def _without_hardware(corpus: Corpus, key: str) -> WorkloadData:
+    workload = corpus.dataset[key]
+    return dataclasses.replace(workload, hardware=0 * workload.hardware)
 
 
 def _as_stores(corpus: Corpus, key: str) -> WorkloadData:
@@ -261,6 +273,7 @@ def judge(corpus: Corpus, split: NetworkSplit, fitted: Fitted) -> dict[str, Any]
         if fitted.score_seconds
         else None,
         "networks": networks,
+        **replay_summary(fitted.scores, fitted.features, latencies),
     }
 
 

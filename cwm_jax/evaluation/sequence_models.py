@@ -16,7 +16,7 @@ from cwm_jax.features.program import ProgramArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
 from cwm_jax.model.inputs import Schedules
-from cwm_jax.model.world_model import Ranking, RankingHead
+from cwm_jax.model.world_model import POOLED, Ranking, RankingHead, main_slot
 
 SequenceKind = Literal["bag", "gru", "attention", "state-space"]
 SEQUENCE_KINDS: tuple[SequenceKind, ...] = ("bag", "gru", "attention", "state-space")
@@ -139,7 +139,7 @@ class SequenceModel(nnx.Module):
         self.enter = nnx.Linear(config.action_width, width, rngs=rngs)
         self.sequence = _MODULES[kind](width, rngs=rngs)
         self.head = RankingHead(config, rngs=rngs)
-        self.latent_width = 3 * config.latent_width
+        self.latent_width = POOLED * config.latent_width
 
     def rank(
         self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]
@@ -151,15 +151,18 @@ class SequenceModel(nnx.Module):
         actions = self.step(schedules) * live[..., None]
         states = self.sequence(self.enter(actions) + slots[schedules.stage], live)  # type: ignore[operator]
         states = states * live[..., None]
-        last = jnp.maximum(schedules.length - 1, 0)
-        final = states[jnp.arange(candidates), last]
+        rows = jnp.arange(candidates)
+        final = states[rows, jnp.maximum(schedules.length - 1, 0)]
+        addressed = live & (schedules.stage == main_slot(program))
+        last_of_main = jnp.where(addressed, jnp.arange(steps), -1).max(1)
+        main = states[rows, last_of_main] * (last_of_main >= 0)[:, None]
         mean = states.sum(1) / jnp.maximum(schedules.length, 1)[:, None]
         largest = jnp.where(live[..., None], states, -1).max(1)
         shared = (candidates, whole.shape[0])
         device = jnp.broadcast_to(
             self.hardware(hardware), (candidates, self.hardware.layer.out_features)
         )
-        latent = jnp.concatenate([final, mean, largest], -1)
+        latent = jnp.concatenate([final, mean, largest, main], -1)
         beside = [
             jnp.broadcast_to(whole, shared),
             actions.sum(1) / 16,

@@ -115,33 +115,84 @@ def touched(access: Access, covered: np.ndarray) -> tuple[Table, Table]:
     return elements, lines
 
 
-def traffic(
-    accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]], extents: Sequence[Extents]
-) -> Float[np.ndarray, "capacity candidate"]:
+class Touched(NamedTuple):
+    """What the loops inside each depth touch, outside all loops first.
+
+    Attributes:
+        written: Distinct elements of the buffer that the stage writes.
+        read: Distinct elements of the buffers that it reads, together.
+        lines: Distinct cache lines of all of them.
+    """
+
+    written: Table
+    read: Table
+    lines: Table
+
+
+def touched_by(accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]]) -> Touched:
+    """Estimates what a stage touches.
+
+    Args:
+        accesses: The stage's write, then its reads; all have a stride for each axis.
+        loops: Covers of each loop, outermost first; at least one covers an axis.
+    """
+    candidates = len(next(cover.extent for covers in loops for cover in covers))
+    covered = coverage(loops, len(accesses[0].strides), candidates)
+    tables = [touched(access, covered) for access in accesses]
+    none = np.zeros_like(tables[0][0])
+    return Touched(
+        written=tables[0][0],
+        read=sum((elements for elements, _ in tables[1:]), none),
+        lines=sum((lines for _, lines in tables), none),
+    )
+
+
+def traffic(found: Touched, extents: Sequence[Extents]) -> Float[np.ndarray, "capacity candidate"]:
     """Estimates the bytes that enter a cache of each of `CAPACITIES`.
 
     Args:
-        accesses: Reads and the write of the stage; all have a stride for each axis.
-        loops: Covers of each loop, outermost first.
-        extents: Trip counts of the loops.
+        found: What the loops touch.
+        extents: Trip counts of the loops, outermost first.
     """
-    axes = len(accesses[0].strides)
-    candidates = len(extents[0])
-    covered = coverage(loops, axes, candidates)
-    data = np.zeros((len(loops) + 1, candidates))
-    for access in accesses:
-        data += touched(access, covered)[1] * LINE_BYTES
-    runs = np.ones((len(loops) + 1, candidates))
+    data = found.lines * LINE_BYTES
+    candidates = data.shape[1]
+    runs = np.ones_like(data)
     for depth, extent in enumerate(extents):
         runs[depth + 1] = runs[depth] * np.maximum(extent, 1)
     moved = data * runs
-    found = []
+    entering = []
     for capacity in CAPACITIES:
         fits = data <= capacity
         fits[-1] = True
         depth = fits.argmax(0)
-        found.append(moved[depth, np.arange(candidates)])
-    return np.stack(found)
+        entering.append(moved[depth, np.arange(candidates)])
+    return np.stack(entering)
+
+
+def innermost_body(
+    found: Touched, extents: Sequence[Extents], reductions: Sequence[bool]
+) -> tuple[Extents, Extents]:
+    """Estimates the accumulators and operands of the innermost body.
+
+    The body is what the last reduction loop repeats: while its results fit the registers they
+    stay there.
+
+    Args:
+        found: What the loops touch.
+        extents: Trip counts of the loops, outermost first.
+        reductions: Whether each loop reduces.
+
+    Returns:
+        Distinct elements that the body writes, and that it reads.
+    """
+    depth = np.zeros(found.written.shape[1], np.int64)
+    for at, (extent, reduces) in enumerate(zip(extents, reductions, strict=True)):
+        if reduces:
+            depth = np.where(extent > 1, at + 1, depth)
+    # Without a reduction each point is a body of its own.
+    depth = np.where(depth > 0, depth, len(extents))
+    rows = np.arange(len(depth))
+    return found.written[depth, rows], found.read[depth, rows]
 
 
 def innermost_strides(accesses: Sequence[Access], axis: int) -> tuple[float, float, float]:

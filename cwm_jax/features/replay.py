@@ -6,10 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from cwm_jax.features.locality import CAPACITIES, innermost_strides, traffic
+from cwm_jax.features.locality import (
+    CAPACITIES,
+    innermost_body,
+    innermost_strides,
+    touched_by,
+    traffic,
+)
 from cwm_jax.features.loop_nest import Extents, Loop, Nest, ScheduleState
 from cwm_jax.records.program import Program
-from cwm_jax.records.steps import STEP_KIND_IDS
+from cwm_jax.records.steps import STEP_KIND_IDS, TAGS
 
 PARTS = 5
 INNERMOST = 5
@@ -24,6 +30,11 @@ SIZES = (
     "other_number",
     *(f"innermost_{loop}" for loop in range(INNERMOST)),
     *(f"traffic_{capacity}" for capacity in CAPACITIES),
+    "body_writes",
+    "body_reads",
+    "parallel_tasks",
+    "vector_lanes",
+    "threads",
 )
 """Columns that hold sizes; encoded as `log2(1 + size) / 8`."""
 
@@ -47,6 +58,12 @@ COLUMNS = {name: at for at, name in enumerate((*SIZES, *FLAGS))}
 STEP_WIDTH = len(COLUMNS)
 
 _LANES = 16
+_SUMMED_UP = {
+    "parallel": "parallel_tasks",
+    "blockIdx.x": "parallel_tasks",
+    "threadIdx.x": "threads",
+    "vectorize": "vector_lanes",
+}
 
 
 class StepShape(NamedTuple):
@@ -85,6 +102,7 @@ class Replay:
         self._numbers = numbers
         self._next = 0
         self._last_step: dict[int, int] = {}
+        self._annotated: dict[tuple[int, str], Extents] = {}
 
     def _number(self) -> Extents:
         self._next += 1
@@ -107,21 +125,33 @@ class Replay:
             self._last_step[written.slot] = at
 
     def finish(self) -> None:
-        """Describes the data that each stage moves, on the last step that changes it."""
+        """Sums each stage up on the last step that changes it: annotations, data that it moves."""
         for nest in self.state.nests:
             at = self._last_step.get(nest.slot)
-            if at is None or not nest.accesses or not nest.loops:
+            if at is None:
                 continue
             self._row = self.values[at]
-            loops = [loop.covers for loop in nest.loops]
-            moved = traffic(nest.accesses, loops, [loop.extent for loop in nest.loops])
-            for capacity, size in zip(CAPACITIES, moved, strict=True):
-                self._set(f"traffic_{capacity}", size)
-            inner = next((covers for covers in reversed(loops) if covers), None)
-            if inner is not None:
-                shares = innermost_strides(nest.accesses, inner[-1].axis)
-                for name, share in zip(("0", "1", "more"), shares, strict=True):
-                    self._set(f"innermost_stride_{name}", share)
+            for tag, column in _SUMMED_UP.items():
+                if (nest.slot, tag) in self._annotated:
+                    self._set(column, self._annotated[nest.slot, tag])
+            if nest.accesses:
+                self._describe_data(nest)
+
+    def _describe_data(self, nest: Nest) -> None:
+        loops = [loop.covers for loop in nest.loops]
+        inner = next((covers for covers in reversed(loops) if covers), None)
+        if inner is None:
+            return
+        extents = [loop.extent for loop in nest.loops]
+        found = touched_by(nest.accesses, loops)
+        for capacity, size in zip(CAPACITIES, traffic(found, extents), strict=True):
+            self._set(f"traffic_{capacity}", size)
+        written, read = innermost_body(found, extents, [loop.reduction for loop in nest.loops])
+        self._set("body_writes", written)
+        self._set("body_reads", read)
+        shares = innermost_strides(nest.accesses, inner[-1].axis)
+        for name, share in zip(("0", "1", "more"), shares, strict=True):
+            self._set(f"innermost_stride_{name}", share)
 
     def _set(self, column: str, value: Extents | float) -> None:
         self._row[:, COLUMNS[column]] = value
@@ -176,6 +206,7 @@ class Replay:
         self._set("lane_multiple", np.mod(loop.extent, _LANES) == 0)
         self._tag = fields[2]
         self._set("number", self._number())
+        self._annotated[nest.slot, TAGS[self._tag]] = loop.extent
         return nest, nest
 
     def _fuse(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:

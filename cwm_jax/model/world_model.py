@@ -4,14 +4,19 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from cwm_jax.features.program import ProgramArrays
+from cwm_jax.features.program import STAGE_COLUMNS, ProgramArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.transition import Action, Latent, Transition, rollout
+
+POOLED = 4
+"""Latent vectors that sum up a terminal latent (`WorldModel.pool_latent`)."""
+
+_WORK = STAGE_COLUMNS.index("log_points")
 
 
 class Ranking(NamedTuple):
@@ -28,11 +33,17 @@ class Ranking(NamedTuple):
     latent: Float[Array, "candidate latent"]
 
 
+def main_slot(program: ProgramArrays) -> Int[Array, ""]:
+    """Returns the slot of the stage that does the most work."""
+    work = jnp.asarray(program.stages)[:, _WORK] * jnp.asarray(program.present)
+    return work.argmax()
+
+
 class RankingHead(nnx.Module):
     """Scores terminal latents together with pooled actions and the hardware vector."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        width = 4 * config.latent_width + 2 * config.action_width + config.hardware_width
+        width = (POOLED + 1) * config.latent_width + 2 * config.action_width + config.hardware_width
         self.hidden = nnx.Linear(width, config.head_width, rngs=rngs)
         self.last = nnx.Linear(config.head_width, config.head_width, rngs=rngs)
         self.score = nnx.Linear(config.head_width, 1, rngs=rngs)
@@ -55,7 +66,7 @@ class WorldModel(nnx.Module):
         self.hardware = HardwareEncoder(config, rngs=rngs)
         self.transition = Transition(config, rngs=rngs)
         self.head = RankingHead(config, rngs=rngs)
-        self.latent_width = 3 * config.latent_width
+        self.latent_width = POOLED * config.latent_width
 
     def encode(self, program: ProgramArrays) -> tuple[Array, Array]:
         """Returns the initial latent of one program: slots and whole."""
@@ -97,15 +108,24 @@ class WorldModel(nnx.Module):
             .at[jnp.arange(candidates)[:, None], schedules.stage]
             .max(live.astype(jnp.float32))
         )
-        mask = jnp.maximum(addressed, jnp.asarray(program.present)[None, :])[..., None]
-        mean = (terminal.slots * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
-        largest = jnp.where(mask > 0, terminal.slots, -1).max(1)
+        used = jnp.maximum(addressed, jnp.asarray(program.present)[None, :])
         device = jnp.broadcast_to(
             self.hardware(hardware), (candidates, self.hardware.layer.out_features)
         )
-        latent = jnp.concatenate([terminal.whole, mean, largest], -1)
+        latent = self.pool_latent(program, terminal, used)
         beside = jnp.concatenate([initial.whole, self.pool_actions(actions), device], -1)
         return self.head(latent, beside)
+
+    def pool_latent(
+        self, program: ProgramArrays, terminal: Latent, used: Float[Array, "candidate slot"]
+    ) -> Float[Array, "candidate pooled"]:
+        """Sums up terminal latents: the whole, slots in use, and the stage of most work."""
+        mask = used[..., None]
+        mean = (terminal.slots * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
+        largest = jnp.where(mask > 0, terminal.slots, -1).max(1)
+        return jnp.concatenate(
+            [terminal.whole, mean, largest, terminal.slots[:, main_slot(program)]], -1
+        )
 
     def pool_actions(
         self, actions: Float[Array, "candidate step action"]

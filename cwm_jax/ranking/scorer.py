@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.buckets import bucket
-from cwm_jax.features.hardware import HardwareCard, encode_hardware
+from cwm_jax.features.hardware import HardwareCard, encode_hardware, load_hardware
 from cwm_jax.features.program import ProgramArrays, encode_program
 from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.checkpoint import load_checkpoint
@@ -75,15 +75,21 @@ class Scorer:
         self._hardware_vector = encode_hardware(hardware)
 
     @classmethod
-    def load(cls, checkpoint: Path | str) -> "Scorer":
-        """Loads a checkpoint: the name of a shipped one, or a folder.
+    def load(cls, checkpoint: Path | str, hardware: str | None = None) -> "Scorer":
+        """Loads a checkpoint.
+
+        Args:
+            checkpoint: Name of a shipped one, or a folder.
+            hardware: Name or path of the card of the device to rank for; the checkpoint's own
+                by default.
 
         Raises:
             CheckpointError: It is missing, truncated, or does not fit this version.
+            HardwareError: There is no such hardware card.
         """
         keep_compiled_programs()
         loaded = load_checkpoint(find_checkpoint(str(checkpoint)))
-        return cls(loaded.model, loaded.hardware)
+        return cls(loaded.model, load_hardware(hardware) if hardware else loaded.hardware)
 
     def score(
         self, records: Sequence[Record], programs: Mapping[str, Program] | None = None

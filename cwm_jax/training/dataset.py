@@ -23,15 +23,16 @@ from cwm_jax.training.alignment import alignment_target
 
 @dataclasses.dataclass(frozen=True)
 class WorkloadData:
-    """The valid records of one workload, encoded.
+    """Schedules of one workload, encoded: measured ones, or unmeasured ones to align with.
 
     Attributes:
         key: Workload key.
         program: Encoded program.
         steps: Encoded schedules.
         hardware: Encoded card of the device that measured.
-        latencies: Seconds.
-        throughput: Normalised: best latency of the workload over each latency, in (0, 1].
+        latencies: Seconds; infinite for schedules that were never measured.
+        throughput: Normalised: best latency of the workload over each latency, in (0, 1]; 0 for
+            schedules that were never measured.
         alignment: What the terminal latent is aligned with, NaN where unknown; no columns where
             training does without (`cwm_jax.training.alignment`).
     """
@@ -70,24 +71,63 @@ def build_dataset(
     for key, rows in sorted(groups.items()):
         if len(rows) < 2:
             continue
-        members = [records[at] for at in rows]
-        program = programs.get(key) or shape_only_program(key)
-        steps = encode_schedules([record.steps for record in members], program)
-        latencies = np.array([record.latency for record in members])
-        dataset[key] = WorkloadData(
-            key=key,
-            program=encode_program(program, steps.slots),
-            steps=steps,
-            hardware=encode_hardware(hardware),
-            latencies=latencies.astype(np.float32),
-            throughput=(latencies.min() / latencies).astype(np.float32),
-            alignment=np.stack([alignment_target(stores[at]) for at in rows])
-            if stores is not None
-            else np.zeros((len(rows), 0), np.float32),
-        )
+        latencies = np.array([records[at].latency for at in rows])
+        throughput = (latencies.min() / latencies).astype(np.float32)
+        dataset[key] = _encode(key, records, rows, programs, hardware, stores, throughput)
     if not dataset:
         raise RecordError("no workload has two valid measurements, so there is nothing to rank")
     return dataset
+
+
+def build_unmeasured(
+    records: Sequence[Record],
+    programs: Mapping[str, Program],
+    hardware: HardwareCard,
+    stores: Sequence[Stores],
+) -> dict[str, WorkloadData]:
+    """Groups and encodes schedules whose lowered programs are known, but not their latencies.
+
+    Args:
+        records: Schedules without costs.
+        programs: Compute graphs by workload key; schedules of other workloads are left out.
+        hardware: The device they are for.
+        stores: Features of the lowered program of each; schedules without are left out.
+    """
+    groups: dict[str, list[int]] = defaultdict(list)
+    for at, record in enumerate(records):
+        if record.workload_key in programs and len(stores[at]):
+            groups[record.workload_key].append(at)
+    return {
+        key: _encode(
+            key, records, rows, programs, hardware, stores, np.zeros(len(rows), np.float32)
+        )
+        for key, rows in sorted(groups.items())
+        if len(rows) > 1
+    }
+
+
+def _encode(
+    key: str,
+    records: Sequence[Record],
+    rows: Sequence[int],
+    programs: Mapping[str, Program],
+    hardware: HardwareCard,
+    stores: Sequence[Stores] | None,
+    throughput: Float32[np.ndarray, "candidate"],
+) -> WorkloadData:
+    program = programs.get(key) or shape_only_program(key)
+    steps = encode_schedules([records[at].steps for at in rows], program)
+    return WorkloadData(
+        key=key,
+        program=encode_program(program, steps.slots),
+        steps=steps,
+        hardware=encode_hardware(hardware),
+        latencies=np.array([records[at].latency for at in rows], np.float32),
+        throughput=throughput,
+        alignment=np.stack([alignment_target(stores[at]) for at in rows])
+        if stores is not None
+        else np.zeros((len(rows), 0), np.float32),
+    )
 
 
 class Split(NamedTuple):

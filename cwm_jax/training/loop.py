@@ -104,6 +104,8 @@ def train(
     optimizer_state = jax.vmap(optimizer.init)(state)
     shape = (members, len(chosen))
     emphasis = rng.exponential(size=shape) if members > 1 else np.ones(shape)
+    # Schedules that were never measured are aligned only.
+    emphasis *= [bool(np.isfinite(workload.latencies).all()) for workload in chosen]
     update = _make_update(graph, optimizer, config, emphasis.astype(np.float32))
 
     curves: list[Epoch] = []

@@ -10,7 +10,7 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.cost_models import create_cost_model
 
 # A corpus wants variety, not the optimum: a fraction of Ansor's population and generations.
-_SEARCH = {"evolutionary_search_population": 512, "evolutionary_search_num_iters": 3}
+_SEARCH = {"evolutionary_search_population": 256, "evolutionary_search_num_iters": 3}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,4 @@
-"""Collecting a corpus: rounds of candidates over many tasks, on one machine, resumable.
-
-A corpus is a folder:
-    machine.json           what it was measured on
-    tasks.jsonl.gz         its workloads (`cwm_jax.tvm_bridge.corpus_tasks`)
-    records.jsonl.gz       an Ansor log, one gzip member a round
-    records.programs.jsonl.gz   the compute graphs, so that training needs no TVM
-    reference.jsonl        every run of the reference program
-"""
+"""Collecting a corpus: rounds of candidates over many tasks, on one machine, resumable."""
 
 import dataclasses
 import time
@@ -26,52 +18,13 @@ from cwm_jax.records.gzip_log import append_member, drop_unfinished_member
 from cwm_jax.records.program import write_programs
 from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.candidates import draw_candidates, mix_of_round
+from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, read_tasks, search_task, write_tasks
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import QuietMeasurer
 from cwm_jax.tvm_bridge.programs import program_of_task
 from cwm_jax.tvm_bridge.reference import ReferenceRun
-
-
-@dataclasses.dataclass(frozen=True)
-class Corpus:
-    """The files of a corpus.
-
-    Attributes:
-        folder: Where they lie.
-    """
-
-    folder: Path
-
-    @property
-    def machine(self) -> Path:
-        """What the corpus was measured on."""
-        return self.folder / "machine.json"
-
-    @property
-    def tasks(self) -> Path:
-        """Its workloads."""
-        return self.folder / "tasks.jsonl.gz"
-
-    @property
-    def records(self) -> Path:
-        """Its measurements."""
-        return self.folder / "records.jsonl.gz"
-
-    @property
-    def programs(self) -> Path:
-        """Its compute graphs."""
-        return self.folder / "records.programs.jsonl.gz"
-
-    @property
-    def reference(self) -> Path:
-        """Runs of the reference program."""
-        return self.folder / "reference.jsonl"
-
-    @property
-    def remeasured(self) -> Path:
-        """Records measured once more."""
-        return self.folder / "remeasured.jsonl.gz"
+from cwm_jax.tvm_bridge.results import first_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,13 +246,8 @@ def _round(
         valid=len(results) - len(failed),
         attempts=len(measurer.history) - before,
         total=0,
-        first_error=_error_text(failed[0]) if failed else "",
+        first_error=first_error(failed),
     )
-
-
-def _error_text(result: Any) -> str:
-    lines = str(result.error_msg).strip().splitlines() or ["timed out"]
-    return f"error {int(result.error_no)}: {lines[-1]}"
 
 
 def _measured(tvm: Any, corpus: Corpus, task: Any, earlier: int) -> tuple[list[Any], list[Any]]:

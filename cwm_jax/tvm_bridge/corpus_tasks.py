@@ -14,7 +14,7 @@ import orjson
 from cwm_jax.errors import CorpusError
 from cwm_jax.files import write_atomically
 from cwm_jax.tvm_bridge.networks import Network, network_tasks
-from cwm_jax.tvm_bridge.workloads import Workload, create_task
+from cwm_jax.tvm_bridge.workloads import Subgraph, Workload, create_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class TaskPlan:
     """
 
     networks: tuple[Network, ...]
-    workloads: tuple[tuple[str, Workload], ...]
+    workloads: tuple[tuple[str, Workload | Subgraph], ...]
     whole_networks: tuple[str, ...] = ()
     tasks_per_network: int = 20
     max_flop: float = 2e9

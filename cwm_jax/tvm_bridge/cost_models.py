@@ -1,14 +1,25 @@
 """The cost models that a search can be run with, and a clock around them."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.tvm_bridge.training_log import training_log
 
 CostModelName = Literal["world-model", "xgboost", "random"]
+AdaptationName = Literal["none", "mean", "bound"]
+
+_ADAPTATIONS = {
+    "none": AdaptationConfig(minimum=sys.maxsize),
+    "mean": AdaptationConfig(exploration=0.0),
+    "bound": AdaptationConfig(),
+}
 
 
 class Clock:
@@ -31,7 +42,14 @@ class Clock:
 
 
 def create_cost_model(
-    tvm: Any, name: CostModelName, *, scorer: Scorer | None, round_size: int, seed: int
+    tvm: Any,
+    name: CostModelName,
+    *,
+    scorer: Scorer | None,
+    round_size: int,
+    seed: int,
+    adaptation: AdaptationName = "bound",
+    pretrain: Path | None = None,
 ) -> tuple[Any, Clock]:
     """Creates an Ansor cost model whose `predict` and `update` are timed.
 
@@ -42,19 +60,24 @@ def create_cost_model(
         round_size: Trials a round. Ansor's XGBoost model guesses until it has seen more than
             one round, as in its `TaskScheduler`.
         seed: For the model's own randomness.
+        adaptation: How measurements correct the world model.
+        pretrain: Corpus folder that XGBoost learns from first, and goes on learning from.
     """
     if name == "world-model":
         from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 
         if scorer is None:
             raise ValueError("the world model needs a scorer")
-        model: Any = WorldModelCostModel(scorer)
+        model: Any = WorldModelCostModel(scorer, _ADAPTATIONS[adaptation])
     elif name == "xgboost":
         # Its guesses before the first training come from NumPy's global generator.
         np.random.seed(seed)  # noqa: NPY002
         model = tvm.auto_scheduler.XGBModel(
             verbose_eval=0, num_warmup_sample=round_size - 1, seed=seed
         )
+        if pretrain is not None:
+            with training_log(tvm, pretrain) as log:
+                model.update_from_file(str(log))
     else:
         model = _random_model(tvm, seed)
     clock = Clock()

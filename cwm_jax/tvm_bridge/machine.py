@@ -1,5 +1,6 @@
-"""What this machine is, for files that must not mix measurements of several."""
+"""What this machine is, for files that must not mix measurements of several, and figures."""
 
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -25,3 +26,15 @@ def cpu_model() -> str:
     names = ("model name", "Hardware", "CPU part")
     found = (line.partition(":")[2].strip() for line in lines if line.startswith(names))
     return next(found, platform.machine())
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a figure must name: CPU, cores, system, versions."""
+    names = ("jax", "flax", "numpy", "xgboost", "bitblas")
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+    }

@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from cwm_jax.errors import WorkloadError
-from cwm_jax.tvm_bridge.layout_names import readable_axis_names
 from cwm_jax.tvm_bridge.network_layers import Features, Layers
+from cwm_jax.tvm_bridge.packed_layouts import packed_dense_layers
 
 _TOPHUB = "TOPHUB_LOCATION"
 
@@ -61,18 +61,38 @@ def network_module(tvm: Any, network: Network) -> Any:
 def network_tasks(tvm: Any, network: Network, target: Any) -> list[tuple[Any, int]]:
     """Extracts the Ansor tasks of a network and how often each occurs in it."""
     module = network_module(tvm, network)
-    inputs = module["main"].params
     # Relay folds what depends on weights alone only if it knows their values.
     zeros = {
         str(variable.name_hint): tvm.nd.empty(
             [int(extent) for extent in variable.checked_type.shape], "float32"
         )
-        for variable in inputs
+        for variable in module["main"].params
         if str(variable.name_hint) != "data"
     }
-    with _nothing_downloaded(), readable_axis_names(tvm):
-        tasks, weights = tvm.auto_scheduler.extract_tasks(module, zeros, target)
+    return extract_tasks(tvm, module, zeros, target)
+
+
+def extract_tasks(
+    tvm: Any, module: Any, params: Mapping[str, Any], target: Any
+) -> list[tuple[Any, int]]:
+    """Extracts the Ansor tasks of a Relay module and how often each occurs in it.
+
+    Args:
+        tvm: A TVM with Ansor.
+        module: `tvm.IRModule`.
+        params: Weights by name.
+        target: `tvm.target.Target`.
+    """
+    with relay_build_context(tvm):
+        tasks, weights = tvm.auto_scheduler.extract_tasks(module, dict(params), target)
     return list(zip(tasks, (int(weight) for weight in weights), strict=True))
+
+
+@contextmanager
+def relay_build_context(tvm: Any) -> Iterator[None]:
+    """Lowers networks as this package needs it: repaired, and without a download."""
+    with _nothing_downloaded(), packed_dense_layers(tvm):
+        yield
 
 
 @contextmanager

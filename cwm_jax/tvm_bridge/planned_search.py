@@ -13,6 +13,7 @@ from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 from cwm_jax.search.planner import PlannerConfig, plan
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel, schedules_of_states
+from cwm_jax.tvm_bridge.results import latency_of
 
 _SEED_CALLS = 4
 _PROPOSED_PER_TRIAL = 8
@@ -122,7 +123,7 @@ class PlannedSearch:
         ended = time.perf_counter()
         self._model.update(inputs, results)
         model_seconds += time.perf_counter() - ended
-        latencies = [_latency(result) for result in results]
+        latencies = [latency_of(result) for result in results]
         self._measured += zip(latencies, (schedules[at] for at in chosen), strict=True)
         return PlannedRound(
             inputs,
@@ -166,10 +167,3 @@ class PlannedSearch:
         if adaptation is None:
             return np.argsort(-scores.score, kind="stable")[:size].tolist()
         return choose_batch(adaptation, scores.score, scores.features, size)
-
-
-def _latency(result: Any) -> float:
-    if int(result.error_no) != 0:
-        return float("inf")
-    costs = [float(cost.value) for cost in result.costs]
-    return sum(costs) / len(costs)

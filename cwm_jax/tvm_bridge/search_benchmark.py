@@ -5,7 +5,9 @@ touches all of them; the winners are then built again and measured in turn, seve
 """
 
 import dataclasses
+import hashlib
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,18 @@ import orjson
 from cwm_jax.errors import CwmError
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
 from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.results import latency_of
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "world-model": ("--cost-model", "world-model"),
+    "world-model-planner": ("--cost-model", "world-model", "--search", "planner"),
+    "world-model-mean": ("--cost-model", "world-model", "--adaptation", "mean"),
+    "world-model-pretrained-only": ("--cost-model", "world-model", "--adaptation", "none"),
+    "xgboost": ("--cost-model", "xgboost"),
+    "xgboost-pretrained": ("--cost-model", "xgboost", "--pretrain"),
+    "random": ("--cost-model", "random"),
+}
+"""Ways to search, as options of `cwm tune`; a corpus follows `--pretrain`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,39 +40,49 @@ class SearchRun:
 
     Attributes:
         workload: As for `cwm tune`.
-        cost_model: As for `cwm tune`.
+        variant: In `VARIANTS`.
         seed: Of the search.
+        trials: To measure.
     """
 
     workload: str
-    cost_model: str
+    variant: str
     seed: int
+    trials: int
 
     @property
     def name(self) -> str:
         """File name stem of the run's log and results."""
-        operator, _, shape = self.workload.partition(":")
-        return f"{operator}-{shape.replace(',', 'x')}-{self.cost_model}-{self.seed}"
+        what = re.sub(r"[:#]", "-", self.workload).replace(",", "x")
+        return f"{what}-{self.variant}-{self.seed}-{self.trials}"
 
 
 def plan_runs(
-    workloads: Sequence[str], cost_models: Sequence[str], seeds: Sequence[int]
+    workloads: Sequence[str], variants: Sequence[str], seeds: Sequence[int], trials: int
 ) -> list[SearchRun]:
-    """Orders the searches so that the models of one workload and seed follow each other.
+    """Orders the searches so that the variants of one workload and seed follow each other.
 
-    The model that goes first alternates.
+    The variant that goes first alternates.
     """
     runs: list[SearchRun] = []
     for seed in seeds:
         for at, workload in enumerate(workloads):
-            turn = (at + seed) % len(cost_models)
-            models = [*cost_models[turn:], *cost_models[:turn]]
-            runs += [SearchRun(workload, model, seed) for model in models]
+            turn = (at + seed) % len(variants)
+            ordered = [*variants[turn:], *variants[:turn]]
+            runs += [SearchRun(workload, variant, seed, trials) for variant in ordered]
     return runs
 
 
-def run_search(run: SearchRun, trials: int, checkpoint: str, folder: Path) -> dict[str, Any]:
+def run_search(run: SearchRun, checkpoint: str, corpus: Path, folder: Path) -> dict[str, Any]:
     """Runs one search in a process of its own, or returns what an earlier call finished.
+
+    A search that was stopped goes on from its log.
+
+    Args:
+        run: The search.
+        checkpoint: Of the world model.
+        corpus: What a pretrained rival learns from.
+        folder: Where logs and results are kept.
 
     Raises:
         CwmError: The search failed.
@@ -67,10 +91,11 @@ def run_search(run: SearchRun, trials: int, checkpoint: str, folder: Path) -> di
     if result.exists():
         return orjson.loads(result.read_bytes())
     log = folder / f"{run.name}.jsonl"
-    log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--workload", run.workload]
-    command += ["--trials", str(trials), "--cost-model", run.cost_model, "--seed", str(run.seed)]
-    command += ["--checkpoint", checkpoint, "--log", str(log), "--json", str(result)]
+    variant = VARIANTS[run.variant]
+    command += [*variant, *([str(corpus)] if variant[-1] == "--pretrain" else [])]
+    command += ["--trials", str(run.trials), "--seed", str(run.seed), "--json", str(result)]
+    command += ["--checkpoint", checkpoint, "--resume" if log.exists() else "--log", str(log)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CwmError(f"{run.name}: {done.stderr.strip() or done.stdout.strip()}")
@@ -88,16 +113,18 @@ def remeasure(
     task_of: Callable[[Record], Any],
     winners: Sequence[Record],
     rounds: int,
+    file: Path,
     report: Callable[[int], None] = lambda _: None,
 ) -> list[float]:
-    """Builds and measures programs in turn, `rounds` times.
+    """Builds and measures programs in turn, `rounds` times, each time in a fresh process.
 
     Args:
         tvm: A TVM with Ansor.
         task_of: Gives the search task of a record.
         winners: What to measure.
         rounds: How often each is built and measured.
-        report: Called after every round with its number.
+        file: JSON lines of what is measured; a call with the same winners goes on with it.
+        report: Called after every measurement with how many there are.
 
     Returns:
         The median latency of each in seconds; infinity where none succeeded.
@@ -105,14 +132,27 @@ def remeasure(
     ansor = tvm.auto_scheduler
     builder = ansor.LocalBuilder(timeout=60)
     runner = ansor.LocalRunner(timeout=30, repeat=3, min_repeat_ms=100)
-    found: list[list[float]] = [[] for _ in winners]
+    lines = [format_line(winner) for winner in winners]
+    names = [hashlib.sha256(line.encode()).hexdigest()[:16] for line in lines]
+    done: dict[tuple[str, int], float] = {}
+    if file.exists():
+        for line in file.read_bytes().splitlines():
+            known = orjson.loads(line)
+            latency = known["latency"]
+            done[known["program"], known["round"]] = math.inf if latency is None else latency
+    order = dict(zip(names, zip(winners, lines, strict=True), strict=True))
     for number in range(rounds):
-        for at, record in enumerate(winners):
-            loaded, _ = ansor.measure_record.load_record_from_string(format_line(record))
-            inputs = [ansor.MeasureInput(task_of(record), loaded.state)]
+        for name, (winner, line) in order.items():
+            if (name, number) in done:
+                continue
+            loaded, _ = ansor.measure_record.load_record_from_string(line)
+            inputs = [ansor.MeasureInput(task_of(winner), loaded.state)]
             built = builder.build(inputs, verbose=0)
-            result = runner.run(inputs, built, verbose=0)[0]
-            if int(result.error_no) == 0:
-                found[at].append(statistics.median(float(cost.value) for cost in result.costs))
-        report(number + 1)
-    return [statistics.median(costs) if costs else math.inf for costs in found]
+            latency = latency_of(runner.run(inputs, built, verbose=0)[0])
+            done[name, number] = latency
+            shown = latency if math.isfinite(latency) else None
+            with file.open("ab") as out:
+                row = {"program": name, "round": number, "latency": shown}
+                out.write(orjson.dumps(row) + b"\n")
+            report(len(done))
+    return [statistics.median(done[name, number] for number in range(rounds)) for name in names]

@@ -11,6 +11,7 @@ from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import STORE_WIDTH, Stores
 
 _BATCH = 256
+_NONE = np.zeros((0, STORE_WIDTH), np.float32)
 
 
 def extract_stores(
@@ -35,18 +36,31 @@ def extract_stores(
     rows_of: dict[str, list[int]] = defaultdict(list)
     for at, record in enumerate(records):
         rows_of[record.workload_key].append(at)
-    none = np.zeros((0, STORE_WIDTH), np.float32)
-    found: list[Stores] = [none] * len(records)
+    found: list[Stores] = [_NONE] * len(records)
     done = 0
     for key, members in rows_of.items():
         for start in range(0, len(members), _BATCH):
             part = members[start : start + _BATCH]
             if key in tasks:
                 states = [load(format_line(records[at]))[0].state for at in part]
-                features = ansor.feature.get_per_store_features_from_states(states, tasks[key])
-                for at, rows in zip(part, features, strict=True):
-                    array = np.asarray(rows, np.float32)
-                    found[at] = array if array.ndim == 2 else none
+                for at, rows in zip(part, features_of_states(tvm, states, tasks[key]), strict=True):
+                    found[at] = rows
             done += len(part)
             report(done)
     return found
+
+
+def features_of_states(tvm: Any, states: Sequence[Any], task: Any) -> list[Stores]:
+    """Lowers states of a task and returns their per-store features.
+
+    Args:
+        tvm: A TVM with Ansor.
+        states: Of the task.
+        task: `auto_scheduler.SearchTask`.
+
+    Returns:
+        One array a state; no rows where the program does not lower.
+    """
+    found = tvm.auto_scheduler.feature.get_per_store_features_from_states(states, task)
+    arrays = [np.asarray(rows, np.float32) for rows in found]
+    return [array if array.ndim == 2 else _NONE for array in arrays]

@@ -66,15 +66,20 @@ def host_target(tvm: Any) -> Any:
     return tvm.target.Target(host_target_text())
 
 
-def resolve_target(tvm: Any, text: str | None) -> Any:
+def resolve_target(tvm: Any, text: str | None, *, remote: bool = False) -> Any:
     """Returns the target that a user asks for, by default this machine's CPU.
+
+    Args:
+        tvm: A TVM.
+        text: TVM target string, None for this machine's CPU.
+        remote: Programs will run elsewhere, so this machine's devices do not matter.
 
     Raises:
         TargetError: TVM does not know it, was built without it, or its device is absent.
     """
     if text is None:
         return host_target(tvm)
-    if text.split()[:1] == ["cuda"]:
+    if not remote and text.split()[:1] == ["cuda"]:
         _check_cuda(tvm, text)  # first: without a device TVM's parser warns on stderr
     try:
         target = tvm.target.Target(text)
@@ -85,6 +90,8 @@ def resolve_target(tvm: Any, text: str | None) -> Any:
         raise TargetError(f"target {text!r}: only llvm and cuda can be searched; {_EXAMPLES}")
     if not tvm.runtime.enabled(kind):
         raise TargetError(f"target {text!r}: {tvm.__file__} was built without {kind}")
+    if remote:
+        return target
     if kind == "cuda":
         _check_cuda(tvm, text)
     else:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import math
 import textwrap
 from collections.abc import Callable, Sequence
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.errors import WorkloadError
+from cwm_jax.tvm_bridge.networks import Network, network_tasks, parse_network
 from cwm_jax.tvm_bridge.operators import OPERATORS, Operator
+from cwm_jax.tvm_bridge.user_code import users_function
 
 _MAX_ELEMENTS = 2**31
 
@@ -32,6 +33,19 @@ class Workload:
     file: Path | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Subgraph:
+    """One task of a network.
+
+    Attributes:
+        network: The network.
+        position: Among its tasks, from 0, in the order in which `cwm tune --network` lists them.
+    """
+
+    network: Network
+    position: int
+
+
 def operators_help() -> str:
     """Returns the help text that lists the operators."""
     lines = ["workloads:"]
@@ -43,6 +57,8 @@ def operators_help() -> str:
         "returns the input and output tensors of a TE computation, as "
         "tvm.auto_scheduler.register_workload expects"
     )
+    lines.append("  NETWORK#N")
+    lines.append("      the N-th task of a built-in network, counted from 0: resnet-50:1,NHWC#3")
     lines.append("  FILE.py:FUNCTION[:ARGUMENT,...]")
     lines += [f"      {line}" for line in textwrap.wrap(own, 76)]
     return "\n".join(lines)
@@ -52,8 +68,8 @@ def _signature(name: str, operator: Operator) -> str:
     return f"{name}:{','.join(operator.numbers)}[,{'|'.join(operator.option)}]"
 
 
-def parse_workload(text: str) -> Workload:
-    """Reads `OPERATOR:ARGUMENTS` or `FILE.py:FUNCTION:ARGUMENTS`.
+def parse_workload(text: str) -> Workload | Subgraph:
+    """Reads `OPERATOR:ARGUMENTS`, `NETWORK#N` or `FILE.py:FUNCTION:ARGUMENTS`.
 
     Raises:
         WorkloadError: The operator is unknown or its arguments make no sense.
@@ -65,6 +81,11 @@ def parse_workload(text: str) -> Workload:
             raise WorkloadError(f"{text!r}: expected FILE.py:FUNCTION:ARGUMENTS")
         values = tuple(_integer_or_text(part) for part in arguments.split(",") if part)
         return Workload(function, values, Path(head))
+    network, _, position = text.rpartition("#")
+    if network:
+        if not (position.isascii() and position.isdecimal()):
+            raise WorkloadError(f"{text!r}: expected NETWORK#N, N an integer from 0")
+        return Subgraph(parse_network(network), int(position))
     operator = OPERATORS.get(head)
     if operator is None:
         known = ", ".join(OPERATORS)
@@ -96,17 +117,25 @@ def _integer_or_text(part: str) -> Argument:
     return int(part) if part.isascii() and part.lstrip("-").isdecimal() else part
 
 
-def create_task(tvm: Any, workload: Workload, target: Any) -> Any:
+def create_task(tvm: Any, workload: Workload | Subgraph, target: Any) -> Any:
     """Registers a workload with Ansor and returns its `auto_scheduler.SearchTask`.
 
     Raises:
-        WorkloadError: A user's function is missing, fails, or returns no TE tensors.
+        WorkloadError: A user's function is missing, fails, or returns no TE tensors; or a
+            network has fewer tasks.
     """
+    if isinstance(workload, Subgraph):
+        tasks = network_tasks(tvm, workload.network, target)
+        if workload.position >= len(tasks):
+            raise WorkloadError(
+                f"{workload.network}#{workload.position}: the network has {len(tasks)} tasks"
+            )
+        return tasks[workload.position][0]
     if workload.file is None:
         function = functools.partial(OPERATORS[workload.operator].compute, tvm)
         name = workload.operator
     else:
-        function = _users_function(workload.file, workload.operator)
+        function = users_function(workload.file, workload.operator)
         name = f"{workload.file.stem}.{workload.operator}"
     _check_tensors(tvm, function, workload)
     tvm.auto_scheduler.register_workload(name, f=function, override=True)
@@ -116,23 +145,6 @@ def create_task(tvm: Any, workload: Workload, target: Any) -> Any:
     return tvm.auto_scheduler.SearchTask(
         func=name, args=workload.arguments, target=target, layout_rewrite_option=keep
     )
-
-
-def _users_function(file: Path, name: str) -> Callable[..., Any]:
-    if not file.is_file():
-        raise WorkloadError(f"{file}: no such Python file")
-    spec = importlib.util.spec_from_file_location(f"cwm_workload_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise WorkloadError(f"{file}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
-        raise WorkloadError(f"{file}: does not load ({error})") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise WorkloadError(f"{file}: has no function {name!r}")
-    return function
 
 
 def _check_tensors(tvm: Any, function: Callable[..., Any], workload: Workload) -> None:

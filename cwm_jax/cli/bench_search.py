@@ -1,0 +1,227 @@
+"""`cwm bench search`: what each way to search finds, for the same number of trials."""
+
+import argparse
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.tvm_bridge.machine import describe_machine
+from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
+
+if TYPE_CHECKING:
+    from cwm_jax.evaluation.search_summary import Found
+
+_WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
+_RIVAL = "xgboost"
+
+
+def add_search_parser(kinds: Any) -> None:
+    """Adds the subcommand of `cwm bench`."""
+    from cwm_jax.tvm_bridge.search_benchmark import VARIANTS
+
+    search = kinds.add_parser(
+        "search",
+        help="latency found for a number of trials, by way of searching",
+        description="Runs searches in turn, each in a fresh process, then measures the winners "
+        "again together. What is finished in --out is not run again. Run nothing beside it.",
+    )
+    search.add_argument("--workloads", nargs="+", default=list(_WORKLOADS))
+    search.add_argument(
+        "--variants", nargs="+", default=["world-model", _RIVAL], choices=list(VARIANTS)
+    )
+    search.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    search.add_argument("--trials", nargs="+", type=positive, default=[16, 64])
+    search.add_argument(
+        "--reference",
+        nargs="*",
+        default=[],
+        metavar="WORKLOAD",
+        help="workloads whose headroom is told by a long search of Ansor with XGBoost",
+    )
+    search.add_argument("--reference-trials", type=positive, default=1000)
+    search.add_argument("--checkpoint", default="cpu-x86-2core")
+    search.add_argument(
+        "--corpus",
+        type=Path,
+        default=Path("tools/corpus/cpu-x86-2core"),
+        help="what xgboost-pretrained learns from",
+    )
+    search.add_argument("--rounds", type=positive, default=5, help="final measurements (5)")
+    search.add_argument("--out", type=Path, default=Path("runs/bench-search"))
+    add_json_option(search)
+    search.set_defaults(run=run_search_benchmark)
+
+
+def run_search_benchmark(options: argparse.Namespace) -> int:
+    """Runs the searches, measures the winners, prints the table."""
+    from cwm_jax.evaluation.search_summary import Found, best_so_far
+    from cwm_jax.records.ansor_log import format_line
+    from cwm_jax.tvm_bridge import search_benchmark as benchmark
+    from cwm_jax.tvm_bridge.runtime import use
+    from cwm_jax.tvm_bridge.targets import host_target
+
+    workloads = {text: parse_workload(text) for text in (*options.workloads, *options.reference)}
+    console = Console()
+    options.out.mkdir(parents=True, exist_ok=True)
+    longest = max(options.trials)
+    runs = benchmark.plan_runs(options.workloads, options.variants, options.seeds, longest)
+    runs += [
+        benchmark.SearchRun(workload, _RIVAL, 0, options.reference_trials)
+        for workload in options.reference
+    ]
+    winners, told, curves = [], [], []
+    with Progress(console=console) as progress:
+        bar = progress.add_task("searching", total=len(runs))
+        for run in runs:
+            progress.update(bar, description=run.name)
+            data = benchmark.run_search(run, options.checkpoint, options.corpus, options.out)
+            seconds = _round_seconds(data["rounds"])
+            for trials in options.trials if run.trials == longest else [run.trials]:
+                winner = benchmark.winner_after(options.out / f"{run.name}.jsonl", trials)
+                winners.append(winner)
+                told.append((run, trials, seconds))
+            best = best_so_far(data["latencies"])
+            curves.append({**dataclasses.asdict(run), "best": _finite(best), **_clock(data)})
+            progress.advance(bar)
+        tvm = use("ansor")
+        target = host_target(tvm)
+        tasks = {}
+        for workload in workloads.values():
+            task = create_task(tvm, workload, target)
+            tasks[str(task.workload_key)] = task
+        distinct = len({format_line(winner) for winner in winners})
+        bar = progress.add_task("measuring the winners", total=options.rounds * distinct)
+        latencies = benchmark.remeasure(
+            tvm,
+            lambda record: tasks[record.workload_key],
+            winners,
+            options.rounds,
+            options.out / "winners.jsonl",
+            lambda count: progress.update(bar, completed=count),
+        )
+    found: list[Found] = []
+    optimum: dict[str, float] = {}
+    for (run, trials, seconds), latency in zip(told, latencies, strict=True):
+        if run.trials == longest:
+            found.append(Found(run.workload, run.variant, run.seed, trials, latency, seconds))
+        else:
+            optimum[run.workload] = latency
+    summary = _summarise(found, options.variants, options.trials, optimum)
+    _print(console, found, summary, options)
+    in_search = [winner.latency for winner in winners]
+    rows = [
+        {**dataclasses.asdict(run), "trials": trials, "in_search": seen, "latency": latency}
+        for (run, trials, _), seen, latency in zip(told, in_search, latencies, strict=True)
+    ]
+    write_json(
+        options.json,
+        {
+            **_headline(summary, options.variants[0], longest),
+            "machine": describe_machine(),
+            "target": str(target),
+            "checkpoint": options.checkpoint,
+            "variants": summary,
+            "optimum": optimum,
+            "rows": rows,
+            "curves": curves,
+        },
+    )
+    return 0
+
+
+def _round_seconds(rounds: Sequence[Mapping[str, float]]) -> float:
+    return statistics.median(done["search_seconds"] + done["model_seconds"] for done in rounds)
+
+
+def _clock(data: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Trials and wall-clock seconds at the end of each round."""
+    phases = ("search_seconds", "model_seconds", "measure_seconds")
+    seconds = np.cumsum([sum(done[phase] for phase in phases) for done in data["rounds"]])
+    return {
+        "round_trials": [done["trials"] for done in data["rounds"]],
+        "round_ends": [round(float(end), 3) for end in seconds],
+    }
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _summarise(
+    found: "Sequence[Found]",
+    variants: Sequence[str],
+    trials: Sequence[int],
+    optimum: Mapping[str, float],
+) -> dict[str, Any]:
+    """Each variant against the rival: speed-ups, headroom, time a round."""
+    from cwm_jax.evaluation.search_summary import (
+        captured_headroom,
+        compare,
+        round_seconds_ratio,
+    )
+
+    return {
+        variant: {
+            "speedup": {str(n): compare(found, variant, _RIVAL, n) for n in trials},
+            "headroom": captured_headroom(found, variant, _RIVAL, max(trials), optimum),
+            "round_seconds_ratio": round_seconds_ratio(found, variant, _RIVAL),
+        }
+        for variant in variants
+    }
+
+
+def _headline(summary: Mapping[str, Any], variant: str, trials: int) -> dict[str, float]:
+    speedup = summary[variant]["speedup"][str(trials)]
+    return {
+        f"geomean_vs_{_RIVAL}_{trials}": speedup["geomean"],
+        f"worst_vs_{_RIVAL}_{trials}": speedup["worst"],
+        "captured_headroom": summary[variant]["headroom"]["captured"],
+        "round_seconds_ratio": summary[variant]["round_seconds_ratio"],
+    }
+
+
+def _print(
+    console: Console,
+    found: "Sequence[Found]",
+    summary: Mapping[str, Any],
+    options: argparse.Namespace,
+) -> None:
+    longest = max(options.trials)
+    table = Table(f"workload, {longest} trials", *(f"{name}, ms" for name in options.variants))
+    for workload in options.workloads:
+        cells = []
+        for variant in options.variants:
+            at = [
+                f.latency * 1e3
+                for f in found
+                if (f.workload, f.variant, f.trials) == (workload, variant, longest)
+            ]
+            cells.append(" ".join(f"{latency:.3f}" for latency in at))
+        table.add_row(workload, *cells)
+    console.print(table)
+    for variant, told in summary.items():
+        for trials, speedup in told["speedup"].items():
+            if speedup["pairs"]:
+                low, high = speedup["interval"]
+                say(
+                    console,
+                    f"{variant} over {_RIVAL}, {trials} trials: geometric mean "
+                    f"{speedup['geomean']:.3f} (95 % {low:.3f} to {high:.3f}), worst workload "
+                    f"{speedup['worst']:.3f}, {speedup['pairs']} pairs",
+                )
+        if told["headroom"]["workloads"]:
+            say(
+                console,
+                f"{variant}: {told['headroom']['captured']:.0%} of a headroom of "
+                f"{told['headroom']['headroom']:.3f}, {told['headroom']['workloads']} workloads",
+            )
+        say(console, f"{variant}: round time {told['round_seconds_ratio']:.3f} of {_RIVAL}'s")

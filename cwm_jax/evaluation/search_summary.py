@@ -1,0 +1,145 @@
+"""What finished searches say: speed-ups with confidence intervals, headroom, curves."""
+
+import dataclasses
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_RESAMPLES = 2000
+_INTERVAL = (0.025, 0.975)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What one search had found after some trials.
+
+    Attributes:
+        workload: What was tuned.
+        variant: How it was searched.
+        seed: Of the search.
+        trials: Measurements until then.
+        latency: Of the best program in seconds, measured again together with the others.
+        round_seconds: Search and model time of a round, without measuring; median over rounds.
+    """
+
+    workload: str
+    variant: str
+    seed: int
+    trials: int
+    latency: float
+    round_seconds: float
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """Geometric mean; NaN of nothing."""
+    return math.exp(statistics.fmean(map(math.log, values))) if values else math.nan
+
+
+def geometric_interval(by_workload: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
+    """95 % bootstrap interval of a geometric mean; workloads are drawn whole.
+
+    Args:
+        by_workload: Ratios of each workload's seeds.
+        seed: Of the resampling.
+    """
+    if not by_workload:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    logs = [np.log(np.asarray(ratios)) for ratios in by_workload]
+    means = []
+    for _ in range(_RESAMPLES):
+        drawn = rng.integers(len(logs), size=len(logs))
+        means.append(np.concatenate([logs[at] for at in drawn]).mean())
+    low, high = np.exp(np.quantile(means, _INTERVAL))
+    return float(low), float(high)
+
+
+def compare(found: Sequence[Found], variant: str, reference: str, trials: int) -> dict[str, Any]:
+    """Compares two variants after as many trials, seed by seed.
+
+    Returns:
+        `geomean` with its 95 % `interval`, `worst` (the smallest geometric mean of a workload
+        over its seeds), `by_workload`, and `pairs`; ratios above 1 favour `variant`.
+    """
+    at = {(f.workload, f.seed, f.variant): f.latency for f in found if f.trials == trials}
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for workload, seed, name in sorted(at):
+        theirs = at.get((workload, seed, reference))
+        if name == variant and theirs is not None:
+            ratios[workload].append(theirs / at[workload, seed, variant])
+    by_workload = {workload: geometric_mean(values) for workload, values in ratios.items()}
+    every = [ratio for values in ratios.values() for ratio in values]
+    return {
+        "geomean": geometric_mean(every),
+        "interval": geometric_interval(list(ratios.values()), seed=0),
+        "worst": min(by_workload.values(), default=math.nan),
+        "by_workload": by_workload,
+        "pairs": len(every),
+    }
+
+
+def captured_headroom(
+    found: Sequence[Found],
+    variant: str,
+    reference: str,
+    trials: int,
+    optimum: Mapping[str, float],
+) -> dict[str, Any]:
+    """How much of what a long search gains over a short one `variant` has after the short one.
+
+    `log(short / ours) / log(short / long)`, both searches by `reference`; logarithms are summed
+    over workloads and seeds, so that a workload with nothing to gain decides nothing.
+
+    Args:
+        found: All searches.
+        variant: Whose headroom.
+        reference: The rival.
+        trials: Of the short searches.
+        optimum: Latency of the long search in seconds, by workload.
+
+    Returns:
+        `captured`, `headroom` (geometric mean of short over long), `by_workload`, `workloads`.
+    """
+    at = {(f.workload, f.seed, f.variant): f.latency for f in found if f.trials == trials}
+    gained: dict[str, float] = defaultdict(float)
+    possible: dict[str, list[float]] = defaultdict(list)
+    for workload, seed, name in sorted(at):
+        short = at.get((workload, seed, reference))
+        if name == variant and short is not None and workload in optimum:
+            gained[workload] += math.log(short / at[workload, seed, variant])
+            possible[workload].append(math.log(short / optimum[workload]))
+    total = sum(sum(values) for values in possible.values())
+    every = [math.exp(value) for values in possible.values() for value in values]
+    return {
+        "captured": sum(gained.values()) / total if total > 0 else math.nan,
+        "headroom": geometric_mean(every),
+        "by_workload": {
+            workload: gained[workload] / sum(values) if sum(values) > 0 else math.nan
+            for workload, values in possible.items()
+        },
+        "workloads": len(possible),
+    }
+
+
+def round_seconds_ratio(found: Sequence[Found], variant: str, reference: str) -> float:
+    """Median over pairs of search and model seconds a round, `variant` over `reference`."""
+    at = {(f.workload, f.seed, f.variant): f.round_seconds for f in found}
+    ratios = [
+        seconds / at[workload, seed, reference]
+        for (workload, seed, name), seconds in at.items()
+        if name == variant and (workload, seed, reference) in at
+    ]
+    return statistics.median(ratios) if ratios else math.nan
+
+
+def best_so_far(latencies: Sequence[float | None]) -> list[float]:
+    """Best latency after each trial; infinity, or None in a file, stands for a failure."""
+    best, curve = math.inf, []
+    for latency in latencies:
+        best = min(best, math.inf if latency is None else latency)
+        curve.append(best)
+    return curve

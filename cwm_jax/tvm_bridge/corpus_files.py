@@ -1,0 +1,60 @@
+"""The files of a corpus.
+
+A corpus is a folder:
+    machine.json           what it was measured on
+    tasks.jsonl.gz         its workloads (`cwm_jax.tvm_bridge.corpus_tasks`)
+    records.jsonl.gz       an Ansor log, one gzip member a round
+    records.programs.jsonl.gz   the compute graphs, so that training needs no TVM
+    reference.jsonl        every run of the reference program
+    remeasured.jsonl.gz    records measured once more, to know the noise
+    unmeasured.jsonl.gz    schedules without latencies, to align with
+"""
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """The files of a corpus.
+
+    Attributes:
+        folder: Where they lie.
+    """
+
+    folder: Path
+
+    @property
+    def machine(self) -> Path:
+        """What the corpus was measured on."""
+        return self.folder / "machine.json"
+
+    @property
+    def tasks(self) -> Path:
+        """Its workloads."""
+        return self.folder / "tasks.jsonl.gz"
+
+    @property
+    def records(self) -> Path:
+        """Its measurements."""
+        return self.folder / "records.jsonl.gz"
+
+    @property
+    def programs(self) -> Path:
+        """Its compute graphs."""
+        return self.folder / "records.programs.jsonl.gz"
+
+    @property
+    def reference(self) -> Path:
+        """Runs of the reference program."""
+        return self.folder / "reference.jsonl"
+
+    @property
+    def unmeasured(self) -> Path:
+        """Schedules without latencies, to align with."""
+        return self.folder / "unmeasured.jsonl.gz"
+
+    @property
+    def remeasured(self) -> Path:
+        """Records measured once more."""
+        return self.folder / "remeasured.jsonl.gz"

@@ -1,0 +1,302 @@
+"""Rounds of a search: each finds candidates, measures them, and appends them to the log."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from cwm_jax.errors import TargetError
+from cwm_jax.records.ansor_log import append_records, format_line
+from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.cost_models import AdaptationName, Clock, CostModelName
+from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.remote import (
+    LOST_ROUNDS,
+    Tracker,
+    create_runner,
+    device_lost,
+    learning_from_answers,
+)
+
+SearchName = Literal["evolutionary", "planner"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningConfig:
+    """Settings of a search.
+
+    Attributes:
+        trials: Candidates to measure in all, those of a resumed log included.
+        round_size: Candidates a round; the model learns between rounds.
+        cost_model: Which model ranks.
+        seed: Of the search.
+        build_timeout: Seconds that one candidate may compile.
+        run_timeout: Seconds that one candidate may run.
+        min_repeat_ms: One measurement repeats the program for at least so long.
+        search: Ansor's evolutionary search, or the planner, which needs the world model.
+        tracker: Where devices to measure on are asked for; None for this machine.
+        adaptation: How measurements correct the world model: not at all, by the mean, or by the
+            upper confidence bound.
+        pretrain: Corpus folder that XGBoost learns from before the search.
+    """
+
+    trials: int
+    round_size: int = 16
+    cost_model: CostModelName = "world-model"
+    seed: int = 0
+    build_timeout: int = 30
+    run_timeout: int = 15
+    min_repeat_ms: int = 40
+    search: SearchName = "evolutionary"
+    tracker: Tracker | None = None
+    adaptation: AdaptationName = "bound"
+    pretrain: Path | None = None
+
+
+class Found(NamedTuple):
+    """What a round brought.
+
+    Attributes:
+        results: `auto_scheduler.MeasureResult` of each candidate; none when the search space is
+            exhausted.
+        seconds: In search, in the cost model, in building and running.
+        counts: A planner's: schedules imagined, handed to TVM, and refused by it.
+    """
+
+    results: Sequence[Any]
+    seconds: tuple[float, float, float]
+    counts: tuple[int, int, int] = (0, 0, 0)
+
+
+NextRound = Callable[[int], Found]
+"""Number of candidates -> what a round of at most so many brought."""
+
+
+def start_search(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    model: Any,
+    clock: Clock,
+    earlier: list[Record],
+    interrupt: Interrupt,
+) -> NextRound:
+    """Prepares the search of one task.
+
+    Args:
+        tvm: A TVM with Ansor.
+        task: `auto_scheduler.SearchTask`.
+        config: Settings.
+        log: Ansor log that every round is appended to.
+        model: Cost model, timed by `clock` and guarded by `interrupt`.
+        clock: Its clock.
+        earlier: Records of this task that are measured already.
+        interrupt: Whether the user asked to stop; the round under way is dropped then, and
+            raises `KeyboardInterrupt`.
+
+    Returns:
+        The function of a round. A round in which a remote device was lost is dropped from the
+        log and comes back whole, and the search goes on with other candidates.
+
+    Raises:
+        TargetError: No remote device answers; also by a round, after `LOST_ROUNDS` in a row.
+    """
+    start = _planner if config.search == "planner" else _evolution
+    search = start(tvm, task, config, log, model, clock, earlier, interrupt)
+    tracker = config.tracker
+    if tracker is None:
+        return search
+
+    def next_round(size: int) -> Found:
+        for _ in range(LOST_ROUNDS):
+            before = _size(log)
+            found = search(size)
+            if not device_lost(found.results):
+                return found
+            _truncate(log, before)
+        raise TargetError(f"tracker {tracker}: the device has not answered for several rounds")
+
+    return next_round
+
+
+def guard_model(model: Any, config: TuningConfig, interrupt: Interrupt) -> None:
+    """Lets Ctrl-C reach the search, and keeps lost devices from teaching the model."""
+    model.predict = interrupt.guard(model.predict)
+    model.update = interrupt.guard(model.update)
+    if config.tracker is not None:
+        model.update = learning_from_answers(model.update)
+
+
+def _evolution(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    model: Any,
+    clock: Clock,
+    earlier: list[Record],
+    interrupt: Interrupt,
+) -> NextRound:
+    """Rounds of Ansor's own search."""
+    ansor = tvm.auto_scheduler
+    callbacks = []
+    with _log_of(earlier) as earlier_log:
+        if earlier_log is not None:
+            callbacks.append(ansor.PreloadMeasuredStates(str(earlier_log)))
+            model.update_from_file(str(earlier_log))
+        policy = ansor.SketchPolicy(
+            task,
+            model,
+            seed=_search_seed(config, earlier),
+            verbose=0,
+            init_search_callbacks=callbacks or None,
+        )
+    measurer = ansor.measure.ProgramMeasurer(
+        _builder(ansor, config),
+        _runner(ansor, config),
+        [ansor.RecordToFile(str(log))],
+        verbose=0,
+    )
+
+    def next_round(size: int) -> Found:
+        clock.calls.clear()
+        started = time.perf_counter()
+        inputs, results = _one_round(policy, size, measurer, interrupt, log)
+        if len(inputs) == 0:
+            return Found((), (0.0, 0.0, 0.0))
+        return Found(results, _phases(started, clock.calls, time.perf_counter()))
+
+    return next_round
+
+
+def _planner(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    model: Any,
+    clock: Clock,
+    earlier: list[Record],
+    interrupt: Interrupt,
+) -> NextRound:
+    """Rounds of the planner."""
+    from cwm_jax.tvm_bridge.planned_search import PlannedSearch
+
+    ansor = tvm.auto_scheduler
+    builder, runner = _builder(ansor, config), _runner(ansor, config)
+
+    def measure(inputs: Sequence[Any]) -> Sequence[Any]:
+        return runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
+
+    search = PlannedSearch(tvm, task, model, measure, _search_seed(config, earlier))
+    with _log_of(earlier) as earlier_log:
+        if earlier_log is not None:
+            model.update_from_file(str(earlier_log))
+            load = ansor.measure_record.load_record_from_string
+            inputs = [
+                ansor.MeasureInput(task, load(format_line(record))[0].state) for record in earlier
+            ]
+            search.remember(inputs, [record.latency for record in earlier])
+
+    def next_round(size: int) -> Found:
+        started = time.perf_counter()
+        found = search.round(size)
+        seconds = time.perf_counter() - started
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        dump = ansor.measure_record.dump_record_to_string
+        with log.open("a") as file:
+            for measured, result in zip(found.inputs, found.results, strict=True):
+                file.write(str(dump(measured, result)).strip() + "\n")
+        rest = seconds - found.model_seconds - found.measure_seconds
+        return Found(
+            found.results,
+            (rest, found.model_seconds, found.measure_seconds),
+            (found.imagined, found.proposed, found.rejected),
+        )
+
+    return next_round
+
+
+def _search_seed(config: TuningConfig, earlier: list[Record]) -> int:
+    """Another seed than the first run's: the same samples would be drawn and skipped."""
+    return config.seed + 1 + 1000 * len(earlier)
+
+
+def _builder(ansor: Any, config: TuningConfig) -> Any:
+    return ansor.LocalBuilder(timeout=config.build_timeout)
+
+
+def _runner(ansor: Any, config: TuningConfig) -> Any:
+    options = {
+        "timeout": config.run_timeout,
+        "repeat": 1,
+        "min_repeat_ms": config.min_repeat_ms,
+        "enable_cpu_cache_flush": False,
+    }
+    if config.tracker is None:
+        return ansor.LocalRunner(**options)
+    return create_runner(ansor, config.tracker, **options)
+
+
+def _one_round(
+    policy: Any, size: int, measurer: Any, interrupt: Interrupt, log: Path
+) -> tuple[Any, Any]:
+    """Searches and measures; an interrupted round leaves no trace in the log.
+
+    Ctrl-C on a terminal also kills the programs being built and run, which would go into the
+    log as failures of theirs.
+    """
+    before = _size(log)
+    try:
+        found = policy.continue_search_one_round(size, measurer)
+        if not interrupt.requested:
+            return found
+    except Exception:  # what TVM makes of SearchInterrupted depends on its version
+        if not interrupt.requested:
+            raise
+    _truncate(log, before)
+    raise KeyboardInterrupt
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _truncate(log: Path, size: int) -> None:
+    if not log.exists():
+        return
+    with log.open("rb+") as file:
+        file.truncate(size)
+    if size == 0:
+        log.unlink()
+
+
+def _phases(
+    started: float, calls: list[tuple[float, float]], ended: float
+) -> tuple[float, float, float]:
+    """Splits a round into search, model and measuring.
+
+    Ansor asks the model to predict while it searches, then measures, then updates the model:
+    measuring lies between the last two calls.
+    """
+    model = sum(end - start for start, end in calls)
+    search_end = calls[-2][1] if len(calls) > 1 else started
+    measuring = calls[-1][0] - search_end
+    return ended - started - model - measuring, model, measuring
+
+
+@contextmanager
+def _log_of(records: list[Record]) -> Iterator[Path | None]:
+    """A temporary log that TVM can read whole, whatever the original holds beside it."""
+    if not records:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="cwm-") as work:
+        path = Path(work) / "earlier.json"
+        append_records(path, records)
+        yield path

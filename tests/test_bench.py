@@ -1,0 +1,37 @@
+"""The search benchmark, with searches of a few trials."""
+
+import json
+
+import pytest
+
+from cwm_jax.cli.main import main
+from cwm_jax.tvm_bridge.search_benchmark import plan_runs
+
+WORKLOAD = "matmul:64,64,64"
+
+
+def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
+    out, result = tmp_path / "searches", tmp_path / "search.json"
+    arguments = ["bench", "search", "--workloads", WORKLOAD, "--variants", "random", "xgboost"]
+    arguments += ["--seeds", "0", "--trials", "1", "3", "--rounds", "1", "--out", str(out)]
+    arguments += ["--reference", WORKLOAD, "--reference-trials", "5", "--json", str(result)]
+    assert main(arguments) == 0
+    data = json.loads(result.read_text())
+    assert {"geomean_vs_xgboost_3", "worst_vs_xgboost_3", "round_seconds_ratio"} < set(data)
+    assert data["variants"]["xgboost"]["speedup"]["3"]["geomean"] == pytest.approx(1)
+    assert data["variants"]["random"]["speedup"]["1"]["pairs"] == 1
+    assert len(data["rows"]) == 5
+    assert all(0 < row["latency"] < 1 for row in data["rows"])
+    assert all(len(curve["best"]) == curve["trials"] for curve in data["curves"])
+    assert "geometric mean" in capsys.readouterr().out
+
+    logs = {path: path.read_bytes() for path in out.iterdir()}
+    assert main(arguments) == 0
+    assert {path: path.read_bytes() for path in out.iterdir()} == logs
+    assert json.loads(result.read_text())["rows"] == data["rows"]
+
+
+def test_variants_take_turns_to_go_first():
+    runs = plan_runs(["a", "b"], ["x", "y"], [0, 1], 64)
+    assert [run.variant for run in runs] == ["x", "y", "y", "x", "y", "x", "x", "y"]
+    assert len({run.name for run in runs}) == len(runs)

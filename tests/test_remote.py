@@ -1,0 +1,94 @@
+"""Measuring through a real RPC tracker, with a device that goes away and comes back."""
+
+import threading
+
+import pytest
+
+from cwm_jax import load_records
+from cwm_jax.errors import TargetError
+from cwm_jax.tvm_bridge.remote import Tracker, parse_tracker
+from cwm_jax.tvm_bridge.rounds import TuningConfig
+from cwm_jax.tvm_bridge.targets import host_target
+from cwm_jax.tvm_bridge.tuning import Round, tune_task
+from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
+
+KEY = "cwm"
+
+
+class Device:
+    """An RPC server that can be lost and found."""
+
+    def __init__(self, tvm, port: int) -> None:
+        self._create = lambda: tvm.rpc.Server(
+            "127.0.0.1", key=KEY, tracker_addr=("127.0.0.1", port), silent=True, no_fork=False
+        )
+        self.server = self._create()
+
+    def lose(self) -> None:
+        self.server.terminate()
+
+    def find(self) -> None:
+        self.server = self._create()
+
+
+@pytest.fixture
+def tracker(tvm):
+    from tvm.rpc.tracker import Tracker as TvmTracker
+
+    running = TvmTracker("127.0.0.1", port=9190, port_end=9990, silent=True)
+    yield running
+    running.terminate()
+
+
+@pytest.fixture
+def device(tvm, tracker):
+    found = Device(tvm, tracker.port)
+    yield found
+    found.lose()
+
+
+def task_of(tvm):
+    return create_task(tvm, parse_workload("matmul:64,64,64"), host_target(tvm))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_lost_device_costs_its_round_only(lost, tvm, tracker, device, tmp_path):
+    config = TuningConfig(
+        trials=4,
+        round_size=2,
+        cost_model="random",
+        run_timeout=4,
+        min_repeat_ms=5,
+        tracker=Tracker("127.0.0.1", tracker.port, KEY),
+    )
+    timers: list[threading.Timer] = []
+
+    def after(done: Round) -> None:
+        if lost and done.trials == 2:
+            device.lose()
+            timers.append(threading.Timer(6, device.find))
+            timers[0].start()
+
+    log = tmp_path / "log.jsonl"
+    result = tune_task(tvm, task_of(tvm), config, log, report=after)
+    assert len(timers) == lost
+    assert len(result.latencies) == 4
+    assert all(record.valid for record in load_records(log))
+
+
+def test_no_device_is_an_error_in_words(tvm, tracker, tmp_path):
+    address = Tracker("127.0.0.1", tracker.port, "nobody")
+    config = TuningConfig(trials=2, cost_model="random", run_timeout=1, tracker=address)
+    with pytest.raises(TargetError, match="no device answers"):
+        tune_task(tvm, task_of(tvm), config, tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize("text", ["", "host", "host:9190", ":9190:key", "host:x:key", "host:9190:"])
+def test_trackers_that_make_no_sense(text):
+    with pytest.raises(TargetError, match="HOST:PORT:KEY"):
+        parse_tracker(text)
+
+
+def test_trackers_are_parsed():
+    assert parse_tracker("10.0.0.2:9190:rasp4b") == Tracker("10.0.0.2", 9190, "rasp4b")
+    assert parse_tracker("[::1]:9190:k").host == "::1"

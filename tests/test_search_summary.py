@@ -1,0 +1,70 @@
+"""Speed-ups, intervals and headroom of finished searches."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cwm_jax.evaluation.search_summary import (
+    Found,
+    best_so_far,
+    captured_headroom,
+    compare,
+    geometric_interval,
+    geometric_mean,
+    round_seconds_ratio,
+)
+
+ratios = st.lists(st.floats(0.25, 4.0), min_size=1, max_size=4)
+
+
+def searches(ours: list[float], theirs: list[float], trials: int = 64) -> list[Found]:
+    found = []
+    for at, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        workload, seed = f"w{at // 2}", at % 2
+        found.append(Found(workload, "world-model", seed, trials, a, 1.0 + at))
+        found.append(Found(workload, "xgboost", seed, trials, b, 10.0 + 10 * at))
+    return found
+
+
+def test_ratios_are_paired_by_seed():
+    found = compare(searches([1, 2, 4], [2, 2, 2]), "world-model", "xgboost", 64)
+    assert found["by_workload"] == pytest.approx({"w0": math.sqrt(2), "w1": 0.5})
+    assert found["geomean"] == pytest.approx(1.0)
+    assert found["worst"] == pytest.approx(0.5)
+    assert found["pairs"] == 3
+
+
+def test_a_search_without_its_pair_counts_nothing():
+    found = searches([1, 2], [2, 2])[:-1]
+    assert compare(found, "world-model", "xgboost", 64)["pairs"] == 1
+    assert compare(found, "world-model", "xgboost", 16)["pairs"] == 0
+    assert round_seconds_ratio(found, "world-model", "xgboost") == pytest.approx(0.1)
+
+
+@given(st.lists(ratios, min_size=1, max_size=6))
+def test_the_interval_holds_the_mean_of_alike_workloads(by_workload):
+    every = [ratio for values in by_workload for ratio in values]
+    low, high = geometric_interval(by_workload, seed=0)
+    assert min(every) - 1e-9 <= low <= high <= max(every) + 1e-9
+    assert geometric_interval([by_workload[0]], seed=1) == pytest.approx(
+        (geometric_mean(by_workload[0]),) * 2
+    )
+
+
+@given(st.floats(0.5, 0.9), st.floats(1.1, 3.0))
+def test_headroom_is_one_at_the_optimum_and_none_at_the_rival(optimum, short):
+    reached = searches([optimum, optimum], [short, short])
+    best = captured_headroom(reached, "world-model", "xgboost", 64, {"w0": optimum})
+    assert best["captured"] == pytest.approx(1)
+    assert best["headroom"] == pytest.approx(short / optimum)
+    level = searches([short, short], [short, short])
+    assert captured_headroom(level, "world-model", "xgboost", 64, {"w0": optimum})[
+        "captured"
+    ] == pytest.approx(0)
+    assert captured_headroom(level, "world-model", "xgboost", 64, {})["workloads"] == 0
+
+
+def test_curves_never_rise():
+    assert best_so_far([None, 3.0, 5.0, 2.0]) == [math.inf, 3.0, 3.0, 2.0]
