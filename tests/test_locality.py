@@ -100,9 +100,22 @@ def test_a_larger_cache_never_sees_more_traffic(tile):
 
 
 def test_strides_of_the_innermost_axis():
-    accesses = (Access((8, 1, 0), 4), Access((8, 0, 1), 4), Access((0, 1, 8), 4))
-    assert innermost_strides(accesses, 1) == pytest.approx((1 / 3, 2 / 3, 0))
-    assert innermost_strides(accesses, 2) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    """i, j and k of a matrix product; for the second candidate k makes one step, so j counts."""
+    weight = Access((0, 1, 8), 4)
+    accesses = (Access((8, 1, 0), 4), Access((8, 0, 1), 4), weight)
+    loops = [(Cover(axis, np.array([8.0, steps])),) for axis, steps in enumerate((8, 8, 1))]
+    k, j = innermost_strides(accesses, loops).T
+    assert k == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert j == pytest.approx((1 / 3, 2 / 3, 0))
+    packed = (*accesses[:2], weight._replace(packed=True))
+    assert innermost_strides(packed, loops)[:, 0] == pytest.approx((1 / 3, 2 / 3, 0))
+
+
+def test_a_packed_weight_fills_its_lines():
+    covered = np.array([[[8.0], [4.0]]])
+    strided = Access((1, 100), 4)
+    assert touched(strided, covered)[1][0, 0] == 4
+    assert touched(strided._replace(packed=True), covered)[1][0, 0] == 2
 
 
 @given(SIZES, SIZES, st.integers(1, 6))

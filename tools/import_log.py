@@ -23,9 +23,8 @@ from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
 from cwm_jax.tvm_bridge.named_workloads import rebuild_workload
+from cwm_jax.tvm_bridge.programs import NO_REWRITE
 from cwm_jax.tvm_bridge.runtime import use
-
-_PACKED_LAYOUTS = 0
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def main() -> None:
                 CorpusTask(
                     workload_key=key,
                     target=records[0].target,
-                    layout_rewrite=_PACKED_LAYOUTS,
+                    layout_rewrite=NO_REWRITE,
                     flop=rebuilt.flop,
                     tensors=str(tvm.ir.save_json(rebuilt.tensors)),
                     occurrences={},

@@ -1,11 +1,14 @@
 """The ranking table: our model, its ablations and the published static models.
 
     uv run python tools/rank_models.py tools/corpus/cpu-x86-2core --hardware cpu-x86-2core \
-        --out tools/results/ranking.json
+        --also cpu-x86-1core=tools/corpus/cpu-x86-1core --out tools/results/ranking.json
 
 All models see the same records; the held-out networks' workloads are in nobody's training set.
-A corpus without networks (`tools/import_log.py`) holds a fifth of its workloads out. Goes on
-with an existing file: a model and seed that are in it are not trained again.
+A corpus without networks (`tools/import_log.py`) holds a fifth of its workloads out. All models
+train on corpora of other devices, too, where they are given, less the held-out workloads. Goes on
+with an existing file: a model and seed that are in it are not trained again. The replay column is
+the latency of the recorded search over the model's after 64 measurements, where histories are long
+enough (`cwm_jax.evaluation.replay`).
 """
 
 import argparse
@@ -18,7 +21,7 @@ import orjson
 
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.evaluation.comparison import Corpus, contenders, judge, split_training
-from cwm_jax.evaluation.splits import hold_out_workloads, split_by_network
+from cwm_jax.evaluation.splits import NetworkSplit, hold_out_workloads, split_by_network
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.files import write_atomically
 from cwm_jax.records.ansor_log import LogSummary, load_records
@@ -32,10 +35,17 @@ from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 
 
 def main() -> None:
-    """Trains what is missing, and prints the table."""
+    """Trains what is missing, and prints the table as Markdown: means over seeds, ± half range."""
     parser = argparse.ArgumentParser(description="The ranking table.")
     parser.add_argument("corpus", type=Path, help="folder that cwm collect wrote")
     parser.add_argument("--hardware", required=True, help="name of a hardware card")
+    parser.add_argument(
+        "--also",
+        nargs="*",
+        default=[],
+        metavar="HARDWARE=FOLDER",
+        help="corpora of other devices to train on",
+    )
     parser.add_argument("--out", required=True, type=Path, help="JSON to write or to go on with")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", choices=list(contenders()), help="default: all")
@@ -43,13 +53,19 @@ def main() -> None:
     keep_compiled_programs()
     corpus, occurrences = load(options.corpus, options.hardware)
     known = {key: found for key, found in occurrences.items() if key in corpus.dataset}
-    split = split_by_network(known, HELD_OUT_NETWORKS)
-    if not split.test:
-        split = hold_out_workloads(split.train)
-    records = sum(len(workload.latencies) for workload in corpus.dataset.values())
+    split = hold_out(known)
+    others: list[str] = []
+    for text in options.also:
+        name, _, folder = text.partition("=")
+        other, found = load(Path(folder), name)
+        left_out = {*split.test_keys, *hold_out(found).test_keys}
+        corpus = merge(corpus, other, {key: f"{name} {key}" for key in other.dataset})
+        others += [f"{name} {key}" for key in other.dataset if key not in left_out]
+    records = sum(len(corpus.dataset[key].latencies) for key in (*split.train, *split.test_keys))
+    more = sum(len(corpus.dataset[key].latencies) for key in others)
     print(
-        f"{records} records, {len(split.train)} workloads to train on, {len(split.test_keys)} "
-        f"held out in {', '.join(split.test)}",
+        f"{records} records, {len(split.train)} workloads to train on and {len(split.test_keys)} "
+        f"held out in {', '.join(split.test)}; {more} records of other devices to train on",
         flush=True,
     )
     results: dict[str, Any] = {}
@@ -59,6 +75,8 @@ def main() -> None:
     fits = contenders()
     for seed in options.seeds:
         training, validation = split_training(split.train, seed)
+        spared = {*validation}
+        training += tuple(key for key in others if key.split(" ", 1)[1] not in spared)
         for name in options.models or fits:
             done = runs.setdefault(name, {})
             if str(seed) in done:
@@ -69,9 +87,7 @@ def main() -> None:
             text = orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
             write_atomically(options.out, text + b"\n")
             print(row(f"{name} seed {seed}", done[str(seed)]), flush=True)
-    print(f"\n{'model':32} top-1  top-5  pair.  Spear. (means over seeds, spread of top-1)")
-    for name, found in summarise(runs).items():
-        print(row(name, found), f"± {found['top1_spread'] / 2:.3f}")
+    print("\n" + "\n".join(markdown(summarise(runs))))
 
 
 def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]]:
@@ -97,6 +113,21 @@ def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]
     return Corpus(dataset, records_of, stores_of), occurrences
 
 
+def hold_out(occurrences: dict[str, dict[str, int]]) -> NetworkSplit:
+    """Holds networks out, or workloads where no networks are known."""
+    split = split_by_network(occurrences, HELD_OUT_NETWORKS)
+    return split if split.test else hold_out_workloads(split.train)
+
+
+def merge(corpus: Corpus, other: Corpus, names: dict[str, str]) -> Corpus:
+    """Adds another corpus, its workloads under other names."""
+    return Corpus(
+        {**corpus.dataset, **{names[key]: other.dataset[key] for key in names}},
+        {**corpus.records, **{names[key]: other.records[key] for key in names}},
+        {**corpus.stores, **{names[key]: other.stores[key] for key in names}},
+    )
+
+
 def summarise(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Means over seeds, and the range of top-1."""
     found: dict[str, dict[str, float]] = {}
@@ -109,6 +140,27 @@ def summarise(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
         top1 = [row["top1"] for row in rows]
         found[name] |= {"top1_spread": max(top1) - min(top1), "seeds": len(rows)}
     return found
+
+
+def markdown(found: dict[str, dict[str, float]]) -> list[str]:
+    """The table as the README shows it, best pairwise accuracy first."""
+    lines = [
+        "| model | top-1 | top-5 | pairwise | Spearman | replay | training s | candidates/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, means in sorted(found.items(), key=lambda pair: -pair[1]["pairwise"]):
+        replay = means.get("replay_speedup_adapted", means.get("replay_speedup"))
+        rate = means.get("candidates_per_second")
+        cells = [
+            f"`{name}`",
+            f"{means['top1']:.3f} ± {means['top1_spread'] / 2:.3f}",
+            *(f"{means[column]:.3f}" for column in ("top5", "pairwise", "spearman")),
+            f"{replay:.3f}" if replay else "",
+            f"{means['train_seconds']:.0f}",
+            f"{rate:,.0f}" if rate else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def row(name: str, found: dict[str, Any]) -> str:

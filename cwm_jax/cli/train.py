@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     dataset = build_dataset(records, programs, hardware, stores)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs)
     split = _split(list(dataset), options, config)
-    others = _other_devices(options.also, {*split.validation, *split.test})
+    others = _other_devices(options.also, {*split.validation, *split.test}, options.hold_out)
     known = sum(key in programs for key in dataset)
     say(
         console,
@@ -183,8 +183,6 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
     """Holds out networks, or a random share of the workloads."""
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.training.dataset import Split, split_workloads
-    from cwm_jax.tvm_bridge.corpus_files import Corpus
-    from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 
     shares = {"validation": config.validation, "seed": config.seed}
     if not options.hold_out:
@@ -192,11 +190,9 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
     occurrences: dict[str, dict[str, int]] = {key: {} for key in keys}
     names: set[str] = set()
     for log in options.records:
-        path = Corpus(log.parent).tasks
-        if path.exists():
-            found = {task.workload_key: task.occurrences for task in read_tasks(path)}
-            occurrences |= {key: found[key] for key in keys if key in found}
-            names |= {text.partition(":")[0] for of in found.values() for text in of}
+        found = _occurrences_beside(log)
+        occurrences |= {key: found[key] for key in keys if key in found}
+        names |= {text.partition(":")[0] for of in found.values() for text in of}
     held = split_by_network(occurrences, options.hold_out)
     missing = [name for name in options.hold_out if name not in names]
     if missing or not held.test:
@@ -206,8 +202,21 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
     return Split(rest.train, rest.validation, held.test_keys)
 
 
-def _other_devices(texts: Sequence[str], held_out: set[str]) -> "dict[str, WorkloadData]":
+def _occurrences_beside(log: Path) -> dict[str, dict[str, int]]:
+    """Where the workloads of a log occur, if it is one that `cwm collect` wrote."""
+    from cwm_jax.tvm_bridge.corpus_files import Corpus
+    from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
+
+    path = Corpus(log.parent).tasks
+    tasks = read_tasks(path) if path.exists() else []
+    return {task.workload_key: task.occurrences for task in tasks}
+
+
+def _other_devices(
+    texts: Sequence[str], held_out: set[str], networks: Sequence[str]
+) -> "dict[str, WorkloadData]":
     """Encodes logs of other devices, but for held-out workloads; names tell devices apart."""
+    from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.training.dataset import build_dataset
 
@@ -219,9 +228,8 @@ def _other_devices(texts: Sequence[str], held_out: set[str]) -> "dict[str, Workl
         log = Path(path)
         records, stores = load_with_stores([log], LogSummary())
         dataset = build_dataset(records, load_programs([log], []), load_hardware(name), stores)
-        found |= {
-            f"{name} {key}": workload for key, workload in dataset.items() if key not in held_out
-        }
+        held = {*held_out, *split_by_network(_occurrences_beside(log), networks).test_keys}
+        found |= {f"{name} {key}": workload for key, workload in dataset.items() if key not in held}
     return found
 
 

@@ -25,10 +25,12 @@ class Access(NamedTuple):
     Attributes:
         strides: For each axis of the stage, how many elements one step along it moves.
         element_bytes: Size of an element.
+        packed: Whether the buffer is laid out in the order of the loops.
     """
 
     strides: tuple[int, ...]
     element_bytes: float
+    packed: bool = False
 
 
 class Cover(NamedTuple):
@@ -111,6 +113,8 @@ def touched(access: Access, covered: np.ndarray) -> tuple[Table, Table]:
         first_run = np.where(is_first, run, first_run)
     elements = repeats * run
     per_line = LINE_BYTES / access.element_bytes
+    if access.packed:
+        return elements, np.ceil(elements / per_line)
     lines = elements / first_run * np.ceil(first_run / per_line)
     return elements, lines
 
@@ -195,9 +199,32 @@ def innermost_body(
     return found.written[depth, rows], found.read[depth, rows]
 
 
-def innermost_strides(accesses: Sequence[Access], axis: int) -> tuple[float, float, float]:
-    """Returns the shares of accesses that the innermost axis leaves, steps through, or jumps."""
+def innermost_strides(
+    accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]]
+) -> Float[np.ndarray, "kind candidate"]:
+    """Returns the shares of accesses that the innermost step leaves, steps through, or jumps.
+
+    Args:
+        accesses: Of one stage.
+        loops: Covers of each loop, outermost first; at least one covers an axis. Those that make
+            one step do not count.
+    """
+    inside_out = [cover for covers in reversed(loops) for cover in reversed(covers)]
+    shares = np.zeros((3, len(inside_out[0].extent)))
+    open_ = np.ones(shares.shape[1], bool)
+    for axis, extent in inside_out:
+        here = open_ & (extent > 1)
+        shares[:, here] = np.array(_stride_shares(accesses, axis))[:, None]
+        open_ &= ~here
+    shares[0, open_] = 1
+    return shares
+
+
+def _stride_shares(accesses: Sequence[Access], axis: int) -> tuple[float, float, float]:
     strides = [abs(access.strides[axis]) for access in accesses]
-    count = len(strides)
-    same, next_ = strides.count(0) / count, strides.count(1) / count
+    moved = [
+        min(stride, 1) if access.packed else stride
+        for stride, access in zip(strides, accesses, strict=True)
+    ]
+    same, next_ = moved.count(0) / len(moved), moved.count(1) / len(moved)
     return same, next_, 1 - same - next_

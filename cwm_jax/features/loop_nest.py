@@ -211,7 +211,7 @@ def _accesses(program: Program, stage: ProgramStage) -> tuple[Access, ...]:
         step *= stage.shape[axis]
     write = Access(tuple(strides), element_bytes(stage.dtype))
     reads = [
-        Access(read.strides, element_bytes(program.stages[read.producer].dtype))
+        Access(read.strides, element_bytes(program.stages[read.producer].dtype), read.packed)
         for read in stage.reads
         if read.affine
     ]

@@ -139,8 +139,7 @@ class Replay:
 
     def _describe_data(self, nest: Nest) -> None:
         loops = [loop.covers for loop in nest.loops]
-        inner = next((covers for covers in reversed(loops) if covers), None)
-        if inner is None:
+        if not any(loops):
             return
         extents = [loop.extent for loop in nest.loops]
         found = touched_by(nest.accesses, loops)
@@ -149,7 +148,7 @@ class Replay:
         written, read = innermost_body(found, extents, [loop.reduction for loop in nest.loops])
         self._set("body_writes", written)
         self._set("body_reads", read)
-        shares = innermost_strides(nest.accesses, inner[-1].axis)
+        shares = innermost_strides(nest.accesses, loops)
         for name, share in zip(("0", "1", "more"), shares, strict=True):
             self._set(f"innermost_stride_{name}", share)
 

@@ -42,11 +42,14 @@ class BufferRead:
         strides: For each axis of the reader, how many elements of the producer's row-major
             buffer one step along that axis moves; 0 where the axis does not occur.
         affine: False where some index is not affine in the axes (its strides are then 0).
+        packed: Whether the producer is a weight that is laid out anew for each schedule, in the
+            order in which the loops read it (Ansor's layout rewriting).
     """
 
     producer: int
     strides: tuple[int, ...]
     affine: bool
+    packed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +155,7 @@ def _stage_from_json(data: dict[str, Any]) -> ProgramStage:
                 int(read["producer"]),
                 tuple(int(stride) for stride in read["strides"]),
                 bool(read["affine"]),
+                bool(read.get("packed", False)),
             )
             for read in data["reads"]
         ),

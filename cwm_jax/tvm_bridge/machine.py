@@ -1,19 +1,20 @@
 """What this machine is, for files that must not mix measurements of several, and figures."""
 
 import importlib.metadata
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
+from cwm_jax.tvm_bridge.cores import threads_in_use, usable_cores
+
 
 def machine_identity(target: str) -> dict[str, Any]:
-    """Returns the target, the CPU's model and how many of its cores this process may use."""
-    affinity = hasattr(os, "sched_getaffinity")
+    """Returns the target, the CPU's model, the cores it has and the threads programs run on."""
     return {
         "target": target,
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if affinity else os.cpu_count(),
+        "cores": usable_cores(),
+        "threads": threads_in_use(),
     }
 
 
@@ -33,7 +34,8 @@ def describe_machine() -> dict[str, Any]:
     names = ("jax", "flax", "numpy", "xgboost", "bitblas")
     return {
         "cpu": cpu_model(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
+        "threads": threads_in_use(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in names},

@@ -51,7 +51,7 @@ def rebuild_workload(
     chosen = schedules[:: max(1, len(schedules) // _CHECKED_RECORDS)]
     for tensors in _variants(tvm, workload_key):
         dag = tvm.auto_scheduler.ComputeDAG(tensors)
-        program = program_of_dag(tvm, dag, workload_key)
+        program = program_of_dag(tvm, dag, workload_key, packed=False)
         if chosen and all(replays(program, schedule) for schedule in chosen):
             return Rebuilt(program, tensors, float(dag.flop_ct))
     return None

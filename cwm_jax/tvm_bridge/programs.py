@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +33,38 @@ _KIND_OF_NODE = {
     "Or": "compare",
     "Not": "compare",
 }
+NO_REWRITE = 0
+"""`auto_scheduler.LayoutRewriteOption` of tasks whose weights stay as they are."""
+
+_PACKED_ATTRIBUTE = "layout_free_placeholders"
 _FREE_CALLS = ("tir.likely", "tir.reinterpret")
 
 
 def program_of_task(tvm: Any, task: Any) -> Program:
     """Converts the compute graph of an `auto_scheduler.SearchTask`."""
-    return program_of_dag(tvm, task.compute_dag, task.workload_key)
+    packed = int(task.layout_rewrite_option) != NO_REWRITE
+    return program_of_dag(tvm, task.compute_dag, task.workload_key, packed=packed)
 
 
-def program_of_dag(tvm: Any, dag: Any, workload_key: str) -> Program:
-    """Converts an `auto_scheduler.ComputeDAG`; stages are in the order of its stage ids."""
+def program_of_dag(tvm: Any, dag: Any, workload_key: str, *, packed: bool) -> Program:
+    """Converts an `auto_scheduler.ComputeDAG`; stages are in the order of its stage ids.
+
+    Args:
+        tvm: A TVM with Ansor.
+        dag: The compute graph.
+        workload_key: Its key.
+        packed: Whether weights that may be laid out anew are (`LayoutRewriteOption`).
+    """
     operations = [stage.op for stage in dag.get_init_state().stages]
     positions = {operation: at for at, operation in enumerate(operations)}
-    stages = tuple(_stage(tvm, operation, positions) for operation in operations)
+    stages = tuple(_stage(tvm, operation, positions, packed) for operation in operations)
     return Program(workload_key, stages, float(dag.flop_ct))
 
 
 def programs_of_tasks_file(tvm: Any, path: Path) -> Iterator[Program]:
     """Converts a file of tasks, JSON lines with `workload_key` and `tensors` (TVM's JSON).
+
+    Where a line has no `layout_rewrite` it is a network's task, whose weights are packed on CPUs.
 
     Raises:
         ProgramError: The file cannot be read, or a line is no task.
@@ -62,14 +77,15 @@ def programs_of_tasks_file(tvm: Any, path: Path) -> Iterator[Program]:
                     task = orjson.loads(line)
                     tensors = list(tvm.ir.load_json(task["tensors"]))
                     dag = tvm.auto_scheduler.ComputeDAG(tensors)
-                    yield program_of_dag(tvm, dag, task["workload_key"])
+                    packed = task.get("layout_rewrite", 1) != NO_REWRITE
+                    yield program_of_dag(tvm, dag, task["workload_key"], packed=packed)
                 except (orjson.JSONDecodeError, KeyError, TypeError, tvm.TVMError) as error:
                     raise ProgramError(f"{path}:{number}: not a task ({error})") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ProgramError(f"{path}: cannot be read ({error})") from error
 
 
-def _stage(tvm: Any, operation: Any, positions: dict[Any, int]) -> ProgramStage:
+def _stage(tvm: Any, operation: Any, positions: dict[Any, int], packed: bool) -> ProgramStage:
     output = operation.output(0)
     is_compute = isinstance(operation, tvm.te.ComputeOp)
     shape = tuple(_integer(tvm, extent) for extent in output.shape)
@@ -86,6 +102,10 @@ def _stage(tvm: Any, operation: Any, positions: dict[Any, int]) -> ProgramStage:
         bodies = bodies[:1]  # the outputs of one reduction (argmax) share its sources
     for body in bodies:
         _visit(tvm, body, variables, positions, counts, reads)
+    if packed:
+        weights = operation.attrs.get(_PACKED_ATTRIBUTE) or ()
+        rewritten = {positions[tensor.op] for tensor in weights}
+        reads = {replace(read, packed=read.producer in rewritten): None for read in reads}
     return ProgramStage(
         name=name,
         kind="compute",

@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Literal
 
 from cwm_jax.errors import TvmError
+from cwm_jax.tvm_bridge.cores import run_on_all_cores
 
 Kind = Literal["ansor", "metaschedule"]
 
@@ -62,7 +63,7 @@ def use(kind: Kind) -> ModuleType:
     """Returns a working `tvm` of a kind, importing it on the first call.
 
     Environment variables are set so that the child processes that build and run candidates
-    find the same TVM.
+    find the same TVM, and so that programs run on all cores (`cwm_jax.tvm_bridge.cores`).
 
     Args:
         kind: `ansor` for a TVM with `tvm.auto_scheduler` (a user's own first, else the one
@@ -74,6 +75,7 @@ def use(kind: Kind) -> ModuleType:
     if "tvm" in sys.modules:
         _check_loaded(kind)
         return _import(kind)
+    run_on_all_cores()
     if kind == "ansor":
         _prepare_ansor()
     else:

@@ -1,11 +1,11 @@
 """Targets: this machine's CPU by the name that TVM's LLVM knows, and what a user asks for."""
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from cwm_jax.errors import TargetError
+from cwm_jax.tvm_bridge.cores import usable_cores
 
 # Best first: what LLVM 10 calls a CPU, and the flags that it must have. Newer names are unknown
 # to it, and an unknown name silently gives slow generic code.
@@ -46,10 +46,9 @@ def llvm_cpu_name(flags: frozenset[str], machine: str = "x86_64") -> str | None:
 
 def host_target_text() -> str:
     """Returns the target string for this machine's CPU and the cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cpu = llvm_cpu_name(_cpu_flags(), platform.machine())
     keys = "arm_cpu,cpu" if platform.machine().lower() in _ARM else "cpu"
-    return f"llvm -keys={keys}{f' -mcpu={cpu}' if cpu else ''} -num-cores={cores or 1}"
+    return f"llvm -keys={keys}{f' -mcpu={cpu}' if cpu else ''} -num-cores={usable_cores()}"
 
 
 def _cpu_flags() -> frozenset[str]:
