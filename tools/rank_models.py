@@ -150,10 +150,10 @@ def markdown(found: dict[str, dict[str, float]]) -> list[str]:
     ]
     for name, means in sorted(found.items(), key=lambda pair: -pair[1]["pairwise"]):
         replay = means.get("replay_speedup_adapted", means.get("replay_speedup"))
-        rate = means.get("candidates_per_second")
+        rate, spread = means.get("candidates_per_second"), means["top1_spread"]
         cells = [
             f"`{name}`",
-            f"{means['top1']:.3f} ± {means['top1_spread'] / 2:.3f}",
+            f"{means['top1']:.3f}" + (f" ± {spread / 2:.3f}" if means["seeds"] > 1 else ""),
             *(f"{means[column]:.3f}" for column in ("top5", "pairwise", "spearman")),
             f"{replay:.3f}" if replay else "",
             f"{means['train_seconds']:.0f}",
