@@ -76,10 +76,16 @@ def test_a_lost_device_costs_its_round_only(lost, tvm, tracker, device, tmp_path
     assert all(record.valid for record in load_records(log))
 
 
-def test_no_device_is_an_error_in_words(tvm, tracker, tmp_path):
-    address = Tracker("127.0.0.1", tracker.port, "nobody")
+@pytest.mark.parametrize(
+    ("key", "running", "says"),
+    [("nobody", True, "no device of this key; it has cwm"), ("cwm", False, "not answer")],
+)
+def test_no_device_is_an_error_in_words(key, running, says, tvm, tracker, device, tmp_path):
+    if not running:
+        tracker.terminate()
+    address = Tracker("127.0.0.1", tracker.port, key)
     config = TuningConfig(trials=2, cost_model="random", run_timeout=1, tracker=address)
-    with pytest.raises(TargetError, match="no device answers"):
+    with pytest.raises(TargetError, match=says):
         tune_task(tvm, task_of(tvm), config, tmp_path / "log.jsonl")
 
 

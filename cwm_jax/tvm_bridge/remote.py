@@ -1,6 +1,7 @@
 """Measuring on other machines, through TVM's RPC tracker."""
 
 import dataclasses
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from cwm_jax.errors import TargetError
 LOST_ROUNDS = 3
 """A search gives up after so many rounds in a row without an answer."""
 
+_ANSWER_SECONDS = 10
 # `MeasureErrorNo` of what cannot be uploaded, run, or waited for (`auto_scheduler/measure.py`).
 _COMPILE_DEVICE, _RUNTIME_DEVICE, _RUN_TIMEOUT = 3, 4, 7
 
@@ -45,24 +47,38 @@ def parse_tracker(text: str) -> Tracker:
     return Tracker(host.removeprefix("[").removesuffix("]"), int(port), key)
 
 
-def create_runner(ansor: Any, tracker: Tracker, **options: Any) -> Any:
+def create_runner(tvm: Any, tracker: Tracker, **options: Any) -> Any:
     """Returns an `auto_scheduler.RPCRunner`.
 
     Args:
-        ansor: `tvm.auto_scheduler`.
+        tvm: A TVM with Ansor.
         tracker: Where to ask for devices.
         options: As for the runner.
 
     Raises:
-        TargetError: The tracker does not answer, or has no free device of this key.
+        TargetError: The tracker does not answer, or has no device of this key.
     """
+    _check_device(tvm, tracker)
     try:
-        return ansor.RPCRunner(tracker.key, tracker.host, tracker.port, **options)
+        return tvm.auto_scheduler.RPCRunner(tracker.key, tracker.host, tracker.port, **options)
     except RuntimeError as error:
         raise TargetError(
             f"tracker {tracker}: no device answers; see `python -m tvm.exec.query_rpc_tracker "
             f"--host {tracker.host} --port {tracker.port}`"
         ) from error
+
+
+def _check_device(tvm: Any, tracker: Tracker) -> None:
+    """TVM would go on asking in a thread that nobody can stop."""
+    try:
+        socket.create_connection((tracker.host, tracker.port), timeout=_ANSWER_SECONDS).close()
+        found = tvm.rpc.connect_tracker(tracker.host, tracker.port).summary()
+    except (OSError, RuntimeError) as error:
+        raise TargetError(f"tracker {tracker}: does not answer ({error})") from error
+    keys = sorted({str(server["key"]).removeprefix("server:") for server in found["server_info"]})
+    if tracker.key not in keys:
+        known = f"it has {', '.join(keys)}" if keys else "it has none"
+        raise TargetError(f"tracker {tracker}: no device of this key; {known}")
 
 
 def connect(tvm: Any, tracker: Tracker) -> Any:
@@ -71,6 +87,7 @@ def connect(tvm: Any, tracker: Tracker) -> Any:
     Raises:
         TargetError: No device answers within a minute.
     """
+    _check_device(tvm, tracker)
     request = tvm.auto_scheduler.utils.request_remote
     try:
         return request(tracker.key, tracker.host, tracker.port, timeout=60)

@@ -157,7 +157,7 @@ def _evolution(
         )
     measurer = ansor.measure.ProgramMeasurer(
         _builder(ansor, config),
-        _runner(ansor, config),
+        _runner(tvm, config),
         [ansor.RecordToFile(str(log))],
         verbose=0,
     )
@@ -187,7 +187,7 @@ def _planner(
     from cwm_jax.tvm_bridge.planned_search import PlannedSearch
 
     ansor = tvm.auto_scheduler
-    builder, runner = _builder(ansor, config), _runner(ansor, config)
+    builder, runner = _builder(ansor, config), _runner(tvm, config)
 
     def measure(inputs: Sequence[Any]) -> Sequence[Any]:
         return runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
@@ -231,7 +231,7 @@ def _builder(ansor: Any, config: TuningConfig) -> Any:
     return ansor.LocalBuilder(timeout=config.build_timeout)
 
 
-def _runner(ansor: Any, config: TuningConfig) -> Any:
+def _runner(tvm: Any, config: TuningConfig) -> Any:
     options = {
         "timeout": config.run_timeout,
         "repeat": 1,
@@ -239,8 +239,8 @@ def _runner(ansor: Any, config: TuningConfig) -> Any:
         "enable_cpu_cache_flush": False,
     }
     if config.tracker is None:
-        return ansor.LocalRunner(**options)
-    return create_runner(ansor, config.tracker, **options)
+        return tvm.auto_scheduler.LocalRunner(**options)
+    return create_runner(tvm, config.tracker, **options)
 
 
 def _one_round(
