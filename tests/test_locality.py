@@ -19,6 +19,7 @@ from cwm_jax.features.locality import (
     touched_by,
     traffic,
 )
+from cwm_jax.records.program import Fold
 
 SIZES = st.integers(1, 6)
 
@@ -139,3 +140,22 @@ def test_without_a_reduction_each_point_is_a_body():
     loops = [(Cover(axis, extent),) for axis, extent in enumerate(extents)]
     written, read = innermost_body(touched_by(accesses, loops), extents, [False, False])
     assert written[0] == read[0] == 1
+
+
+@given(st.integers(1, 40), st.sampled_from((2, 4, 8)), st.integers(0, 3), st.integers(24, 40))
+def test_a_blocked_layout_touches_what_it_touches(steps, period, stride, jump):
+    """Axis c at `c // period * jump + c % period * stride`."""
+    covered = np.array([float(steps)])[None, None, :]
+    access = Access((stride,), 4, folds=(Fold(0, period, jump),))
+    elements, _ = touched(access, covered)
+    # The last block counts whole.
+    whole = -(-steps // period) * period if steps > period else steps
+    points = {c // period * jump + c % period * stride for c in range(whole)}
+    assert elements[0, 0] == len(points)
+
+
+def test_a_vector_past_a_fold_jumps():
+    """Eight channels a group share their input; sixteen lanes reach into the next group."""
+    access = Access((0,), 4, folds=(Fold(0, 8, 8),))
+    shares = innermost_strides((access,), [(Cover(0, np.array([8.0, 16.0])),)])
+    assert shares.T.tolist() == [[1, 0, 0], [0, 0, 1]]

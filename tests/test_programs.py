@@ -10,6 +10,7 @@ from cwm_jax.records.program import (
     OPERATION_KINDS,
     Axis,
     BufferRead,
+    Fold,
     program_from_json,
     program_to_json,
     programs_beside,
@@ -17,6 +18,7 @@ from cwm_jax.records.program import (
     shape_only_program,
     write_programs,
 )
+from cwm_jax.tvm_bridge.index_patterns import digits_of_index
 from cwm_jax.tvm_bridge.programs import program_of_task
 from cwm_jax.tvm_bridge.workloads import OPERATORS, create_task, parse_workload
 
@@ -51,6 +53,34 @@ def test_conv2d_strides_and_padding(tvm):
     assert operations(padded)["select"] == 1
     assert operations(padded)["compare"] > 0
     assert padded.reads[0].affine
+
+
+def test_a_grouped_convolution_folds_at_its_groups(tvm):
+    """Output channel f reads the input channels from `f // 4 * 4` on."""
+    stages = program_of(tvm, "group_conv2d:1,8,8,16,16,3,1,1,4").stages
+    out = next(stage for stage in stages if len(stage.reads) == 2 and stage.name != "pad_temp")
+    image = out.reads[0]
+    channel = next(at for at, axis in enumerate(out.axes) if axis.extent == 16)
+    assert not image.affine
+    assert image.known
+    assert [fold.axis for fold in image.folds] == [channel]
+    assert image.folds[0].period == 4
+
+
+@given(st.integers(1, 5), st.integers(2, 5), st.integers(2, 40))
+def test_digits_are_found(inner, period, extent):
+    """`c // period * 100 + c % period * inner`, and an axis that does not fold."""
+    found = digits_of_index(
+        lambda values: values[0] // period * 100 + values[0] % period * inner + 7 * values[1],
+        (extent, 3),
+    )
+    folds = (Fold(0, period, 100),) if extent > period else ()
+    assert found == ((inner, 7), folds)
+
+
+def test_an_index_that_mixes_axes_is_unknown():
+    assert digits_of_index(lambda values: (values[0] + values[1]) // 3, (9, 9)) is None
+    assert digits_of_index(lambda values: values[0] ** 2, (9,)) is None
 
 
 def test_softmax_has_its_special_functions(tvm):

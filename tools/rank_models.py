@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from cwm_jax.compilation import keep_compiled_programs
-from cwm_jax.evaluation.comparison import Corpus, contenders, judge, split_training
+from cwm_jax.evaluation.comparison import Corpus, contenders, judge
 from cwm_jax.evaluation.splits import NetworkSplit, hold_out_workloads, split_by_network
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.files import write_atomically
@@ -74,14 +74,11 @@ def main() -> None:
     runs = results.setdefault("runs", {}).setdefault(options.hardware, {})
     fits = contenders()
     for seed in options.seeds:
-        training, validation = split_training(split.train, seed)
-        spared = {*validation}
-        training += tuple(key for key in others if key.split(" ", 1)[1] not in spared)
         for name in options.models or fits:
             done = runs.setdefault(name, {})
             if str(seed) in done:
                 continue
-            fitted = fits[name](corpus, training, validation, split.test_keys, seed)
+            fitted = fits[name](corpus, (*split.train, *others), split.test_keys, seed)
             done[str(seed)] = judge(corpus, split, fitted)
             results[options.hardware] = summarise(runs)
             text = orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)

@@ -49,7 +49,7 @@ def main() -> None:
     devices = dict(text.split("=", 1) for text in options.corpora)
     datasets = {name: load(name, Path(folder)) for name, folder in devices.items()}
     keys = sorted({key for dataset in datasets.values() for key in dataset})
-    split = split_workloads(keys, validation=0.1, test=0.2, seed=0)
+    split = split_workloads(keys, test=0.2, seed=0)
     target = datasets.pop(options.leave_out)
     test = [key for key in split.test if key in target]
     rows: list[dict[str, Any]] = []
@@ -58,11 +58,9 @@ def main() -> None:
         together = {
             f"{name} {key}": w for name, data in datasets.items() for key, w in data.items()
         }
-        training, validation = (
-            [name for name in together if name.split(" ", 1)[1] in part]
-            for part in (set(split.train), set(split.validation))
-        )
-        base = fit(together, training, validation, config)
+        known = set(split.train)
+        training = [name for name in together if name.split(" ", 1)[1] in known]
+        base = fit(together, training, config)
         rows.append(judge("zero-shot", 0, seed, base, target, test))
         own = [key for key in split.train if key in target]
         everything = together | {key: target[key] for key in own}
@@ -71,13 +69,13 @@ def main() -> None:
             data, judged = (
                 (without_hardware(part) if hidden else part) for part in (everything, target)
             )
-            model = fit(data, [*training, *own], validation, config)
+            model = fit(data, [*training, *own], config)
             rows.append(judge(name, count, seed, model, judged, test))
         for few in _FEW:
             sample = draw(target, split.train, few, seed)
             names = sorted(sample)
             for name, initial in (("adapted", base), ("from scratch", None)):
-                model = fit(sample, names, [], config, initial)
+                model = fit(sample, names, config, initial)
                 rows.append(judge(name, few, seed, model, target, test))
         write_json(options.out, {"left_out": options.leave_out, "rows": rows})
 
@@ -128,7 +126,6 @@ def draw(
 def fit(
     dataset: dict[str, WorkloadData],
     training: Sequence[str],
-    validation: Sequence[str],
     config: TrainingConfig,
     initial: Ensemble | None = None,
 ) -> Ensemble:
@@ -139,7 +136,7 @@ def fit(
     def create(seed: int) -> Any:
         return create_model(ModelConfig(), seed)
 
-    trained = train(dataset, training, validation, create, _MEMBERS, config, initial=initial)
+    trained = train(dataset, training, (), create, _MEMBERS, config, initial=initial)
     return trained.model
 
 

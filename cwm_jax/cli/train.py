@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
         help="train a checkpoint from record logs",
         description="Trains a world model on Ansor logs of one device and writes a checkpoint: "
         "Orbax parameters, a model card, and the learning curves. Workloads are split into "
-        "training, validation and test; no workload is in two.",
+        "training and test; no workload is in both.",
     )
     parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
     parser.add_argument(
@@ -70,7 +70,7 @@ def add_parser(commands: Any) -> None:
         help="adapt this checkpoint, of another device perhaps, in place of a fresh model",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=positive, default=30, help="at most (default: 30)")
+    parser.add_argument("--epochs", type=positive, default=12, help="passes over the logs (12)")
     add_json_option(parser)
     parser.set_defaults(run=run)
 
@@ -97,12 +97,12 @@ def run(options: argparse.Namespace) -> int:
     dataset = build_dataset(records, programs, hardware, stores)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs)
     split = _split(list(dataset), options, config)
-    others = _other_devices(options.also, {*split.validation, *split.test}, options.hold_out)
+    others = _other_devices(options.also, {*split.test}, options.hold_out)
     known = sum(key in programs for key in dataset)
     say(
         console,
         f"{len(dataset)} workloads ({known} with their compute graph): {len(split.train)} for "
-        f"training, {len(split.validation)} for validation, {len(split.test)} for the test"
+        f"training, {len(split.test)} for the test"
         + (f"; {len(others)} of other devices for training" if others else ""),
     )
     model_config, initial = ModelConfig(), None
@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         trained = train(
             dataset | others,
             (*split.train, *others),
-            split.validation,
+            split.test,
             lambda seed: create_model(model_config, seed),
             model_config.members,
             config,
@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
         )
     metrics = {
         name: dataclasses.asdict(evaluate_model(trained.model, dataset, keys))
-        for name, keys in (("validation", split.validation), ("test", split.test))
+        for name, keys in (("test", split.test),)
     }
     provenance = {
         "training": dataclasses.asdict(config),
@@ -151,7 +151,6 @@ def run(options: argparse.Namespace) -> int:
         "split": {name: [key_hash(key) for key in keys] for name, keys in split._asdict().items()}
         | {"other_devices": sorted({key_hash(workload.key) for workload in others.values()})},
         "adapted_from": options.start,
-        "best_epoch": trained.best_epoch,
         "metrics": metrics,
         "seconds": round(time.perf_counter() - started, 1),
         "versions": {
@@ -184,9 +183,8 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.training.dataset import Split, split_workloads
 
-    shares = {"validation": config.validation, "seed": config.seed}
     if not options.hold_out:
-        return split_workloads(keys, test=config.test, **shares)
+        return split_workloads(keys, test=config.test, seed=config.seed)
     occurrences: dict[str, dict[str, int]] = {key: {} for key in keys}
     names: set[str] = set()
     for log in options.records:
@@ -198,8 +196,7 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
     if missing or not held.test:
         shown = ", ".join(missing or options.hold_out)
         raise CwmError(f"--hold-out: no workload of these logs is of {shown}")
-    rest = split_workloads(list(held.train), test=0.0, **shares)
-    return Split(rest.train, rest.validation, held.test_keys)
+    return Split(held.train, held.test_keys)
 
 
 def _occurrences_beside(log: Path) -> dict[str, dict[str, int]]:

@@ -30,7 +30,7 @@ from cwm_jax.ranking.scorer import Scores as CandidateScores
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import WorkloadData, split_workloads
+from cwm_jax.training.dataset import WorkloadData
 from cwm_jax.training.loop import train
 
 Scores = dict[str, Float32[np.ndarray, "candidate"]]
@@ -71,8 +71,8 @@ class Fitted:
     features: Mapping[str, Float32[np.ndarray, "candidate feature"]] | None = None
 
 
-Fit = Callable[[Corpus, Sequence[str], Sequence[str], Sequence[str], int], Fitted]
-"""Corpus, training, validation and test keys, seed -> scores of the test keys."""
+Fit = Callable[[Corpus, Sequence[str], Sequence[str], int], Fitted]
+"""Corpus, training and test keys, seed -> scores of the test keys."""
 
 
 class WithoutActions(WorldModel):
@@ -121,16 +121,15 @@ def _neural(
     def fit(
         corpus: Corpus,
         training: Sequence[str],
-        validation: Sequence[str],
         test: Sequence[str],
         seed: int,
     ) -> Fitted:
-        dataset = {key: view(corpus, key) for key in (*training, *validation, *test)}
+        dataset = {key: view(corpus, key) for key in (*training, *test)}
         config = TrainingConfig(seed=seed)
         if alignment is not None:
             config = dataclasses.replace(config, alignment_weight=alignment)
         started = time.perf_counter()
-        model = train(dataset, training, validation, create, members, config).model
+        model = train(dataset, training, (), create, members, config).model
         seconds = time.perf_counter() - started
         rank = Ranker(model)
 
@@ -204,13 +203,11 @@ def _with_tokens(workload: WorkloadData, tokens: StepArrays) -> WorkloadData:
 def _fit_trees(
     corpus: Corpus,
     training: Sequence[str],
-    validation: Sequence[str],
     test: Sequence[str],
     seed: int,
 ) -> Fitted:
-    keys = [*training, *validation]  # it has no use for a validation set
-    stores = [rows for key in keys for rows in corpus.stores[key]]
-    throughput = np.concatenate([corpus.dataset[key].throughput for key in keys])
+    stores = [rows for key in training for rows in corpus.stores[key]]
+    throughput = np.concatenate([corpus.dataset[key].throughput for key in training])
     started = time.perf_counter()
     booster = train_trees(stores, throughput, seed)
     seconds = time.perf_counter() - started
@@ -223,7 +220,6 @@ def _fit_trees(
 def _guess(
     corpus: Corpus,
     training: Sequence[str],
-    validation: Sequence[str],
     test: Sequence[str],
     seed: int,
 ) -> Fitted:
@@ -275,9 +271,3 @@ def judge(corpus: Corpus, split: NetworkSplit, fitted: Fitted) -> dict[str, Any]
         "networks": networks,
         **replay_summary(fitted.scores, fitted.features, latencies),
     }
-
-
-def split_training(keys: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Takes a part of the training workloads for early stopping."""
-    split = split_workloads(keys, validation=0.12, test=0.0, seed=seed)
-    return split.train, split.validation

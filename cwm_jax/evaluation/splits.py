@@ -48,5 +48,5 @@ def hold_out_workloads(keys: Sequence[str]) -> NetworkSplit:
 
     Whether a workload is held out does not depend on the others.
     """
-    split = split_workloads(keys, validation=0.0, test=0.2, seed=0)
+    split = split_workloads(keys, test=0.2, seed=0)
     return NetworkSplit(split.train, {"held-out workloads": dict.fromkeys(split.test, 1)})

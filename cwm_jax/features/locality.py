@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from cwm_jax.records.program import Fold
+
 LINE_BYTES = 64
 CAPACITIES = tuple(2**bits for bits in (9, 12, 15, 18, 21, 24))
 """Bytes of the caches for which traffic is estimated, from vector registers to a last level."""
@@ -26,11 +28,13 @@ class Access(NamedTuple):
         strides: For each axis of the stage, how many elements one step along it moves.
         element_bytes: Size of an element.
         packed: Whether the buffer is laid out in the order of the loops.
+        folds: Where the access turns over along an axis.
     """
 
     strides: tuple[int, ...]
     element_bytes: float
     packed: bool = False
+    folds: tuple[Fold, ...] = ()
 
 
 class Cover(NamedTuple):
@@ -96,14 +100,16 @@ def touched(access: Access, covered: np.ndarray) -> tuple[Table, Table]:
         covered: As `coverage` returns it.
     """
     order = sorted(
-        (stride, axis) for axis, stride in enumerate(map(abs, access.strides)) if stride > 0
+        (digit for digit in _digits(access) if digit.stride > 0), key=lambda digit: digit.stride
     )
     shape = (covered.shape[0], covered.shape[2])
     repeats, run, unit = np.ones(shape), np.ones(shape), np.ones(shape)
     first_run = np.ones(shape)
     is_first = np.ones(shape, bool)
-    for stride, axis in order:
+    for axis, stride, period, steps_in_all in order:
         steps = covered[:, axis]
+        if period > 1 or np.isfinite(steps_in_all):
+            steps = np.clip(np.ceil(steps / period), 1, steps_in_all)
         joins = stride <= run * unit
         joined = run + (steps - 1) * stride / unit
         repeats = np.where(joins, repeats, repeats * run)
@@ -117,6 +123,29 @@ def touched(access: Access, covered: np.ndarray) -> tuple[Table, Table]:
         return elements, np.ceil(elements / per_line)
     lines = elements / first_run * np.ceil(first_run / per_line)
     return elements, lines
+
+
+class _Digit(NamedTuple):
+    """A part of an axis: the access moves by `stride` every `period` steps of the axis.
+
+    After `steps` such moves the digit begins anew.
+    """
+
+    axis: int
+    stride: int
+    period: int
+    steps: float
+
+
+def _digits(access: Access) -> list[_Digit]:
+    digits: list[_Digit] = []
+    for axis, stride in enumerate(access.strides):
+        folds = [fold for fold in access.folds if fold.axis == axis]
+        periods = [1, *(fold.period for fold in folds), np.inf]
+        for at, moved in enumerate((stride, *(fold.stride for fold in folds))):
+            steps = periods[at + 1] / periods[at]
+            digits.append(_Digit(axis, abs(moved), int(periods[at]), steps))
+    return digits
 
 
 class Touched(NamedTuple):
@@ -212,19 +241,23 @@ def innermost_strides(
     inside_out = [cover for covers in reversed(loops) for cover in reversed(covers)]
     shares = np.zeros((3, len(inside_out[0].extent)))
     open_ = np.ones(shares.shape[1], bool)
-    for axis, extent in inside_out:
-        here = open_ & (extent > 1)
-        shares[:, here] = np.array(_stride_shares(accesses, axis))[:, None]
+    for cover in inside_out:
+        here = open_ & (cover.extent > 1)
+        shares[:, here] = _stride_shares(accesses, cover)[:, here]
         open_ &= ~here
     shares[0, open_] = 1
     return shares
 
 
-def _stride_shares(accesses: Sequence[Access], axis: int) -> tuple[float, float, float]:
-    strides = [abs(access.strides[axis]) for access in accesses]
-    moved = [
-        min(stride, 1) if access.packed else stride
-        for stride, access in zip(strides, accesses, strict=True)
-    ]
-    same, next_ = moved.count(0) / len(moved), moved.count(1) / len(moved)
-    return same, next_, 1 - same - next_
+def _stride_shares(accesses: Sequence[Access], cover: Cover) -> Float[np.ndarray, "kind candidate"]:
+    axis, extent = cover
+    shares = np.zeros((3, len(extent)))
+    for access in accesses:
+        stride = abs(access.strides[axis])
+        kind = min(stride, 1 if access.packed else 2)
+        # A loop that runs past a fold jumps there, whatever it does in between.
+        turns = min((fold.period for fold in access.folds if fold.axis == axis), default=np.inf)
+        past = (extent > turns) & (not access.packed)
+        shares[2, past] += 1
+        shares[kind, ~past] += 1
+    return shares / len(accesses)

@@ -172,6 +172,18 @@ class ScheduleState:
         left_out = [at for at in range(len(nest.loops)) if at not in set(order)]
         nest.loops[:] = [nest.loops[at] for at in [*order, *left_out]]
 
+    def replace_loops(self, stage: int, extents: list[Extents]) -> None:
+        """Gives a stage that moved under another's loop one loop for each of its axes."""
+        nest = self.nest(stage)
+        reduced = {cover.axis for loop in nest.loops if loop.reduction for cover in loop.covers}
+        axes = len(nest.accesses[0].strides) if nest.accesses else 0
+        # A stage of partial results has more loops than its program had axes.
+        known = axes == len(extents)
+        nest.loops[:] = [
+            Loop(extent, axis in reduced, covers=(Cover(axis, extent),) if known else ())
+            for axis, extent in enumerate(extents)
+        ]
+
     def cache_read(self, stage: int) -> Nest:
         """Inserts a copy of a stage's buffer behind it."""
         source = self.nest(stage)
@@ -201,7 +213,7 @@ class ScheduleState:
 
 
 def _accesses(program: Program, stage: ProgramStage) -> tuple[Access, ...]:
-    """The write of a stage, then its affine reads; empty for a placeholder of no axes."""
+    """The write of a stage, then its reads that are known; empty for a placeholder of no axes."""
     spatial = sum(not axis.reduction for axis in stage.axes) or len(stage.shape)
     axes = len(stage.axes) or len(stage.shape)
     strides = [0] * axes
@@ -211,8 +223,13 @@ def _accesses(program: Program, stage: ProgramStage) -> tuple[Access, ...]:
         step *= stage.shape[axis]
     write = Access(tuple(strides), element_bytes(stage.dtype))
     reads = [
-        Access(read.strides, element_bytes(program.stages[read.producer].dtype), read.packed)
+        Access(
+            read.strides,
+            element_bytes(program.stages[read.producer].dtype),
+            read.packed,
+            read.folds,
+        )
         for read in stage.reads
-        if read.affine
+        if read.known
     ]
     return (write, *reads)

@@ -255,6 +255,33 @@ class Replay:
         self._describe_loop(nest, fields[1])
         return self.state.rfactor(fields[0], fields[1], fields[2]), nest
 
+    def _move(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
+        stage, target_stage, position, reads_target, count = fields
+        target = self.state.nest(target_stage)
+        self._describe_loop(target, position)
+        self._set("number", _product(nest.loops))
+        self._set("other_number", float(reads_target))
+        self.state.replace_loops(stage, [self._number() for _ in range(count)])
+        return nest, target
+
+    def _tensorize(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
+        self._describe_loop(nest, fields[1])
+        self._tag = fields[2]
+        self._set("number", self._number())
+        return nest, nest
+
+    def _set_scope(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
+        self._tag = fields[1]
+        self._set("number", self._number())
+        self._set("extent", _product(nest.loops))
+        return nest, nest
+
+    def _pad(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
+        paddings = [self._number() for _ in range(fields[1])]
+        self._set("number", max(map(np.max, paddings), default=0))
+        self._set("extent", _product(nest.loops))
+        return nest, nest
+
 
 def _product(loops: Sequence[Loop]) -> Extents | float:
     return np.prod([np.maximum(loop.extent, 1) for loop in loops], axis=0) if loops else 1.0
@@ -275,4 +302,9 @@ _APPLY = {
     "CHR": Replay._cache_read,
     "CHW": Replay._cache_write,
     "RF": Replay._rfactor,
+    "MV": Replay._move,
+    "TZ": Replay._tensorize,
+    "SC": Replay._set_scope,
+    "PD": Replay._pad,
+    "IN": Replay._tensorize,
 }

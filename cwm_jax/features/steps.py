@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int32
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
 from cwm_jax.features.replay import SIZES, STEP_WIDTH, Replay, StepShape
 from cwm_jax.records.program import Program
-from cwm_jax.records.steps import ANSOR_STEPS, Role, Step, split_tag
+from cwm_jax.records.steps import STEPS, Role, Step, split_tag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def split_step(step: Step) -> tuple[StepShape, _Numbers]:
     """Separates the structure of a step from its numbers."""
     fields: list[int | tuple[int, ...]] = []
     numbers: list[int] = []
-    for (_, role), value in zip(ANSOR_STEPS[step.kind], step.fields, strict=True):
+    for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
         match role:
             case Role.NUMBER:
                 numbers.append(value or 0)  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
-"""Ansor's log format: JSON lines of `tvm.auto_scheduler`, plain or gzip'd.
+"""Logs: JSON lines of `tvm.auto_scheduler`, plain or gzip'd.
 
 The format is that of `src/auto_scheduler/measure_record.cc` in TVM:
 `{"i": [[workload_key, target, hardware_params, target_host, layout_rewrite, input_names],
-[[], steps]], "r": [costs, error_no, all_cost, timestamp], "v": "v0.6"}`.
+[[], steps]], "r": [costs, error_no, all_cost, timestamp], "v": "v0.6"}`. Records of other engines
+are written in the same form, with their own version and the steps of `STEPS`.
 """
 
 import dataclasses
@@ -19,15 +20,19 @@ import orjson
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.record import Record, TaskDetails
-from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, Role, Step
+from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, STEPS, Field, Role, Step
 
 MAX_LINE_BYTES = 4 * 2**20
 """Longer lines are no records; the bound keeps a binary file from filling the memory."""
 
 MAX_STEPS = 4096
 MAX_INTEGER = 2**31 - 1
-SUPPORTED_VERSIONS = ("v0.2", "v0.3", "v0.4", "v0.5", "v0.6")
+TRANSLATED = "metaschedule-1"
+"""Version of records whose steps were translated from a MetaSchedule trace."""
+SUPPORTED_VERSIONS = ("v0.2", "v0.3", "v0.4", "v0.5", "v0.6", TRANSLATED)
 _KEPT_PROBLEMS = 20
+
+_Kinds = dict[str, tuple[Field, ...]]
 
 
 @dataclasses.dataclass
@@ -72,12 +77,13 @@ def parse_line(line: bytes | str) -> Record:
     version = data["v"]
     if version not in SUPPORTED_VERSIONS:
         raise RecordError(f'field "v": found {version!r}, expected one of {SUPPORTED_VERSIONS}')
-    workload_key, target, task, steps = _parse_input(data["i"])
+    known = STEPS if version == TRANSLATED else ANSOR_STEPS
+    workload_key, target, task, steps = _parse_input(data["i"], known)
     costs, error_code, seconds, timestamp = _parse_result(data["r"])
     return Record(workload_key, target, task, steps, costs, error_code, seconds, timestamp, version)
 
 
-def _parse_input(data: Any) -> tuple[str, str, TaskDetails, tuple[Step, ...]]:
+def _parse_input(data: Any, known: _Kinds) -> tuple[str, str, TaskDetails, tuple[Step, ...]]:
     match data:
         case [[str(workload_key), str(target), *details], [_, list(steps), *_]]:
             pass
@@ -85,7 +91,7 @@ def _parse_input(data: Any) -> tuple[str, str, TaskDetails, tuple[Step, ...]]:
             raise RecordError('field "i": expected [[workload_key, target, ...], [[], steps]]')
     if len(steps) > MAX_STEPS:
         raise RecordError(f'field "i": {len(steps)} steps, expected at most {MAX_STEPS}')
-    parsed = tuple(_parse_step(step, position) for position, step in enumerate(steps))
+    parsed = tuple(_parse_step(step, position, known) for position, step in enumerate(steps))
     return workload_key, target, _parse_details(details), parsed
 
 
@@ -107,11 +113,11 @@ def _parse_details(details: list[Any]) -> TaskDetails:
     return TaskDetails(hardware, tuple(rest))
 
 
-def _parse_step(data: Any, position: int) -> Step:
+def _parse_step(data: Any, position: int, known: _Kinds) -> Step:
     kind = data[0] if isinstance(data, list) and data else None
-    if not isinstance(kind, str) or kind not in ANSOR_STEPS:
+    if not isinstance(kind, str) or kind not in known:
         raise RecordError(f"step {position}: unknown kind {str(kind)[:40]!r}")
-    schema = ANSOR_STEPS[kind]
+    schema = known[kind]
     values = data[1:]
     if len(values) != len(schema):
         raise RecordError(f"step {position} ({kind}): {len(values)} fields, expected {len(schema)}")
@@ -190,7 +196,7 @@ def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
     """
     before = summary.records
     known_steps: dict[Step, Step] = {}
-    for number, line in _lines(path, summary):
+    for number, line in read_lines(path, summary):
         if not line.strip():
             continue
         try:
@@ -208,7 +214,16 @@ def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
         raise RecordError(f"{path}: no readable tuning record ({found})")
 
 
-def _lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
+    """Streams the lines of a file, gzip'd or plain, with their numbers from 1.
+
+    Args:
+        path: The file.
+        summary: Counts lines that are too long, and a rest that cannot be read.
+
+    Raises:
+        RecordError: The file is missing, or not even its first line can be read.
+    """
     number = 0
     try:
         with _open_log(path) as file:

@@ -34,6 +34,19 @@ class Axis:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fold:
+    """Where a read turns over along an axis, as digits of a number do.
+
+    After every `period` steps along `axis` the read stands `stride` elements from where that
+    period began: blocked layouts index by `c // 8` and `c % 8`, a period of 8.
+    """
+
+    axis: int
+    period: int
+    stride: int
+
+
+@dataclasses.dataclass(frozen=True)
 class BufferRead:
     """One read of a producer's buffer.
 
@@ -41,15 +54,24 @@ class BufferRead:
         producer: Position of the producing stage in `Program.stages`.
         strides: For each axis of the reader, how many elements of the producer's row-major
             buffer one step along that axis moves; 0 where the axis does not occur.
-        affine: False where some index is not affine in the axes (its strides are then 0).
+        affine: False where some index is not affine in the axes; its strides then hold up to
+            its first fold, or are 0 where it has none and moves in a way that is unknown.
         packed: Whether the producer is a weight that is laid out anew for each schedule, in the
             order in which the loops read it (Ansor's layout rewriting).
+        folds: Of an index by quotients and remainders; those of one axis by rising period, each
+            a multiple of the one before.
     """
 
     producer: int
     strides: tuple[int, ...]
     affine: bool
     packed: bool = False
+    folds: tuple[Fold, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known how the read moves."""
+        return self.affine or bool(self.folds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +178,10 @@ def _stage_from_json(data: dict[str, Any]) -> ProgramStage:
                 tuple(int(stride) for stride in read["strides"]),
                 bool(read["affine"]),
                 bool(read.get("packed", False)),
+                tuple(
+                    Fold(int(fold["axis"]), int(fold["period"]), int(fold["stride"]))
+                    for fold in read.get("folds", ())
+                ),
             )
             for read in data["reads"]
         ),
@@ -176,6 +202,15 @@ def _check_stage(stage: ProgramStage, position: int, stages: int, where: str) ->
                 f"{len(read.strides)} strides, expected a stage below {stages} and "
                 f"{len(stage.axes)} strides"
             )
+        last = dict.fromkeys(range(len(stage.axes)), 1)
+        for fold in read.folds:
+            before = last.get(fold.axis)
+            if before is None or fold.period <= before or fold.period % before:
+                raise ProgramError(
+                    f"{where}: stage {position}, fold of axis {fold.axis} after {fold.period} "
+                    f"steps, expected an axis below {len(stage.axes)} and rising multiples"
+                )
+            last[fold.axis] = fold.period
 
 
 def write_programs(programs: Iterable[Program], path: Path) -> None:

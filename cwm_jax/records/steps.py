@@ -1,7 +1,8 @@
 """The vocabulary of schedule steps: what each kind's fields mean.
 
 Ansor's kinds and field order follow `src/auto_scheduler/transform_step.cc` of TVM 0.17
-(`WriteToRecord` of each step).
+(`WriteToRecord` of each step). MetaSchedule's instructions are translated into the same kinds
+(`cwm_jax.records.trace_translation`) and the few more of `METASCHEDULE_STEPS`.
 """
 
 import enum
@@ -41,7 +42,7 @@ class Step(NamedTuple):
     """One scheduling action.
 
     Attributes:
-        kind: A key of `ANSOR_STEPS`.
+        kind: A key of `STEPS`.
         fields: The step's fields in the order of its schema; lists are tuples.
     """
 
@@ -92,6 +93,26 @@ ANSOR_STEPS: dict[str, tuple[Field, ...]] = {
 }
 """Field names and roles of Ansor's 14 step kinds."""
 
+METASCHEDULE_STEPS: dict[str, tuple[Field, ...]] = {
+    # A stage moves under a loop of one that it reads or that reads it, and keeps a loop of these
+    # extents for each of its axes.
+    "MV": _fields(
+        stage=Role.STAGE,
+        target_stage=Role.STAGE,
+        target_iterator=Role.ITERATOR,
+        reads_target=Role.LEVEL,
+        extents=Role.NUMBERS,
+    ),
+    "TZ": _fields(stage=Role.STAGE, iterator=Role.ITERATOR, intrinsic=Role.TAG),
+    "SC": _fields(stage=Role.STAGE, scope=Role.TAG),
+    "PD": _fields(stage=Role.STAGE, paddings=Role.NUMBERS),
+    # An instruction that leaves the loop nests as they are.
+    "IN": _fields(stage=Role.STAGE, iterator=Role.ITERATOR, instruction=Role.TAG),
+}
+"""Field names and roles of what MetaSchedule does and Ansor does not."""
+
+STEPS = ANSOR_STEPS | METASCHEDULE_STEPS
+
 LIST_ROLES = frozenset({Role.STAGES, Role.ITERATORS, Role.STEPS, Role.NUMBERS})
 
 ANNOTATIONS = (
@@ -113,8 +134,23 @@ ANNOTATIONS = (
 PRAGMAS = ("auto_unroll_max_step", "tensor_core", "debug_skip_region")
 SCOPES = ("local", "shared", "global", "warp", "wmma.matrix_a", "wmma.matrix_b", "wmma.accumulator")
 
-STEP_KINDS = ("<padding>", *ANSOR_STEPS)
-TAGS = ("<none>", "<other>", *ANNOTATIONS, *PRAGMAS, *SCOPES)
+METASCHEDULE_TAGS = (
+    "cooperative_fetch",
+    "auto_tensorize",
+    "double_buffer_scope",
+    "software_pipeline_stage",
+    "software_pipeline_order",
+    "Blockize",
+    "DecomposeReduction",
+    "DecomposePadding",
+    "TransformLayout",
+    "TransformBlockLayout",
+    "RollingBuffer",
+)
+"""Annotations and instructions of MetaSchedule that have a tag of their own."""
+
+STEP_KINDS = ("<padding>", *ANSOR_STEPS, *METASCHEDULE_STEPS)
+TAGS = ("<none>", "<other>", *ANNOTATIONS, *PRAGMAS, *SCOPES, *METASCHEDULE_TAGS)
 """Vocabularies of the model's embeddings. Append only: positions are stored in checkpoints."""
 
 STEP_KIND_IDS = {kind: position for position, kind in enumerate(STEP_KINDS)}
@@ -148,7 +184,5 @@ def join_tag(value: int | str, number: int) -> int | str:
 
 def vocabulary_hash() -> str:
     """Returns 16 hex digits that change whenever the step vocabulary does."""
-    schema = {
-        kind: [(f.name, f.role.value) for f in fields] for kind, fields in ANSOR_STEPS.items()
-    }
+    schema = {kind: [(f.name, f.role.value) for f in fields] for kind, fields in STEPS.items()}
     return hashlib.sha256(orjson.dumps([STEP_KINDS, TAGS, schema])).hexdigest()[:16]

@@ -9,8 +9,7 @@ class TrainingConfig:
 
     Attributes:
         seed: Of parameters, split and order.
-        epochs: At most so many passes over the records.
-        patience: Stops after so many epochs without a better validation score.
+        epochs: Passes over the records.
         lists: Workloads a batch.
         candidates: Candidates of each at most.
         learning_rate: Peak, after warm-up.
@@ -18,13 +17,11 @@ class TrainingConfig:
         listwise_weight: Weight of the listwise loss beside the pairwise one.
         temperature: Of the listwise target.
         alignment_weight: Weight of the terminal alignment, where there are targets.
-        validation: Share of workloads for early stopping.
         test: Share of workloads that are held out for the model card's metrics.
     """
 
     seed: int = 0
-    epochs: int = 30
-    patience: int = 10
+    epochs: int = 12
     lists: int = 8
     candidates: int = 32
     learning_rate: float = 2e-3
@@ -32,5 +29,4 @@ class TrainingConfig:
     listwise_weight: float = 0.5
     temperature: float = 0.1
     alignment_weight: float = 1.0
-    validation: float = 0.15
     test: float = 0.15

@@ -23,16 +23,15 @@ from cwm_jax.training.alignment import alignment_target
 
 @dataclasses.dataclass(frozen=True)
 class WorkloadData:
-    """Schedules of one workload, encoded: measured ones, or unmeasured ones to align with.
+    """Measured schedules of one workload, encoded.
 
     Attributes:
         key: Workload key.
         program: Encoded program.
         steps: Encoded schedules.
         hardware: Encoded card of the device that measured.
-        latencies: Seconds; infinite for schedules that were never measured.
-        throughput: Normalised: best latency of the workload over each latency, in (0, 1]; 0 for
-            schedules that were never measured.
+        latencies: Seconds.
+        throughput: Normalised: best latency of the workload over each latency, in (0, 1].
         alignment: What the terminal latent is aligned with, NaN where unknown; no columns where
             training does without (`cwm_jax.training.alignment`).
     """
@@ -79,33 +78,6 @@ def build_dataset(
     return dataset
 
 
-def build_unmeasured(
-    records: Sequence[Record],
-    programs: Mapping[str, Program],
-    hardware: HardwareCard,
-    stores: Sequence[Stores],
-) -> dict[str, WorkloadData]:
-    """Groups and encodes schedules whose lowered programs are known, but not their latencies.
-
-    Args:
-        records: Schedules without costs.
-        programs: Compute graphs by workload key; schedules of other workloads are left out.
-        hardware: The device they are for.
-        stores: Features of the lowered program of each; schedules without are left out.
-    """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for at, record in enumerate(records):
-        if record.workload_key in programs and len(stores[at]):
-            groups[record.workload_key].append(at)
-    return {
-        key: _encode(
-            key, records, rows, programs, hardware, stores, np.zeros(len(rows), np.float32)
-        )
-        for key, rows in sorted(groups.items())
-        if len(rows) > 1
-    }
-
-
 def _encode(
     key: str,
     records: Sequence[Record],
@@ -134,27 +106,22 @@ class Split(NamedTuple):
     """Workload keys of each part; no workload is in two."""
 
     train: tuple[str, ...]
-    validation: tuple[str, ...]
     test: tuple[str, ...]
 
 
-def split_workloads(keys: Sequence[str], *, validation: float, test: float, seed: int) -> Split:
+def split_workloads(keys: Sequence[str], *, test: float, seed: int) -> Split:
     """Splits workloads by a seeded hash, so that a workload's part does not depend on others.
 
     Args:
         keys: Workload keys.
-        validation: Share of workloads for early stopping.
         test: Share that training never sees.
         seed: Chooses the split.
     """
-    parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[str]] = {"train": [], "test": []}
     for key in sorted(set(keys)):
         digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
         position = int.from_bytes(digest[:8], "big") / 2**64
-        name = "test" if position < test else "train"
-        if test <= position < test + validation:
-            name = "validation"
-        parts[name].append(key)
+        parts["test" if position < test else "train"].append(key)
     return Split(*(tuple(parts[name]) for name in Split._fields))
 
 

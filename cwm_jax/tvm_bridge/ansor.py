@@ -4,7 +4,6 @@ Importing this module loads a TVM that has Ansor (see `cwm_jax.tvm_bridge.runtim
 """
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.program import encode_program
 from cwm_jax.features.steps import StepArrays
-from cwm_jax.ranking.adaptation import (
-    Adaptation,
-    AdaptationConfig,
-    adapted_score,
-    fit_adaptation,
-)
+from cwm_jax.ranking.adaptation import Adaptation, AdaptationConfig
+from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer, Scores
 from cwm_jax.records.ansor_log import LogSummary, iterate_records, parse_line
 from cwm_jax.records.program import Program
@@ -53,13 +47,9 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         adaptation: AdaptationConfig | None = None,
     ) -> None:
         super().__init__()
-        is_scorer = isinstance(checkpoint, Scorer)
-        self.scorer = checkpoint if is_scorer else Scorer.load(checkpoint)
-        self.adaptation = adaptation or AdaptationConfig()
+        scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
+        self._online = OnlineRanker(scorer, adaptation or AdaptationConfig())
         self._programs: dict[str, Program] = {}
-        self._measured: dict[str, list[Record]] = defaultdict(list)
-        # By workload: how many records it was fitted to, and the correction.
-        self._fitted: dict[str, tuple[int, Adaptation | None]] = {}
 
     def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
         """Scores states of one task, higher is better.
@@ -70,8 +60,7 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         """
         if len(states) == 0:
             return np.zeros(0, np.float32)
-        scores = self._rank(task, schedules_of_states(task, states))
-        return self._adapted(task, scores)
+        return self._online.rank(self.program(task), schedules_of_states(task, states))
 
     def predict_stages(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "packed"]:
         """Scores states in Ansor's packed form, without a breakdown by stage.
@@ -99,7 +88,7 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
             self._remember(record)
 
     def _remember(self, record: Record) -> None:
-        self._measured[record.workload_key].append(record)
+        self._online.learn(record.workload_key, record.steps, record.latency)
 
     def program(self, task: Any) -> Program:
         """Returns the compute graph of a task."""
@@ -108,39 +97,17 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
             self._programs[key] = program_of_task(_tvm, task)
         return self._programs[key]
 
-    def _rank(self, task: Any, schedules: Sequence[tuple[Step, ...]]) -> Scores:
-        return self.scorer.rank_schedules(self.program(task), schedules)
-
     def score_arrays(self, task: Any, steps: StepArrays) -> Float32[np.ndarray, "state"]:
         """Scores encoded schedules of a task, corrected by what is measured of it."""
-        program = encode_program(self.program(task), steps.slots)
-        return self._adapted(task, self.scorer.rank_arrays(program, steps))
+        return self._online.rank_arrays(self.program(task), steps)
 
     def rank_schedules(
         self, task: Any, schedules: Sequence[tuple[Step, ...]]
     ) -> tuple[Scores, Adaptation | None]:
         """Ranks schedules of a task, and returns the correction by what is measured of it."""
-        return self._rank(task, schedules), self._adaptation(task)
-
-    def _adaptation(self, task: Any) -> Adaptation | None:
-        measured = self._measured[task.workload_key]
-        if not any(record.valid for record in measured):
-            return None
-        count = len(measured)
-        known = self._fitted.get(task.workload_key)
-        if known is None or known[0] != count:
-            latencies = np.array([record.latency for record in measured])
-            ranked = self._rank(task, [record.steps for record in measured])
-            throughput = latencies.min() / latencies
-            fitted = fit_adaptation(ranked.score, ranked.features, throughput, self.adaptation)
-            known = self._fitted[task.workload_key] = (count, fitted)
-        return known[1]
-
-    def _adapted(self, task: Any, scores: Scores) -> Float32[np.ndarray, "state"]:
-        correction = self._adaptation(task)
-        if correction is None:
-            return scores.score
-        return adapted_score(correction, scores.score, scores.features)
+        program = self.program(task)
+        scores = self._online.scorer.rank_schedules(program, schedules)
+        return scores, self._online.adaptation(program)
 
 
 def schedules_of_states(task: Any, states: Sequence[Any]) -> list[tuple[Step, ...]]:

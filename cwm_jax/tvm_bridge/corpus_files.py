@@ -7,7 +7,6 @@ A corpus is a folder:
     records.programs.jsonl.gz   the compute graphs, so that training needs no TVM
     reference.jsonl        every run of the reference program
     remeasured.jsonl.gz    records measured once more, to know the noise
-    unmeasured.jsonl.gz    schedules without latencies, to align with
 """
 
 import dataclasses
@@ -48,11 +47,6 @@ class Corpus:
     def reference(self) -> Path:
         """Runs of the reference program."""
         return self.folder / "reference.jsonl"
-
-    @property
-    def unmeasured(self) -> Path:
-        """Schedules without latencies, to align with."""
-        return self.folder / "unmeasured.jsonl.gz"
 
     @property
     def remeasured(self) -> Path:

@@ -1,0 +1,362 @@
+"""Blocks and loops of a MetaSchedule schedule, as integers: enough to say what a trace addresses.
+
+Stages keep Ansor's order and numbering: a copy of a buffer is inserted behind the stage that
+writes it, so that a step means the same whichever engine it comes from.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from cwm_jax.errors import RecordError
+from cwm_jax.records.program import Program
+
+MAX_BLOCKS = 120
+
+
+@dataclasses.dataclass(eq=False)
+class BlockLoop:
+    """A loop.
+
+    Attributes:
+        block: Whose nest it belongs to.
+        extent: Trip count, 0 where unknown.
+        reduction: Whether it reduces.
+        axis: The axis of the block that it steps through; None for several or an unknown one.
+        stride: Steps along that axis that one iteration makes.
+        annotated: Whether it is parallel, vectorised, unrolled or bound.
+    """
+
+    block: "Block"
+    extent: int
+    reduction: bool
+    axis: int | None = None
+    stride: int = 1
+    annotated: bool = False
+
+    @property
+    def position(self) -> int:
+        """Where it stands in its block's nest.
+
+        Raises:
+            RecordError: A later instruction has replaced it.
+        """
+        for at, loop in enumerate(self.block.loops):
+            if loop is self:
+                return at
+        raise RecordError(f"a loop of block {self.block.name!r} that is there no more")
+
+
+@dataclasses.dataclass(eq=False)
+class Block:
+    """A block: one stage.
+
+    Attributes:
+        name: TVM's name of it.
+        shape: Extents of its spatial axes.
+        producers: Blocks (or inputs) that it reads, one for each buffer.
+        accesses: Strides along its axes, in elements, of its write and its reads; None where
+            an index is not affine.
+        is_input: Whether it stands for an input, which has no loops.
+        loops: Its own loops, outermost first; those inside `host` if it moved under one.
+        host: The loop of another block that it is computed at.
+        inlined: Whether it is gone into another block.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    producers: list["Block"]
+    accesses: tuple[tuple[int, ...] | None, ...]
+    is_input: bool
+    loops: list[BlockLoop] = dataclasses.field(default_factory=list)
+    host: BlockLoop | None = None
+    inlined: bool = False
+
+    def insert_unit_loop(self) -> BlockLoop:
+        """Adds a loop of extent 1 outermost."""
+        loop = BlockLoop(self, 1, reduction=False)
+        self.loops.insert(0, loop)
+        return loop
+
+
+class Blocks:
+    """The blocks of a program while a trace is followed."""
+
+    def __init__(self, program: Program) -> None:
+        self._blocks: list[Block] = []
+        for stage in program.stages:
+            axes = len(stage.axes)
+            spatial = sum(not axis.reduction for axis in stage.axes)
+            write = _row_major(stage.shape[:spatial]) + (0,) * (axes - spatial)
+            reads = {read.producer: read for read in reversed(stage.reads)}
+            reads = dict(sorted(reads.items(), key=lambda item: stage.reads.index(item[1])))
+            block = Block(
+                stage.name,
+                tuple(axis.extent for axis in stage.axes if not axis.reduction),
+                [self._blocks[producer] for producer in reads],
+                (write, *(read.strides if read.affine else None for read in reads.values())),
+                stage.kind == "placeholder",
+            )
+            block.loops = [
+                BlockLoop(block, axis.extent, axis.reduction, at)
+                for at, axis in enumerate(stage.axes)
+            ]
+            self._blocks.append(block)
+
+    def position(self, block: Block) -> int:
+        """Returns the stage id of a block."""
+        return next(at for at, known in enumerate(self._blocks) if known is block)
+
+    def named(self, name: str) -> Block:
+        """Finds a block by name.
+
+        Raises:
+            RecordError: There is none.
+        """
+        for block in self._blocks:
+            if block.name == name and not block.is_input:
+                return block
+        known = ", ".join(repr(block.name) for block in self.computed())
+        raise RecordError(f"block {name!r} is not in the program, which has {known}")
+
+    def computed(self) -> list[Block]:
+        """Returns the blocks that have loops."""
+        return [block for block in self._blocks if not (block.is_input or block.inlined)]
+
+    def producers(self, block: Block) -> list[Block]:
+        """Returns the blocks, not inputs, that a block reads."""
+        return [producer for producer in block.producers if not producer.is_input]
+
+    def consumers(self, block: Block) -> list[Block]:
+        """Returns the blocks that read a block."""
+        return [other for other in self.computed() if _is_in(block, other.producers)]
+
+    def outputs(self) -> list[Block]:
+        """Returns the blocks that nothing reads."""
+        return [block for block in self.computed() if not self.consumers(block)]
+
+    def nest(self, block: Block) -> list[BlockLoop]:
+        """Returns all loops around a block, outermost first."""
+        if block.host is None:
+            return list(block.loops)
+        outer = self.nest(block.host.block)
+        inside = next((at for at, loop in enumerate(outer) if loop is block.host), -1)
+        return [*outer[: inside + 1], *block.loops]
+
+    def loops(self, block: Block, count: int) -> list[BlockLoop]:
+        """Returns the loops around a block, made to be as many as TVM found.
+
+        TVM drops or keeps loops of one iteration where this bookkeeping cannot know.
+        """
+        found = self.nest(block)
+        while len(found) > count:
+            unit = next((loop for loop in found if loop.extent == 1), found[0])
+            found = [loop for loop in found if loop is not unit]
+        while len(found) < count:
+            loop = BlockLoop(block, 0, reduction=False)
+            block.loops.append(loop)
+            found.append(loop)
+        return found
+
+    def common_loops(self, blocks: Sequence[Block]) -> list[BlockLoop]:
+        """Returns the loops that are around all of the blocks."""
+        if not blocks:
+            return []
+        nests = [self.nest(block) for block in blocks]
+        shared: list[BlockLoop] = []
+        for loops in zip(*nests, strict=False):
+            if any(loop is not loops[0] for loop in loops):
+                break
+            shared.append(loops[0])
+        return shared
+
+    def split(self, loop: BlockLoop, factors: Sequence[int | None]) -> list[BlockLoop]:
+        """Splits a loop; at most one factor is None and takes the rest."""
+        known = math.prod(factor for factor in factors if factor is not None)
+        rest = -(-loop.extent // max(known, 1))
+        extents = [rest if factor is None else factor for factor in factors]
+        parts: list[BlockLoop] = []
+        stride = loop.stride
+        for extent in reversed(extents):
+            parts.insert(0, BlockLoop(loop.block, extent, loop.reduction, loop.axis, stride))
+            stride *= max(extent, 1)
+        at = loop.position
+        loop.block.loops[at : at + 1] = parts
+        return parts
+
+    def fuse(self, loops: Sequence[BlockLoop]) -> BlockLoop:
+        """Fuses adjacent loops of one block."""
+        block, at = loops[0].block, loops[0].position
+        axes = {loop.axis for loop in loops if loop.extent != 1}
+        alone = next((loop for loop in loops if loop.extent != 1), loops[0])
+        fused = BlockLoop(
+            block,
+            math.prod(loop.extent for loop in loops),
+            any(loop.reduction for loop in loops),
+            alone.axis if len(axes) <= 1 else None,
+            alone.stride,
+        )
+        kept = [loop for loop in block.loops if not _is_in(loop, loops)]
+        block.loops[:] = [*kept[:at], fused, *kept[at:]]
+        return fused
+
+    def reorder(self, block: Block, loops: Sequence[BlockLoop]) -> tuple[int, ...]:
+        """Gives the places that the loops hold to them in the order given.
+
+        Returns:
+            Former positions in the new order, of all loops of the block.
+        """
+        places = sorted(loop.position for loop in loops)
+        order = list(block.loops)
+        for place, loop in zip(places, loops, strict=True):
+            order[place] = loop
+        former = tuple(loop.position for loop in order)
+        block.loops[:] = order
+        return former
+
+    def move_under(self, block: Block, target: BlockLoop, *, reads_target: bool) -> None:
+        """Moves a block under a loop of another one; it gets one new loop for each of its axes.
+
+        Args:
+            block: Computes from then on only what is needed inside the loop.
+            target: The loop.
+            reads_target: Whether the block reads, point by point, what the target's block
+                writes; else the target's block reads the block.
+        """
+        inside = _covered_inside(target)
+        if reads_target:
+            spatial = [inside.get(axis, extent) for axis, extent in enumerate(block.shape)]
+        else:
+            spatial = _region(block, target.block, inside)
+        reductions = [loop.extent for loop in block.loops if loop.reduction]
+        block.loops = [
+            BlockLoop(block, extent, axis >= len(spatial), axis)
+            for axis, extent in enumerate([*spatial, *reductions])
+        ]
+        block.host = target
+
+    def inline(self, block: Block) -> None:
+        """Computes a block where it is read."""
+        for reader in self.consumers(block):
+            _replace(reader.producers, block, block.producers)
+        block.inlined = True
+
+    def inline_into_producer(self, block: Block) -> None:
+        """Computes a block where what it reads is written."""
+        producer = next(iter(self.producers(block)), None)
+        if producer is None:
+            raise RecordError(f"block {block.name!r} reads no block that it could be inlined into")
+        for reader in self.consumers(block):
+            _replace(reader.producers, block, [producer])
+        others = [known for known in block.producers if known is not producer]
+        producer.producers.extend(
+            other for other in others if not _is_in(other, producer.producers)
+        )
+        block.inlined = True
+
+    def cache_read(self, source: Block, readers: Sequence[Block], scope: str) -> Block:
+        """Inserts a copy of what `source` writes, for some of its readers."""
+        copy = self._insert_copy(source, f"{source.name}_{scope}")
+        copy.producers = [source]
+        for reader in readers:
+            _replace(reader.producers, source, [copy])
+        return copy
+
+    def cache_write(self, block: Block, scope: str) -> Block:
+        """Inserts the copy of a block's result to where it was written before."""
+        readers = self.consumers(block)
+        copy = self._insert_copy(block, block.name)
+        block.name = f"{block.name}_{scope}"
+        copy.producers = [block]
+        for reader in readers:
+            if reader is not copy:
+                _replace(reader.producers, block, [copy])
+        return copy
+
+    def rfactor(self, loop: BlockLoop, factor_axis: int) -> tuple[Block, tuple[int, ...]]:
+        """Lets a block compute partial results along a reduction loop.
+
+        Args:
+            loop: Becomes a spatial axis.
+            factor_axis: Where that axis stands in the partial results' shape.
+
+        Returns:
+            The new block that reduces them, which takes the old one's name and readers; and how
+            the old one's loops follow from the order that Ansor gives them (the shape, then
+            reductions), for TVM leaves them where they were.
+        """
+        block = loop.block
+        readers = self.consumers(block)
+        final = self._insert_copy(block, block.name)
+        final.producers = [block]
+        final.loops.append(BlockLoop(final, loop.extent, reduction=True))
+        for reader in readers:
+            _replace(reader.producers, block, [final])
+        spatial = [other for other in block.loops if not other.reduction]
+        spatial.insert(factor_axis if factor_axis >= 0 else len(spatial) + 1 + factor_axis, loop)
+        reductions = [other for other in block.loops if other.reduction and other is not loop]
+        loop.reduction, loop.axis = False, None
+        ansors = [*spatial, *reductions]
+        order = tuple(
+            next(at for at, other in enumerate(ansors) if other is kept) for kept in block.loops
+        )
+        block.name, block.accesses = f"{block.name}_rf", ()
+        block.shape = tuple(other.extent for other in spatial)
+        return final, order
+
+    def _insert_copy(self, source: Block, name: str) -> Block:
+        if len(self._blocks) >= MAX_BLOCKS:
+            raise RecordError(f"a schedule has at most {MAX_BLOCKS} blocks")
+        shape = source.shape or tuple(loop.extent for loop in source.loops)
+        strides = _row_major(shape)
+        copy = Block(name, shape, [], (strides, strides), is_input=False)
+        copy.loops = [
+            BlockLoop(copy, extent, reduction=False, axis=axis) for axis, extent in enumerate(shape)
+        ]
+        self._blocks.insert(self.position(source) + 1, copy)
+        return copy
+
+
+def _covered_inside(target: BlockLoop) -> dict[int, int]:
+    """How many steps along each axis of the target's block the loops inside the target make."""
+    inside: dict[int, int] = {}
+    for at, loop in enumerate(target.block.loops):
+        if loop.axis is None:
+            continue
+        inside.setdefault(loop.axis, 1)
+        if at > target.position:
+            inside[loop.axis] *= max(loop.extent, 1)
+    return inside
+
+
+def _region(block: Block, reader: Block, inside: dict[int, int]) -> list[int]:
+    """Extents of the part of a block's buffer that its reader reads in `inside` steps."""
+    reads = [
+        strides
+        for producer, strides in zip(reader.producers, reader.accesses[1:], strict=False)
+        if producer is block and strides is not None
+    ]
+    if not reads:
+        return list(block.shape)
+    extents = [1] * len(block.shape)
+    dimensions = _row_major(block.shape)
+    for axis, stride in enumerate(reads[0]):
+        steps = inside.get(axis, 1) - 1
+        for dimension, unit in enumerate(dimensions):
+            extents[dimension] += steps * (stride // unit)
+            stride %= unit
+    return [min(extent, most) for extent, most in zip(extents, block.shape, strict=True)]
+
+
+def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+
+
+def _is_in(block: object, blocks: Sequence[object]) -> bool:
+    return any(known is block for known in blocks)
+
+
+def _replace(blocks: list[Block], old: Block, new: Sequence[Block]) -> None:
+    at = next(position for position, known in enumerate(blocks) if known is old)
+    fresh = [block for block in new if not _is_in(block, blocks)]
+    blocks[at : at + 1] = fresh

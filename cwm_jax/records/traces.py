@@ -1,0 +1,106 @@
+"""MetaSchedule's traces as JSON: what `Trace::AsJSON` writes and `ApplyJSONToSchedule` reads.
+
+A trace is `[[[kind, inputs, attributes, outputs], ...], [[instruction, decision], ...]]`
+(`src/s_tir/schedule/trace.cc` of TVM 0.27). Inputs name earlier outputs (`"b0"`, `"l3"`, `"v6"`),
+or are numbers, quoted strings or `"None"`.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+from cwm_jax.errors import RecordError
+
+MAX_INSTRUCTIONS = 4096
+POSTPROCESSING = "EnterPostproc"
+"""The instruction behind which all is derived from what stands before."""
+
+_VARIABLE = re.compile(r"[blv]\d{1,9}")
+
+
+class Instruction(NamedTuple):
+    """One instruction of a trace.
+
+    Attributes:
+        kind: TVM's name of it, such as `Split`.
+        inputs: `Variable`s, numbers, `None`, words, and of lists of these.
+        attributes: Fixed arguments: numbers, words, nested lists.
+        outputs: Names of the variables that it sets.
+    """
+
+    kind: str
+    inputs: tuple[Any, ...]
+    attributes: tuple[Any, ...]
+    outputs: tuple[str, ...]
+
+
+class Variable(str):
+    """Name of a random variable, to tell it from a word."""
+
+    __slots__ = ()
+
+
+class Trace(NamedTuple):
+    """A schedule of MetaSchedule, up to its postprocessing.
+
+    Attributes:
+        instructions: In order.
+        decisions: What was drawn, by position of the sampling instruction.
+    """
+
+    instructions: tuple[Instruction, ...]
+    decisions: dict[int, Any]
+
+
+def parse_trace(data: Any) -> Trace:
+    """Reads a trace from its JSON form; postprocessing is left out.
+
+    Raises:
+        RecordError: It is none; the message names the instruction.
+    """
+    match data:
+        case [list(instructions), list(decisions)]:
+            pass
+        case _:
+            raise RecordError("trace: expected [instructions, decisions]")
+    if len(instructions) > MAX_INSTRUCTIONS:
+        raise RecordError(f"trace: {len(instructions)} instructions, at most {MAX_INSTRUCTIONS}")
+    parsed: list[Instruction] = []
+    for position, instruction in enumerate(instructions):
+        if isinstance(instruction, list) and instruction[:1] == [POSTPROCESSING]:
+            break
+        parsed.append(_parse_instruction(instruction, position))
+    drawn: dict[int, Any] = {}
+    for decision in decisions:
+        match decision:
+            case [int(position), drawn_value] if position >= 0:
+                drawn[position] = drawn_value
+            case _:
+                raise RecordError("trace: a decision is not [instruction, value]")
+    return Trace(tuple(parsed), drawn)
+
+
+def _parse_instruction(data: Any, position: int) -> Instruction:
+    match data:
+        case [str(kind), list(inputs), list(attributes), list(outputs)] if all(
+            isinstance(name, str) for name in outputs
+        ):
+            return Instruction(
+                kind,
+                tuple(map(_parse_input, inputs)),
+                tuple(attributes),
+                tuple(outputs),
+            )
+        case _:
+            raise RecordError(
+                f"instruction {position}: expected [kind, inputs, attributes, outputs]"
+            )
+
+
+def _parse_input(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value == "None":
+        return None
+    if _VARIABLE.fullmatch(value):
+        return Variable(value)
+    return value[1:-1] if len(value) >= 2 and value[0] == value[-1] == '"' else value

@@ -1,0 +1,155 @@
+"""The world model as MetaSchedule's cost model.
+
+Importing this module loads a TVM that has MetaSchedule (see `cwm_jax.tvm_bridge.runtime.use`).
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from jaxtyping import Float64
+
+from cwm_jax.errors import CheckpointError, RecordError
+from cwm_jax.files import write_atomically
+from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE, parse_trace_line
+from cwm_jax.records.program import Program
+from cwm_jax.records.steps import Step
+from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.tvm_bridge.runtime import use
+from cwm_jax.tvm_bridge.tir_programs import program_of_module
+
+_tvm: Any = use("metaschedule")
+_derived_object: Any = _tvm.ir.utils.derived_object
+_ms: Any = _tvm.s_tir.meta_schedule
+_RAM = Path("/dev/shm")
+
+
+@_derived_object
+class WorldModelCostModel(_ms.cost_model.PyCostModel):
+    """MetaSchedule's cost model, backed by a world model and the measurements of the search.
+
+    One instance serves any number of tasks, in `tune_tir`, `tune_relax` and a `TuneContext`.
+
+    Args:
+        checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
+        adaptation: How measurements of a workload correct its ranking.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | str | Scorer,
+        adaptation: AdaptationConfig | None = None,
+    ) -> None:
+        super().__init__()
+        scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
+        self._online = OnlineRanker(scorer, adaptation or AdaptationConfig())
+        # By module: MetaSchedule asks about one module thousands of times.
+        self._programs: dict[Any, Program] = {}
+
+    def load(self, path: str) -> None:
+        """Takes in the measurements that `save` wrote.
+
+        Raises:
+            CheckpointError: The file is none of these.
+        """
+        try:
+            for key, fields, latency in orjson.loads(Path(path).read_bytes())["measured"]:
+                steps = tuple(Step(kind, tuple(map(_frozen, values))) for kind, values in fields)
+                self._online.learn(key, steps, float("inf") if latency is None else latency)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: no saved measurements ({error})") from error
+
+    def save(self, path: str) -> None:
+        """Writes the measurements seen so far as JSON; the checkpoint is not copied."""
+        measured = [
+            (key, [(step.kind, step.fields) for step in schedule], latency)
+            for key, found in self._online.measured.items()
+            for schedule, latency in found
+        ]
+        write_atomically(Path(path), orjson.dumps({"measured": measured}))
+
+    def update(self, context: Any, candidates: Sequence[Any], results: Sequence[Any]) -> None:
+        """Takes in measurements; the next `predict` of their module uses them.
+
+        Args:
+            context: `TuneContext` of the module.
+            candidates: `MeasureCandidate`s.
+            results: Their `RunnerResult`s.
+        """
+        program = self._program(context)
+        for schedule, result in zip(
+            schedules_of_candidates(context, candidates, program), results, strict=True
+        ):
+            self._online.learn(program.workload_key, schedule, latency_of_result(result))
+
+    def predict(self, context: Any, candidates: Sequence[Any]) -> Float64[np.ndarray, "candidate"]:
+        """Scores candidates of one module, higher is better.
+
+        Args:
+            context: `TuneContext` of the module.
+            candidates: `MeasureCandidate`s.
+        """
+        program = self._program(context)
+        schedules = schedules_of_candidates(context, candidates, program)
+        return self._online.rank(program, schedules).astype(np.float64)
+
+    def _program(self, context: Any) -> Program:
+        module = context.mod
+        if module not in self._programs:
+            self._programs[module] = program_of_module(_tvm, module, workload_key(module))
+        return self._programs[module]
+
+
+def workload_key(module: Any) -> str:
+    """Returns the key of a module's records: its structural hash, as databases write it."""
+    return str(_tvm.ir.structural_hash(module) % 2**64)
+
+
+def schedules_of_candidates(
+    context: Any, candidates: Sequence[Any], program: Program
+) -> list[tuple[Step, ...]]:
+    """Returns the steps of MetaSchedule's candidates.
+
+    TVM writes their traces as a database in C++, the cheapest way out of its objects.
+
+    Raises:
+        RecordError: A trace is not one of the program, or this version does not know it.
+    """
+    if len(candidates) == 0:
+        return []
+    folder = _RAM if _RAM.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="cwm-", dir=folder) as work:
+        database = _ms.database.JSONDatabase(
+            str(Path(work) / WORKLOADS_FILE), str(Path(work) / RECORDS_FILE)
+        )
+        workload = database.commit_workload(context.mod)
+        for candidate in candidates:
+            trace = candidate.sch.trace
+            database.commit_tuning_record(
+                _ms.database.TuningRecord(trace, workload, [1.0], context.target, [])
+            )
+        lines = (Path(work) / RECORDS_FILE).read_bytes().splitlines()
+    if len(lines) != len(candidates):
+        raise RecordError(f"TVM wrote {len(lines)} of {len(candidates)} candidates")
+    return [translate_trace(parse_trace_line(line), program) for line in lines]
+
+
+def latency_of_result(result: Any) -> float:
+    """Returns the mean latency in seconds of a `RunnerResult`; infinity if it failed."""
+    if result.error_msg is not None or not result.run_secs:
+        return float("inf")
+    seconds = [float(value) for value in result.run_secs]
+    return sum(seconds) / len(seconds)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

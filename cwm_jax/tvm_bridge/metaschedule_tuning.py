@@ -1,0 +1,386 @@
+"""One MetaSchedule search on this machine: rounds of search and measurement, resumable.
+
+A search lives in a folder: TVM's own JSON database, and the same trials as records of this
+package (`records.jsonl` with its programs beside it), which training reads.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from cwm_jax.errors import RecordError
+from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, append_records, load_records
+from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
+from cwm_jax.records.program import Program, programs_path, write_programs
+from cwm_jax.records.record import Record, TaskDetails
+from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.cost_models import Clock
+from cwm_jax.tvm_bridge.tir_programs import program_of_module
+
+CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
+
+_FAILED_SECONDS = 1e10
+"""What TVM's own callback writes for a candidate that did not run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """Settings of a search.
+
+    Attributes:
+        trials: Candidates to measure in all, those of a resumed search included.
+        round_size: Candidates a round; the model learns between rounds.
+        cost_model: Which model ranks.
+        seed: Of the search.
+        timeout: Seconds that one candidate may compile, and run.
+        min_repeat_ms: One measurement repeats the program for at least so long.
+        population: Schedules that a generation of the evolutionary search holds.
+        adaptation: How measurements correct the world model.
+    """
+
+    trials: int
+    round_size: int = 16
+    cost_model: CostModelName = "world-model"
+    seed: int = 0
+    timeout: float = 30.0
+    min_repeat_ms: int = 40
+    population: int = 512
+    adaptation: AdaptationConfig = dataclasses.field(default_factory=AdaptationConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchRound:
+    """What one round did; times are wall-clock seconds.
+
+    Attributes:
+        trials: Candidates measured so far.
+        latencies: Of this round's candidates in seconds, infinity for failures.
+        best_latency: Best so far in seconds.
+        search_seconds: Search without the model.
+        model_seconds: In the cost model.
+        measure_seconds: Building and running.
+        predicted: Candidates that the model scored.
+    """
+
+    trials: int
+    latencies: tuple[float, ...]
+    best_latency: float
+    search_seconds: float
+    model_seconds: float
+    measure_seconds: float
+    predicted: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """Outcome of a search.
+
+    Attributes:
+        workload_key: Structural hash of the module.
+        target: TVM target as JSON.
+        latencies: Of every trial in order, in seconds, infinity for failures; a resumed
+            search's come first.
+        rounds: The rounds of this run.
+        best: The fastest record, None if no trial succeeded.
+        first_error: What TVM said of the first failed trial of this run, or "".
+        stopped_early: Whether the search space ran out before the trials did.
+    """
+
+    workload_key: str
+    target: str
+    latencies: tuple[float, ...]
+    rounds: tuple[SearchRound, ...]
+    best: Record | None
+    first_error: str
+    stopped_early: bool
+
+
+class SearchFolder:
+    """The files of a search.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        folder: Made if it is missing.
+    """
+
+    def __init__(self, tvm: Any, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._ms = tvm.s_tir.meta_schedule
+        self.records = folder / "records.jsonl"
+        self.database = self._ms.database.JSONDatabase(
+            str(folder / WORKLOADS_FILE), str(folder / RECORDS_FILE)
+        )
+
+    def earlier(self, workload_key: str, target: str) -> list[Record]:
+        """Reads the trials of a search that is resumed.
+
+        Raises:
+            RecordError: The folder holds another workload's or target's.
+        """
+        if not self.records.exists():
+            return []
+        found = load_records(self.records, summary=LogSummary())
+        for record in found:
+            if (record.workload_key, record.target) != (workload_key, target):
+                raise RecordError(
+                    f"{self.records}: cannot resume, it holds {record.workload_key} on "
+                    f"{record.target}, expected {workload_key} on {target}"
+                )
+        return found
+
+    def append(
+        self, workload: Any, target: Any, candidates: Sequence[Any], records: Sequence[Record]
+    ) -> None:
+        """Appends the trials of a round to both files."""
+        for candidate, record in zip(candidates, records, strict=True):
+            seconds = record.costs if record.valid else (_FAILED_SECONDS,)
+            self.database.commit_tuning_record(
+                self._ms.database.TuningRecord(
+                    candidate.sch.trace, workload, list(seconds), target, candidate.args_info
+                )
+            )
+        append_records(self.records, records)
+
+
+def tune_module(
+    tvm: Any,
+    module: Any,
+    target: Any,
+    config: SearchConfig,
+    folder: Path,
+    *,
+    scorer: Scorer | None = None,
+    report: Callable[[SearchRound], None] = lambda _: None,
+) -> SearchResult:
+    """Searches for a fast schedule of a module with MetaSchedule's evolutionary search.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        target: TVM target with `num-cores`.
+        config: Settings.
+        folder: Where the search lives; goes on with the trials that it holds.
+        scorer: Checkpoint of the world model, if that is the cost model.
+        report: Called after every round.
+
+    Raises:
+        RecordError: The folder holds another search.
+        ProgramError: MetaSchedule cannot tune the module.
+    """
+    from cwm_jax.tvm_bridge.metaschedule import schedules_of_candidates, workload_key
+
+    ms = tvm.s_tir.meta_schedule
+    program = program_of_module(tvm, module, workload_key(module))
+    files = SearchFolder(tvm, folder)
+    earlier = files.earlier(program.workload_key, target_text(target))
+    write_programs([program], programs_path(files.records))
+    model, clock, predicted = create_cost_model(tvm, config, scorer)
+    context = ms.TuneContext(
+        mod=module,
+        target=target,
+        space_generator="post-order-apply",
+        search_strategy=ms.search_strategy.EvolutionarySearch(population_size=config.population),
+        task_name="main",
+        rand_state=config.seed + 1 + 1000 * len(earlier),
+    )
+    workload = files.database.commit_workload(module)
+    _remind(ms, files.database, workload, context, model)
+    context.pre_tuning(
+        config.trials - len(earlier),
+        config.round_size,
+        context.generate_design_space(),
+        files.database,
+        model,
+    )
+    measure = _measurer(tvm, target, config)
+    latencies = [record.latency for record in earlier]
+    records = list(earlier)
+    rounds: list[SearchRound] = []
+    error, stopped_early = "", False
+    while len(latencies) < config.trials:
+        clock.calls.clear()
+        before = predicted()
+        started = time.perf_counter()
+        candidates = context.generate_measure_candidates()
+        if not candidates:
+            stopped_early = True
+            break
+        candidates = list(candidates)[: config.trials - len(latencies)]
+        searched = time.perf_counter()
+        results = measure(candidates)
+        measured = time.perf_counter()
+        context.notify_runner_results(candidates, results)
+        model.update(context, candidates, results)
+        updated = time.perf_counter()
+        schedules = schedules_of_candidates(context, candidates, program)
+        found = [
+            _record(program, target, schedule, result)
+            for schedule, result in zip(schedules, results, strict=True)
+        ]
+        files.append(workload, target, candidates, found)
+        records.extend(found)
+        round_latencies = tuple(record.latency for record in found)
+        latencies.extend(round_latencies)
+        error = error or next((str(r.error_msg) for r in results if r.error_msg), "")
+        predicting = sum(end - start for start, end in clock.calls)
+        rounds.append(
+            SearchRound(
+                trials=len(latencies),
+                latencies=round_latencies,
+                best_latency=min(latencies),
+                search_seconds=searched - started - predicting,
+                model_seconds=predicting + updated - measured,
+                measure_seconds=measured - searched,
+                predicted=predicted() - before,
+            )
+        )
+        report(rounds[-1])
+    context.post_tuning()
+    valid = [record for record in records if record.valid]
+    return SearchResult(
+        workload_key=program.workload_key,
+        target=target_text(target),
+        latencies=tuple(latencies),
+        rounds=tuple(rounds),
+        best=min(valid, key=lambda record: record.latency, default=None),
+        first_error=error.strip().splitlines()[-1] if error.strip() else "",
+        stopped_early=stopped_early,
+    )
+
+
+def target_text(target: Any) -> str:
+    """Returns a target as records name it."""
+    return str(target)
+
+
+def best_schedule(tvm: Any, module: Any, target: Any, folder: Path) -> Any | None:
+    """Returns the fastest `Schedule` of a module in a search's folder; None if there is none."""
+    return SearchFolder(tvm, folder).database.query_schedule(module, target, "main")
+
+
+def create_cost_model(
+    tvm: Any, config: SearchConfig, scorer: Scorer | None
+) -> tuple[Any, Clock, Callable[[], int]]:
+    """Creates a cost model of MetaSchedule, the clock of its `predict`, and a counter.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        config: Says which one.
+        scorer: The checkpoint of the world model; only it needs one.
+
+    Returns:
+        The model; when its predictions ran; and how many candidates it has scored so far.
+    """
+    ms = tvm.s_tir.meta_schedule
+    if config.cost_model == "world-model":
+        from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
+
+        if scorer is None:
+            raise ValueError("the world model needs a scorer")
+        inner: Any = WorldModelCostModel(scorer, config.adaptation)
+    elif config.cost_model == "xgboost":
+        inner = ms.cost_model.XGBModel(num_warmup_samples=config.round_size - 1)
+    elif config.cost_model == "mlp":
+        from tvm.s_tir.meta_schedule.cost_model.mlp_model import MLPModel
+
+        inner = MLPModel()
+    else:
+        inner = ms.cost_model.RandomModel(seed=config.seed)
+    clock = Clock()
+    count = 0
+
+    @tvm.ir.utils.derived_object
+    class Timed(ms.cost_model.PyCostModel):
+        def load(self, path: str) -> None:
+            inner.load(path)
+
+        def save(self, path: str) -> None:
+            inner.save(path)
+
+        def update(self, context: Any, candidates: Any, results: Any) -> None:
+            inner.update(context, candidates, results)
+
+        def predict(self, context: Any, candidates: Any) -> Any:
+            nonlocal count
+            count += len(candidates)
+            return clock.around(inner.predict)(context, candidates)
+
+    return Timed(), clock, lambda: count
+
+
+def _remind(ms: Any, database: Any, workload: Any, context: Any, model: Any) -> None:
+    """Lets a model learn from the trials of an earlier run."""
+    known = [r for r in database.get_all_tuning_records() if r.workload.same_as(workload)]
+    if known:
+        candidates = [record.as_measure_candidate() for record in known]
+        results = [
+            ms.runner.RunnerResult(None, "failed before")
+            if max(map(float, record.run_secs)) >= _FAILED_SECONDS
+            else ms.runner.RunnerResult(record.run_secs, None)
+            for record in known
+        ]
+        model.update(context, candidates, results)
+
+
+def _measurer(
+    tvm: Any, target: Any, config: SearchConfig
+) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    ms = tvm.s_tir.meta_schedule
+    builder = ms.builder.LocalBuilder(timeout_sec=config.timeout)
+    runner = ms.runner.LocalRunner(
+        timeout_sec=config.timeout,
+        evaluator_config=ms.runner.EvaluatorConfig(
+            number=1, repeat=1, min_repeat_ms=config.min_repeat_ms, enable_cpu_cache_flush=False
+        ),
+    )
+
+    def measure(candidates: Sequence[Any]) -> Sequence[Any]:
+        built = builder.build(
+            [ms.builder.BuilderInput(candidate.sch.mod, target) for candidate in candidates]
+        )
+        good = [at for at, result in enumerate(built) if result.error_msg is None]
+        results: list[Any] = [
+            ms.runner.RunnerResult(None, str(result.error_msg)) for result in built
+        ]
+        futures = runner.run(
+            [
+                ms.runner.RunnerInput(
+                    built[at].artifact_path, str(target.kind), candidates[at].args_info
+                )
+                for at in good
+            ]
+        )
+        for at, future in zip(good, futures, strict=True):
+            results[at] = future.result()
+        for at in good:
+            _remove_artifact(Path(str(built[at].artifact_path)))
+        return results
+
+    return measure
+
+
+def _remove_artifact(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    if path.parent.exists() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+
+
+def _record(program: Program, target: Any, schedule: tuple[Step, ...], result: Any) -> Record:
+    seconds = () if result.error_msg else tuple(float(value) for value in result.run_secs or ())
+    valid = bool(seconds) and all(math.isfinite(value) and value > 0 for value in seconds)
+    return Record(
+        workload_key=program.workload_key,
+        target=target_text(target),
+        task=TaskDetails(None, ()),
+        steps=schedule,
+        costs=seconds if valid else (_FAILED_SECONDS,),
+        error_code=0 if valid else 1,
+        measure_seconds=0.0,
+        timestamp=int(time.time()),
+        version=TRANSLATED,
+    )
