@@ -13,11 +13,12 @@ from cwm_jax.features.locality import (
     Cover,
     coverage,
     innermost_body,
-    innermost_strides,
+    innermost_step,
     split_covers,
     touched,
     touched_by,
     traffic,
+    unrolled_loops,
 )
 from cwm_jax.records.program import Fold
 
@@ -105,11 +106,12 @@ def test_strides_of_the_innermost_axis():
     weight = Access((0, 1, 8), 4)
     accesses = (Access((8, 1, 0), 4), Access((8, 0, 1), 4), weight)
     loops = [(Cover(axis, np.array([8.0, steps])),) for axis, steps in enumerate((8, 8, 1))]
-    k, j = innermost_strides(accesses, loops).T
-    assert k == pytest.approx((1 / 3, 1 / 3, 1 / 3))
-    assert j == pytest.approx((1 / 3, 2 / 3, 0))
+    k, j = np.array(innermost_step(accesses, loops)).T
+    assert k == pytest.approx((1 / 3, 1 / 3, 1 / 3, 0))
+    assert j == pytest.approx((1 / 3, 2 / 3, 0, 0))
     packed = (*accesses[:2], weight._replace(packed=True))
-    assert innermost_strides(packed, loops)[:, 0] == pytest.approx((1 / 3, 2 / 3, 0))
+    stays, following, jumps, _ = innermost_step(packed, loops)
+    assert (stays[0], following[0], jumps[0]) == pytest.approx((1 / 3, 2 / 3, 0))
 
 
 def test_a_packed_weight_fills_its_lines():
@@ -154,8 +156,37 @@ def test_a_blocked_layout_touches_what_it_touches(steps, period, stride, jump):
     assert elements[0, 0] == len(points)
 
 
-def test_a_vector_past_a_fold_jumps():
-    """Eight channels a group share their input; sixteen lanes reach into the next group."""
+def test_a_vector_past_a_fold_gathers():
+    """Eight channels a group share their input; twelve or sixteen lanes reach into the next."""
     access = Access((0,), 4, folds=(Fold(0, 8, 8),))
-    shares = innermost_strides((access,), [(Cover(0, np.array([8.0, 16.0])),)])
-    assert shares.T.tolist() == [[1, 0, 0], [0, 0, 1]]
+    step = innermost_step((access,), [(Cover(0, np.array([4.0, 8.0, 12.0, 16.0])),)])
+    assert step.stays.tolist() == [1, 1, 1, 1]
+    assert step.gathers.tolist() == [0, 0, 1, 1]
+
+
+@given(SIZES, SIZES, SIZES, st.integers(0, 64), st.booleans())
+def test_inner_loops_are_written_out_up_to_the_limit(rows, steps, columns, limit, vectorized):
+    """i.0 k i.1 j of a matrix product; loops of one step are written out in any case."""
+    accesses = (Access((64, 1, 0), 4), Access((64, 0, 1), 4), Access((0, 1, 64), 4))
+    extents = arrays(7, steps, rows, columns)
+    axes = (0, 2, 0, 1)
+    loops = [(Cover(axis, extent),) for axis, extent in zip(axes, extents, strict=True)]
+    found = unrolled_loops(
+        touched_by(accesses, loops),
+        extents,
+        [axis == 2 for axis in axes],
+        np.array([float(limit)]),
+        vectorized=vectorized,
+    )
+    inside_out = [rows, steps, 7] if vectorized else [columns, rows, steps, 7]
+    counts = [int(np.prod(inside_out[:depth], dtype=int)) for depth in range(len(inside_out) + 1)]
+    taken = max(d for d, count in enumerate(counts) if count <= max(limit, 1))
+    assert found.copies[0] == counts[taken]
+    taken += vectorized
+    height = (rows if taken >= 2 else 1) * (7 if taken == 4 else 1)
+    width = columns if taken >= 1 else 1
+    inner = steps if taken >= 3 else 1
+    assert found.written[0] == height * width
+    assert found.read[0] == height * inner + inner * width
+    # Below k lie i.1 and j; where k makes one step, nothing repeats.
+    assert found.whole_body[0] == (steps == 1 or taken >= 2)

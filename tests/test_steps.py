@@ -9,7 +9,7 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.loop_nest import ScheduleState
 from cwm_jax.features.replay import COLUMNS
 from cwm_jax.features.steps import encode_schedules
-from cwm_jax.records.program import Axis, Program, ProgramStage, shape_only_program
+from cwm_jax.records.program import Axis, BufferRead, Program, ProgramStage, shape_only_program
 from cwm_jax.records.steps import STEP_KIND_IDS, Step
 
 SHAPE_ONLY = shape_only_program('["f", 8, 8]')
@@ -100,6 +100,56 @@ def test_rfactor_makes_a_reduction_spatial():
         (4, True),
     ]
     assert (partial.slot, final.slot, state.nest(3).slot) == (2, 3, 3)
+
+
+def padded_matmul() -> Program:
+    """A 4 x 8 x 16 product that reads A through a stage that pads it."""
+
+    def placeholder(name: str, shape: tuple[int, ...]) -> ProgramStage:
+        return ProgramStage(name, "placeholder", "", "float32", shape, (), (), (0,) * 7)
+
+    selects = (0, 0, 0, 0, 1, 0, 0)
+    i, j, k = Axis("i", 4, False), Axis("j", 8, False), Axis("k", 16, True)
+    pad_axes = (i, Axis("k", 16, False))
+    pad = ProgramStage(
+        "pad", "compute", "", "float32", (4, 16), pad_axes, (BufferRead(0, (16, 1), True),), selects
+    )
+    product = ProgramStage(
+        "C",
+        "compute",
+        "",
+        "float32",
+        (4, 8),
+        (i, j, k),
+        (BufferRead(1, (16, 0, 1), True), BufferRead(2, (0, 1, 8), True)),
+        (1, 1, 0, 0, 0, 0, 0),
+    )
+    stages = (placeholder("A", (4, 16)), pad, placeholder("B", (16, 8)), product)
+    return Program('["padded"]', stages, 2.0 * 4 * 8 * 16)
+
+
+def test_a_stage_under_a_loop_computes_what_that_loop_needs():
+    """Under i.0 of C each run needs two rows of pad; under j it computes a row eight times."""
+    schedule = (
+        Step("SP", (3, 0, 4, (2,), 1)),
+        Step("CA", (1, 3, 0)),
+    )
+    arrays = encode_schedules([schedule], padded_matmul())
+    assert size(arrays, 1, "attached_runs") == pytest.approx(2)
+    assert size(arrays, 1, "attached_elements") == pytest.approx(2 * 16, rel=1e-4)
+    assert size(arrays, 1, "repeats") == pytest.approx(1)
+    under_j = encode_schedules([(Step("CA", (1, 3, 1)),)], padded_matmul())
+    assert size(under_j, 0, "attached_runs") == pytest.approx(4 * 8, rel=1e-4)
+    assert size(under_j, 0, "attached_elements") == pytest.approx(16, rel=1e-4)
+    assert size(under_j, 0, "repeats") == pytest.approx(8, rel=1e-4)
+
+
+def test_an_inlined_stage_is_repeated_by_its_reader():
+    arrays = encode_schedules([(Step("CI", (1,)),)], padded_matmul())
+    assert arrays.other[0, 0] == 3
+    assert size(arrays, 0, "repeats") == pytest.approx(8, rel=1e-4)
+    assert arrays.values[0, 0, COLUMNS["inlined_selects"]] == 1
+    assert arrays.values[0, 0, COLUMNS["reduction"]] == 1
 
 
 @given(schedules(max_size=12).filter(bool))

@@ -5,14 +5,17 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.cli.common import load_programs
 from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics
+from cwm_jax.evaluation.sequence_models import SequenceModel
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.world_model import WorldModel, create_model
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
@@ -22,6 +25,7 @@ from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import batches, build_dataset, split_workloads
 from cwm_jax.training.loop import train
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
+from cwm_jax.training.standardise import absorb_scale, scale_of_values
 
 CARD = load_hardware("cpu-x86-2core")
 CONFIG = TrainingConfig(epochs=80, lists=4, candidates=32, weight_decay=0.01)
@@ -121,6 +125,21 @@ def test_losses_prefer_the_right_order_and_ignore_padding():
         both = np.concatenate([good, bad])
         twice = (np.tile(throughput, (2, 1)), np.tile(valid, (2, 1)))
         assert loss(both, *twice, np.array([1.0, 0.0])) == pytest.approx(known)
+
+
+def test_a_model_takes_the_scale_of_its_inputs_over(dataset):
+    """Ranked as they are, values score as they did when scaled, by each kind of model."""
+    workload = next(iter(dataset.values()))
+    scale = scale_of_values(list(dataset.values()))
+    assert scale.max() > 2
+    schedules = to_schedules(workload.steps)
+    scaled = schedules._replace(values=schedules.values * scale)
+    models = [create_small(0), SequenceModel("bag", SMALL, rngs=nnx.Rngs(0))]
+    for model in models:
+        expected = model.rank(workload.program, scaled, workload.hardware).score
+        (absorbed,) = absorb_scale([model], scale)
+        found = absorbed.rank(workload.program, schedules, workload.hardware).score
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_nothing_to_rank_is_an_error(measured_log):

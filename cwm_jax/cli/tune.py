@@ -34,8 +34,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "tune",
         help="search for fast schedules of an operator or a network on this machine",
-        description="Runs an Ansor search on this machine's CPU with a world model as its cost "
-        "model, and keeps every measurement in a log.",
+        description="Runs a search of Ansor or MetaSchedule on this machine's CPU with a world "
+        "model as its cost model, and keeps every measurement.",
         epilog=f"{operators_help()}\n\n{networks_help()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,7 +49,16 @@ def add_parser(commands: Any) -> None:
         help="programs to measure, of all tasks of a network together (64)",
     )
     parser.add_argument(
-        "--cost-model", choices=("world-model", "xgboost", "random"), default="world-model"
+        "--engine",
+        choices=("ansor", "metaschedule"),
+        default="ansor",
+        help="who searches: Ansor, or the MetaSchedule of today's apache-tvm (default: ansor)",
+    )
+    parser.add_argument(
+        "--cost-model",
+        choices=("world-model", "xgboost", "mlp", "random"),
+        default="world-model",
+        help="which model ranks; mlp is MetaSchedule's (default: world-model)",
     )
     add_checkpoint_options(parser)
     parser.add_argument(
@@ -77,8 +86,12 @@ def add_parser(commands: Any) -> None:
         metavar="HOST:PORT:KEY",
         help="measure on a device of this TVM RPC tracker; --target says what it is",
     )
-    parser.add_argument("--log", type=Path, help="log to write (default: a new one in runs/)")
-    parser.add_argument("--resume", type=Path, metavar="LOG", help="go on with this log")
+    parser.add_argument(
+        "--log",
+        type=Path,
+        help="log to write, for MetaSchedule a folder (default: a new one in runs/)",
+    )
+    parser.add_argument("--resume", type=Path, metavar="LOG", help="go on with this log or folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--round", type=positive, default=16, help="programs to measure a round (16)"
@@ -99,6 +112,12 @@ def run(options: argparse.Namespace) -> int:
         raise CwmError("--search planner imagines with the world model: --cost-model world-model")
     if options.pretrain and options.cost_model != "xgboost":
         raise CwmError("--pretrain is for XGBoost: --cost-model xgboost")
+    if options.engine == "metaschedule" and options.workload:
+        from cwm_jax.cli.tune_metaschedule import run_metaschedule
+
+        return run_metaschedule(options)
+    if options.cost_model == "mlp":
+        raise CwmError("--cost-model mlp is MetaSchedule's: --engine metaschedule")
     if options.network:
         from cwm_jax.cli.tune_network import run_network
 

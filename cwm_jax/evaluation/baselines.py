@@ -74,6 +74,11 @@ class TensetMlp(nnx.Module):
         self.fourth = nnx.Linear(width, width, rngs=rngs)
         self.score = nnx.Linear(width, 1, rngs=rngs)
 
+    @property
+    def values_layer(self) -> nnx.Linear:
+        """The layer that reads the steps' values."""
+        return self.first
+
     def rank(
         self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
@@ -99,6 +104,11 @@ class Tlp(nnx.Module):
         self.third = nnx.Linear(width, width, rngs=rngs)
         self.fourth = nnx.Linear(width, width, rngs=rngs)
         self.score = nnx.Linear(width, 1, rngs=rngs)
+
+    @property
+    def values_layer(self) -> nnx.Linear:
+        """The layer that reads the steps' values."""
+        return self.first
 
     def rank(
         self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]

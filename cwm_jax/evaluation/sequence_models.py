@@ -141,6 +141,11 @@ class SequenceModel(nnx.Module):
         self.head = RankingHead(config, rngs=rngs)
         self.latent_width = POOLED * config.latent_width
 
+    @property
+    def values_layer(self) -> nnx.Linear:
+        """The layer that reads the steps' values."""
+        return self.step.values
+
     def rank(
         self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
@@ -148,7 +153,7 @@ class SequenceModel(nnx.Module):
         slots, whole = self.program(program)
         candidates, steps = schedules.kind.shape
         live = jnp.arange(steps)[None, :] < schedules.length[:, None]
-        actions = self.step(schedules) * live[..., None]
+        actions = self.step(schedules, hardware) * live[..., None]
         states = self.sequence(self.enter(actions) + slots[schedules.stage], live)  # type: ignore[operator]
         states = states * live[..., None]
         rows = jnp.arange(candidates)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from cwm_jax.records.program import Fold
 
@@ -29,12 +29,14 @@ class Access(NamedTuple):
         element_bytes: Size of an element.
         packed: Whether the buffer is laid out in the order of the loops.
         folds: Where the access turns over along an axis.
+        producer: Slot of the stage that is read; -1 where unknown, and for a write.
     """
 
     strides: tuple[int, ...]
     element_bytes: float
     packed: bool = False
     folds: tuple[Fold, ...] = ()
+    producer: int = -1
 
 
 class Cover(NamedTuple):
@@ -218,20 +220,92 @@ def innermost_body(
     Returns:
         Distinct elements that the body writes, and that it reads.
     """
-    depth = np.zeros(found.written.shape[1], np.int64)
-    for at, (extent, reduces) in enumerate(zip(extents, reductions, strict=True)):
-        if reduces:
-            depth = np.where(extent > 1, at + 1, depth)
-    # Without a reduction each point is a body of its own.
-    depth = np.where(depth > 0, depth, len(extents))
+    depth = _body_depth(extents, reductions)
     rows = np.arange(len(depth))
     return found.written[depth, rows], found.read[depth, rows]
 
 
-def innermost_strides(
-    accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]]
-) -> Float[np.ndarray, "kind candidate"]:
-    """Returns the shares of accesses that the innermost step leaves, steps through, or jumps.
+def _body_depth(
+    extents: Sequence[Extents], reductions: Sequence[bool]
+) -> Int64[np.ndarray, "candidate"]:
+    depth = np.zeros(len(extents[0]), np.int64)
+    for at, (extent, reduces) in enumerate(zip(extents, reductions, strict=True)):
+        if reduces:
+            depth = np.where(extent > 1, at + 1, depth)
+    # Without a reduction each point is a body of its own.
+    return np.where(depth > 0, depth, len(extents))
+
+
+class Unrolled(NamedTuple):
+    """The loops that the compiler writes out.
+
+    Attributes:
+        copies: How often the innermost statement, or vector, is written out.
+        written: Distinct elements that the copies write.
+        read: Distinct elements that they read.
+        whole_body: 1 where they hold all that the last reduction loop repeats: only then can
+            its results stay in registers.
+    """
+
+    copies: Extents
+    written: Extents
+    read: Extents
+    whole_body: Extents
+
+
+def unrolled_loops(
+    found: Touched,
+    extents: Sequence[Extents],
+    reductions: Sequence[bool],
+    limit: Extents,
+    *,
+    vectorized: bool,
+) -> Unrolled:
+    """Follows TVM's pass that unrolls inner loops (`src/tir/transforms/unroll_loop.cc`).
+
+    From the innermost loop outwards all are written out whose copies together stay within a
+    limit; a vector counts as one.
+
+    Args:
+        found: What the loops touch.
+        extents: Trip counts of the loops, outermost first.
+        reductions: Whether each loop reduces.
+        limit: `auto_unroll_max_step` of each candidate.
+        vectorized: Whether the innermost loop is a vector.
+    """
+    last = len(extents) - vectorized
+    copies = np.ones(len(limit))
+    depth = np.full(len(limit), last)
+    open_ = np.ones(len(limit), bool)
+    for at in reversed(range(last)):
+        grown = copies * np.maximum(extents[at], 1)
+        open_ &= grown <= np.maximum(limit, 1)
+        copies = np.where(open_, grown, copies)
+        depth = np.where(open_, at, depth)
+    rows = np.arange(len(limit))
+    whole = depth <= _body_depth(extents, reductions)
+    return Unrolled(copies, found.written[depth, rows], found.read[depth, rows], whole * 1.0)
+
+
+class InnermostStep(NamedTuple):
+    """What the innermost step does to the accesses of a stage.
+
+    Attributes:
+        stays: Share of accesses that stay where they are.
+        next: That move to the next element.
+        jumps: That move further.
+        gathers: 1 where the innermost loop runs past a fold of any, so that its steps differ and
+            a vector must be gathered element by element.
+    """
+
+    stays: Extents
+    next: Extents
+    jumps: Extents
+    gathers: Extents
+
+
+def innermost_step(accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]]) -> InnermostStep:
+    """Returns what the innermost step does to each access.
 
     Args:
         accesses: Of one stage.
@@ -239,25 +313,23 @@ def innermost_strides(
             one step do not count.
     """
     inside_out = [cover for covers in reversed(loops) for cover in reversed(covers)]
-    shares = np.zeros((3, len(inside_out[0].extent)))
+    shares = np.zeros((len(InnermostStep._fields), len(inside_out[0].extent)))
     open_ = np.ones(shares.shape[1], bool)
     for cover in inside_out:
         here = open_ & (cover.extent > 1)
-        shares[:, here] = _stride_shares(accesses, cover)[:, here]
+        shares[:, here] = _step_shares(accesses, cover)[:, here]
         open_ &= ~here
     shares[0, open_] = 1
-    return shares
+    return InnermostStep(*shares)
 
 
-def _stride_shares(accesses: Sequence[Access], cover: Cover) -> Float[np.ndarray, "kind candidate"]:
+def _step_shares(accesses: Sequence[Access], cover: Cover) -> np.ndarray:
     axis, extent = cover
-    shares = np.zeros((3, len(extent)))
+    moved = [min(abs(access.strides[axis]), 1 if access.packed else 2) for access in accesses]
+    gathers = np.zeros(len(extent), bool)
     for access in accesses:
-        stride = abs(access.strides[axis])
-        kind = min(stride, 1 if access.packed else 2)
-        # A loop that runs past a fold jumps there, whatever it does in between.
-        turns = min((fold.period for fold in access.folds if fold.axis == axis), default=np.inf)
-        past = (extent > turns) & (not access.packed)
-        shares[2, past] += 1
-        shares[kind, ~past] += 1
-    return shares / len(accesses)
+        period = min((fold.period for fold in access.folds if fold.axis == axis), default=0)
+        if period and not access.packed:
+            gathers |= np.mod(period, np.maximum(extent, 1)) != 0
+    shares = [np.full(len(extent), moved.count(kind) / len(moved)) for kind in range(3)]
+    return np.stack([*shares, gathers])

@@ -10,15 +10,17 @@ known extent is kept; the next split of that loop states its true one.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.locality import Access, Cover, split_covers
-from cwm_jax.records.program import Program, ProgramStage, element_bytes
+from cwm_jax.features.locality import Access, Cover, coverage, split_covers, touched
+from cwm_jax.records.program import OPERATION_KINDS, Program, ProgramStage, element_bytes
 
+_SELECT = OPERATION_KINDS.index("select")
 MAX_STAGES = 120
 MAX_LOOPS = 256
 
@@ -48,12 +50,21 @@ class Nest:
         shape: Spatial loops of the stage's output buffer, as a copy of it would have.
         loops: Current loops.
         accesses: Its write and its reads, with a stride for each axis; empty where unknown.
+        buffer: Slot whose buffer it holds: its own, or what a cache-read stage copies.
+        selects: Whether it chooses between values, as padding does.
     """
 
     slot: int
     shape: list[Loop]
     loops: list[Loop]
     accesses: tuple[Access, ...] = ()
+    buffer: int = -1
+    selects: bool = False
+
+    @property
+    def points(self) -> Extents | float:
+        """Iterations of its loops."""
+        return product_of(self.loops)
 
     def loop(self, position: int, unknown: Extents) -> Loop:
         """Returns a loop; positions beyond the known nest are loops of unknown extent."""
@@ -62,6 +73,20 @@ class Nest:
         while position >= len(self.loops):
             self.loops.append(Loop(unknown, reduction=False))
         return self.loops[position]
+
+
+class Attachment(NamedTuple):
+    """What a stage computes when it moves under a loop of another.
+
+    Attributes:
+        runs: How often that loop's body runs.
+        elements: Elements of the stage that one run needs, 0 where unknown.
+        repeats: All elements that it computes over those that it holds, 0 where unknown.
+    """
+
+    runs: Extents
+    elements: Extents
+    repeats: Extents
 
 
 class ScheduleState:
@@ -78,8 +103,12 @@ class ScheduleState:
                 self._axis(at, axis.extent, reduction=axis.reduction)
                 for at, axis in enumerate(stage.axes)
             ]
-            self.nests.append(Nest(len(self.nests), shape, loops, _accesses(program, stage)))
+            at = len(self.nests)
+            selects = stage.operations[_SELECT] > 0
+            accesses = _accesses(program, stage)
+            self.nests.append(Nest(at, shape, loops, accesses, buffer=at, selects=selects))
         self.slots = len(self.nests)
+        self._inlined_into: dict[int, Nest] = {}
 
     def _axis(self, axis: int, extent: int, *, reduction: bool = False) -> Loop:
         trips = self._ones * extent
@@ -103,7 +132,7 @@ class ScheduleState:
             raise RecordError(f"a schedule has at most {MAX_STAGES} stages")
         axes = len(shape)
         copy = tuple(Access(access.strides[:axes], access.element_bytes) for access in source[:1])
-        nest = Nest(self.slots, list(shape), list(shape), copy * 2)
+        nest = Nest(self.slots, list(shape), list(shape), copy * 2, buffer=self.slots)
         self.slots += 1
         self.nests.insert(position, nest)
         return nest
@@ -184,10 +213,47 @@ class ScheduleState:
             for axis, extent in enumerate(extents)
         ]
 
+    def inline(self, stage: int) -> Nest:
+        """Computes a stage inside the stage that reads it, and returns that one.
+
+        Of several readers the one with most iterations; itself where none is known.
+        """
+        nest = self.nest(stage)
+        readers = [
+            self._inlined_into.get(reader.slot, reader)
+            for reader in self.nests
+            if any(access.producer == nest.buffer for access in reader.accesses[1:])
+        ]
+        known = [reader for reader in readers if reader is not nest]
+        reader = max(known, key=lambda reader: float(np.max(reader.points)), default=nest)
+        self._inlined_into[nest.slot] = reader
+        return reader
+
+    def attachment(self, stage: int, target_stage: int, position: int) -> Attachment:
+        """Returns what a stage computes under a loop of one that reads it."""
+        nest, target = self.nest(stage), self.nest(target_stage)
+        runs = self._ones * product_of(target.loops[: position + 1])
+        covers = [loop.covers for loop in target.loops[position + 1 :]]
+        axes = len(target.accesses[0].strides) if target.accesses else 0
+        covered = coverage(covers, axes, len(self._ones))
+        elements = max(
+            (
+                touched(access, covered)[0][0]
+                for access in target.accesses[1:]
+                if access.producer == nest.buffer
+            ),
+            key=np.max,
+            default=self._unknown,
+        )
+        whole = np.maximum(product_of(nest.shape), 1)
+        return Attachment(runs, elements, runs * elements / whole)
+
     def cache_read(self, stage: int) -> Nest:
         """Inserts a copy of a stage's buffer behind it."""
         source = self.nest(stage)
-        return self._insert(stage + 1, source.shape, source.accesses)
+        copy = self._insert(stage + 1, source.shape, source.accesses)
+        copy.buffer = source.buffer
+        return copy
 
     def cache_write(self, stage: int) -> Nest:
         """Inserts the stage that copies a local result out; the old slot keeps computing."""
@@ -212,6 +278,11 @@ class ScheduleState:
         return final
 
 
+def product_of(loops: Sequence[Loop]) -> Extents | float:
+    """Returns the iterations of nested loops; unknown extents count once."""
+    return np.prod([np.maximum(loop.extent, 1) for loop in loops], axis=0) if loops else 1.0
+
+
 def _accesses(program: Program, stage: ProgramStage) -> tuple[Access, ...]:
     """The write of a stage, then its reads that are known; empty for a placeholder of no axes."""
     spatial = sum(not axis.reduction for axis in stage.axes) or len(stage.shape)
@@ -228,6 +299,7 @@ def _accesses(program: Program, stage: ProgramStage) -> tuple[Access, ...]:
             element_bytes(program.stages[read.producer].dtype),
             read.packed,
             read.folds,
+            read.producer,
         )
         for read in stage.reads
         if read.known

@@ -1,6 +1,5 @@
 """What each step looks like to the model: the bookkeeping of a schedule, noted step by step."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,16 +8,19 @@ from jaxtyping import Float, Float32
 from cwm_jax.features.locality import (
     CAPACITIES,
     innermost_body,
-    innermost_strides,
+    innermost_step,
     touched_by,
     traffic,
+    unrolled_loops,
 )
-from cwm_jax.features.loop_nest import Extents, Loop, Nest, ScheduleState
+from cwm_jax.features.loop_nest import Extents, Loop, Nest, ScheduleState, product_of
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import STEP_KIND_IDS, TAGS
 
 PARTS = 5
 INNERMOST = 5
+CORES = (2, 4, 8, 16, 32, 64)
+"""Numbers of cores for which it is told how evenly they share a parallel loop."""
 
 SIZES = (
     "extent",
@@ -35,6 +37,12 @@ SIZES = (
     "parallel_tasks",
     "vector_lanes",
     "threads",
+    "unrolled",
+    "unrolled_writes",
+    "unrolled_reads",
+    "attached_runs",
+    "attached_elements",
+    "repeats",
 )
 """Columns that hold sizes; encoded as `log2(1 + size) / 8`."""
 
@@ -51,6 +59,10 @@ FLAGS = (
     "innermost_stride_0",
     "innermost_stride_1",
     "innermost_stride_more",
+    "innermost_gathers",
+    "unrolled_body",
+    "inlined_selects",
+    *(f"balance_{cores}" for cores in CORES),
 )
 """Columns that are already of unit scale."""
 
@@ -58,6 +70,7 @@ COLUMNS = {name: at for at, name in enumerate((*SIZES, *FLAGS))}
 STEP_WIDTH = len(COLUMNS)
 
 _LANES = 16
+_UNROLL = "auto_unroll_max_step"
 _SUMMED_UP = {
     "parallel": "parallel_tasks",
     "blockIdx.x": "parallel_tasks",
@@ -103,6 +116,7 @@ class Replay:
         self._next = 0
         self._last_step: dict[int, int] = {}
         self._annotated: dict[tuple[int, str], Extents] = {}
+        self._unroll: dict[int, Extents] = {}
 
     def _number(self) -> Extents:
         self._next += 1
@@ -134,6 +148,10 @@ class Replay:
             for tag, column in _SUMMED_UP.items():
                 if (nest.slot, tag) in self._annotated:
                     self._set(column, self._annotated[nest.slot, tag])
+            if (nest.slot, "parallel") in self._annotated:
+                tasks = np.maximum(self._annotated[nest.slot, "parallel"], 1)
+                for cores in CORES:
+                    self._set(f"balance_{cores}", tasks / (np.ceil(tasks / cores) * cores))
             if nest.accesses:
                 self._describe_data(nest)
 
@@ -145,12 +163,26 @@ class Replay:
         found = touched_by(nest.accesses, loops)
         for capacity, size in zip(CAPACITIES, traffic(found, extents), strict=True):
             self._set(f"traffic_{capacity}", size)
-        written, read = innermost_body(found, extents, [loop.reduction for loop in nest.loops])
+        reductions = [loop.reduction for loop in nest.loops]
+        written, read = innermost_body(found, extents, reductions)
         self._set("body_writes", written)
         self._set("body_reads", read)
-        shares = innermost_strides(nest.accesses, loops)
-        for name, share in zip(("0", "1", "more"), shares, strict=True):
-            self._set(f"innermost_stride_{name}", share)
+        step = innermost_step(nest.accesses, loops)
+        self._set("innermost_stride_0", step.stays)
+        self._set("innermost_stride_1", step.next)
+        self._set("innermost_stride_more", step.jumps)
+        self._set("innermost_gathers", step.gathers)
+        unrolled = unrolled_loops(
+            found,
+            extents,
+            reductions,
+            self._unroll.get(nest.slot, np.zeros(len(self._numbers))),
+            vectorized=(nest.slot, "vectorize") in self._annotated,
+        )
+        self._set("unrolled", unrolled.copies)
+        self._set("unrolled_writes", unrolled.written)
+        self._set("unrolled_reads", unrolled.read)
+        self._set("unrolled_body", unrolled.whole_body)
 
     def _set(self, column: str, value: Extents | float) -> None:
         self._row[:, COLUMNS[column]] = value
@@ -168,8 +200,8 @@ class Replay:
         self._set("extent", loop.extent)
         self._set("reduction", loop.reduction)
         self._set("known", loop.extent > 0)
-        self._set("outer_product", _product(nest.loops[:position]))
-        self._set("inner_product", _product(nest.loops[position + 1 :]))
+        self._set("outer_product", product_of(nest.loops[:position]))
+        self._set("inner_product", product_of(nest.loops[position + 1 :]))
         return loop
 
     def _note_split(
@@ -204,7 +236,10 @@ class Replay:
         loop = self._describe_loop(nest, fields[1])
         self._set("lane_multiple", np.mod(loop.extent, _LANES) == 0)
         self._tag = fields[2]
-        self._set("number", self._number())
+        number = self._number()
+        self._set("number", number)
+        if TAGS[self._tag] == _UNROLL:
+            self._unroll[nest.slot] = number
         self._annotated[nest.slot, TAGS[self._tag]] = loop.extent
         return nest, nest
 
@@ -217,7 +252,7 @@ class Replay:
 
     def _reorder(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         self.state.reorder(fields[0], fields[1])
-        self._set("extent", _product(nest.loops))
+        self._set("extent", product_of(nest.loops))
         return nest, nest
 
     def _storage_align(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
@@ -229,18 +264,30 @@ class Replay:
     def _compute_at(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         target = self.state.nest(fields[1])
         self._describe_loop(target, fields[2])
-        self._set("number", _product(nest.loops))
+        self._set("number", nest.points)
+        attachment = self.state.attachment(fields[0], fields[1], fields[2])
+        self._set("attached_runs", attachment.runs)
+        self._set("attached_elements", attachment.elements)
+        self._set("repeats", attachment.repeats)
         return nest, target
 
     def _compute_inline(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
-        self._set("extent", _product(nest.loops))
+        reader = self.state.inline(fields[0])
+        self._set("extent", nest.points)
+        self._set("repeats", reader.points / np.maximum(nest.points, 1))
+        self._set("inlined_selects", nest.selects)
+        self._set("reduction", any(loop.reduction for loop in reader.loops))
+        return nest, reader
+
+    def _compute_root(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
+        self._set("extent", nest.points)
         return nest, nest
 
     def _cache_read(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         copy = self.state.cache_read(fields[0])
         self._tag = fields[1]
         self._set("number", self._number())
-        self._set("extent", _product(copy.loops))
+        self._set("extent", product_of(copy.loops))
         self._set("readers", len(fields[2]) / 4)
         return copy, nest
 
@@ -248,7 +295,7 @@ class Replay:
         copy = self.state.cache_write(fields[0])
         self._tag = fields[1]
         self._set("number", self._number())
-        self._set("extent", _product(copy.loops))
+        self._set("extent", product_of(copy.loops))
         return copy, nest
 
     def _rfactor(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
@@ -259,7 +306,7 @@ class Replay:
         stage, target_stage, position, reads_target, count = fields
         target = self.state.nest(target_stage)
         self._describe_loop(target, position)
-        self._set("number", _product(nest.loops))
+        self._set("number", product_of(nest.loops))
         self._set("other_number", float(reads_target))
         self.state.replace_loops(stage, [self._number() for _ in range(count)])
         return nest, target
@@ -273,18 +320,14 @@ class Replay:
     def _set_scope(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         self._tag = fields[1]
         self._set("number", self._number())
-        self._set("extent", _product(nest.loops))
+        self._set("extent", product_of(nest.loops))
         return nest, nest
 
     def _pad(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         paddings = [self._number() for _ in range(fields[1])]
         self._set("number", max(map(np.max, paddings), default=0))
-        self._set("extent", _product(nest.loops))
+        self._set("extent", product_of(nest.loops))
         return nest, nest
-
-
-def _product(loops: Sequence[Loop]) -> Extents | float:
-    return np.prod([np.maximum(loop.extent, 1) for loop in loops], axis=0) if loops else 1.0
 
 
 _APPLY = {
@@ -298,7 +341,7 @@ _APPLY = {
     "SA": Replay._storage_align,
     "CA": Replay._compute_at,
     "CI": Replay._compute_inline,
-    "CR": Replay._compute_inline,
+    "CR": Replay._compute_root,
     "CHR": Replay._cache_read,
     "CHW": Replay._cache_write,
     "RF": Replay._rfactor,

@@ -45,18 +45,21 @@ class ProgramEncoder(nnx.Module):
 
 
 class StepEncoder(nnx.Module):
-    """Encodes each step, without regard to the state it acts on."""
+    """Encodes each step for one device, without regard to the state it acts on."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         width = config.action_width
         self.kind = nnx.Embed(len(STEP_KINDS), width, rngs=rngs)
         self.tag = nnx.Embed(len(TAGS), width, rngs=rngs)
         self.values = nnx.Linear(STEP_WIDTH, width, rngs=rngs)
+        self.device = nnx.Linear(HARDWARE_WIDTH, width, use_bias=False, rngs=rngs)
         self.mix = nnx.Linear(width, width, rngs=rngs)
 
-    def __call__(self, schedules: Schedules) -> Float[Array, "candidate step action"]:
+    def __call__(
+        self, schedules: Schedules, hardware: Float[Array, "column"]
+    ) -> Float[Array, "candidate step action"]:
         """Returns an action vector for every step, padding included."""
-        hidden = self.kind(schedules.kind) + self.tag(schedules.tag)
+        hidden = self.kind(schedules.kind) + self.tag(schedules.tag) + self.device(hardware)
         hidden = nnx.gelu(hidden + self.values(schedules.values))
         return nnx.gelu(self.mix(hidden))
 

@@ -68,6 +68,11 @@ class WorldModel(nnx.Module):
         self.head = RankingHead(config, rngs=rngs)
         self.latent_width = POOLED * config.latent_width
 
+    @property
+    def values_layer(self) -> nnx.Linear:
+        """The layer that reads the steps' values."""
+        return self.step.values
+
     def encode(self, program: ProgramArrays) -> tuple[Array, Array]:
         """Returns the initial latent of one program: slots and whole."""
         return self.program(program)
@@ -92,7 +97,7 @@ class WorldModel(nnx.Module):
             jnp.broadcast_to(whole, (candidates, *whole.shape)),
         )
         live = jnp.arange(steps)[None, :] < schedules.length[:, None]
-        actions = self.step(schedules) * live[..., None]
+        actions = self.step(schedules, hardware) * live[..., None]
         terminal = rollout(
             self.transition,
             initial,

@@ -265,8 +265,7 @@ class Blocks:
     def cache_write(self, block: Block, scope: str) -> Block:
         """Inserts the copy of a block's result to where it was written before."""
         readers = self.consumers(block)
-        copy = self._insert_copy(block, block.name)
-        block.name = f"{block.name}_{scope}"
+        copy = self._insert_copy(block, f"{block.name}_{scope}")
         copy.producers = [block]
         for reader in readers:
             if reader is not copy:

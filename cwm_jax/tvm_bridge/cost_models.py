@@ -15,11 +15,12 @@ from cwm_jax.tvm_bridge.training_log import training_log
 CostModelName = Literal["world-model", "xgboost", "random"]
 AdaptationName = Literal["none", "mean", "bound"]
 
-_ADAPTATIONS = {
+ADAPTATIONS = {
     "none": AdaptationConfig(minimum=sys.maxsize),
     "mean": AdaptationConfig(exploration=0.0),
     "bound": AdaptationConfig(),
 }
+"""How measurements correct the world model, by the name that `cwm tune` takes."""
 
 
 class Clock:
@@ -68,7 +69,7 @@ def create_cost_model(
 
         if scorer is None:
             raise ValueError("the world model needs a scorer")
-        model: Any = WorldModelCostModel(scorer, _ADAPTATIONS[adaptation])
+        model: Any = WorldModelCostModel(scorer, ADAPTATIONS[adaptation])
     elif name == "xgboost":
         # Its guesses before the first training come from NumPy's global generator.
         np.random.seed(seed)  # noqa: NPY002

@@ -3,6 +3,7 @@
 Importing this module loads a TVM that has MetaSchedule (see `cwm_jax.tvm_bridge.runtime.use`).
 """
 
+import importlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 _tvm: Any = use("metaschedule")
+_structural_hash: Any = importlib.import_module("tvm_ffi").structural_hash
 _derived_object: Any = _tvm.ir.utils.derived_object
 _ms: Any = _tvm.s_tir.meta_schedule
 _RAM = Path("/dev/shm")
@@ -111,7 +113,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
 
 def workload_key(module: Any) -> str:
     """Returns the key of a module's records: its structural hash, as databases write it."""
-    return str(_tvm.ir.structural_hash(module) % 2**64)
+    return str(_structural_hash(module) % 2**64)
 
 
 def schedules_of_candidates(

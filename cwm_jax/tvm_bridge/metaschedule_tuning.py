@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cwm_jax.errors import RecordError
-from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, append_records, load_records
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.records.program import Program, programs_path, write_programs
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.cost_models import Clock
+from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
@@ -50,7 +49,7 @@ class SearchConfig:
     timeout: float = 30.0
     min_repeat_ms: int = 40
     population: int = 512
-    adaptation: AdaptationConfig = dataclasses.field(default_factory=AdaptationConfig)
+    adaptation: AdaptationName = "bound"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +82,7 @@ class SearchResult:
     Attributes:
         workload_key: Structural hash of the module.
         target: TVM target as JSON.
+        flop: Floating-point operations of one run, by TVM's count.
         latencies: Of every trial in order, in seconds, infinity for failures; a resumed
             search's come first.
         rounds: The rounds of this run.
@@ -93,6 +93,7 @@ class SearchResult:
 
     workload_key: str
     target: str
+    flop: float
     latencies: tuple[float, ...]
     rounds: tuple[SearchRound, ...]
     best: Record | None
@@ -245,6 +246,7 @@ def tune_module(
     return SearchResult(
         workload_key=program.workload_key,
         target=target_text(target),
+        flop=program.flop,
         latencies=tuple(latencies),
         rounds=tuple(rounds),
         best=min(valid, key=lambda record: record.latency, default=None),
@@ -282,7 +284,7 @@ def create_cost_model(
 
         if scorer is None:
             raise ValueError("the world model needs a scorer")
-        inner: Any = WorldModelCostModel(scorer, config.adaptation)
+        inner: Any = WorldModelCostModel(scorer, ADAPTATIONS[config.adaptation])
     elif config.cost_model == "xgboost":
         inner = ms.cost_model.XGBModel(num_warmup_samples=config.round_size - 1)
     elif config.cost_model == "mlp":
@@ -331,6 +333,8 @@ def _measurer(
     tvm: Any, target: Any, config: SearchConfig
 ) -> Callable[[Sequence[Any]], Sequence[Any]]:
     ms = tvm.s_tir.meta_schedule
+    kind = str(target.kind.name)
+    device = "cpu" if kind == "llvm" else kind
     builder = ms.builder.LocalBuilder(timeout_sec=config.timeout)
     runner = ms.runner.LocalRunner(
         timeout_sec=config.timeout,
@@ -349,9 +353,7 @@ def _measurer(
         ]
         futures = runner.run(
             [
-                ms.runner.RunnerInput(
-                    built[at].artifact_path, str(target.kind), candidates[at].args_info
-                )
+                ms.runner.RunnerInput(built[at].artifact_path, device, candidates[at].args_info)
                 for at in good
             ]
         )
