@@ -6,3 +6,5 @@ ruff format --check .
 ruff check .
 basedpyright
 pytest --durations=10 "$@"
+# A process holds one TVM, Ansor's or today's.
+[ $# -gt 0 ] || pytest --durations=5 tests/metaschedule

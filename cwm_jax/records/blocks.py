@@ -13,6 +13,8 @@ from cwm_jax.records.program import Program
 
 MAX_BLOCKS = 120
 
+Strides = tuple[int, ...]
+
 
 @dataclasses.dataclass(eq=False)
 class BlockLoop:
@@ -25,6 +27,8 @@ class BlockLoop:
         axis: The axis of the block that it steps through; None for several or an unknown one.
         stride: Steps along that axis that one iteration makes.
         annotated: Whether it is parallel, vectorised, unrolled or bound.
+        enclosed: Whether it lies inside what has become a block of its own, for a tensor
+            instruction to take its place.
     """
 
     block: "Block"
@@ -33,6 +37,7 @@ class BlockLoop:
     axis: int | None = None
     stride: int = 1
     annotated: bool = False
+    enclosed: bool = False
 
     @property
     def position(self) -> int:
@@ -54,9 +59,9 @@ class Block:
     Attributes:
         name: TVM's name of it.
         shape: Extents of its spatial axes.
-        producers: Blocks (or inputs) that it reads, one for each buffer.
-        accesses: Strides along its axes, in elements, of its write and its reads; None where
-            an index is not affine.
+        write: Strides along its axes, in elements, of what it writes; None where unknown.
+        reads: The same of what it reads, by the block (or input) that produces the buffer, in
+            the order of its buffers; None where an index is not affine.
         is_input: Whether it stands for an input, which has no loops.
         loops: Its own loops, outermost first; those inside `host` if it moved under one.
         host: The loop of another block that it is computed at.
@@ -65,12 +70,17 @@ class Block:
 
     name: str
     shape: tuple[int, ...]
-    producers: list["Block"]
-    accesses: tuple[tuple[int, ...] | None, ...]
+    write: Strides | None
+    reads: dict["Block", Strides | None]
     is_input: bool
     loops: list[BlockLoop] = dataclasses.field(default_factory=list)
     host: BlockLoop | None = None
     inlined: bool = False
+
+    @property
+    def producers(self) -> list["Block"]:
+        """Blocks (or inputs) that it reads, one for each buffer."""
+        return list(self.reads)
 
     def insert_unit_loop(self) -> BlockLoop:
         """Adds a loop of extent 1 outermost."""
@@ -93,8 +103,11 @@ class Blocks:
             block = Block(
                 stage.name,
                 tuple(axis.extent for axis in stage.axes if not axis.reduction),
-                [self._blocks[producer] for producer in reads],
-                (write, *(read.strides if read.affine else None for read in reads.values())),
+                write,
+                {
+                    self._blocks[producer]: read.strides if read.affine else None
+                    for producer, read in reads.items()
+                },
                 stage.kind == "placeholder",
             )
             block.loops = [
@@ -129,7 +142,7 @@ class Blocks:
 
     def consumers(self, block: Block) -> list[Block]:
         """Returns the blocks that read a block."""
-        return [other for other in self.computed() if _is_in(block, other.producers)]
+        return [other for other in self.computed() if block in other.reads]
 
     def outputs(self) -> list[Block]:
         """Returns the blocks that nothing reads."""
@@ -148,7 +161,7 @@ class Blocks:
 
         TVM drops or keeps loops of one iteration where this bookkeeping cannot know.
         """
-        found = self.nest(block)
+        found = [loop for loop in self.nest(block) if not loop.enclosed]
         while len(found) > count:
             unit = next((loop for loop in found if loop.extent == 1), found[0])
             found = [loop for loop in found if loop is not unit]
@@ -196,7 +209,7 @@ class Blocks:
             alone.axis if len(axes) <= 1 else None,
             alone.stride,
         )
-        kept = [loop for loop in block.loops if not _is_in(loop, loops)]
+        kept = [loop for loop in block.loops if all(loop is not gone for gone in loops)]
         block.loops[:] = [*kept[:at], fused, *kept[at:]]
         return fused
 
@@ -214,6 +227,11 @@ class Blocks:
         block.loops[:] = order
         return former
 
+    def enclose(self, loop: BlockLoop) -> None:
+        """Makes a loop and those inside it a block of their own, which no loop is found in."""
+        for inner in loop.block.loops[loop.position :]:
+            inner.enclosed = True
+
     def move_under(self, block: Block, target: BlockLoop, *, reads_target: bool) -> None:
         """Moves a block under a loop of another one; it gets one new loop for each of its axes.
 
@@ -227,7 +245,7 @@ class Blocks:
         if reads_target:
             spatial = [inside.get(axis, extent) for axis, extent in enumerate(block.shape)]
         else:
-            spatial = _region(block, target.block, inside)
+            spatial = self._region(block, target.block, inside)
         reductions = [loop.extent for loop in block.loops if loop.reduction]
         block.loops = [
             BlockLoop(block, extent, axis >= len(spatial), axis)
@@ -235,10 +253,39 @@ class Blocks:
         ]
         block.host = target
 
+    def _region(self, block: Block, target: Block, inside: dict[int, int]) -> list[int]:
+        """Extents of the part of a block's buffer that is read in `inside` steps of a target.
+
+        Readers that moved under the target's loops before read what their own part needs.
+        """
+        extents = [1] * len(block.shape)
+        for reader in self.consumers(block):
+            if reader is target:
+                steps = inside
+            elif _is_under(reader, target):
+                spatial = self._region(reader, target, inside)
+                reductions = [loop.extent for loop in reader.loops if loop.reduction]
+                steps = dict(enumerate([*spatial, *reductions]))
+            else:
+                return list(block.shape)
+            strides = reader.reads[block]
+            if strides is None:
+                return list(block.shape)
+            read = [1] * len(block.shape)
+            for axis, stride in enumerate(strides):
+                for dimension, offset in enumerate(_offsets(stride, block.shape)):
+                    read[dimension] += (steps.get(axis, 1) - 1) * offset
+            extents = list(map(max, extents, read))
+        return list(map(min, extents, block.shape))
+
     def inline(self, block: Block) -> None:
         """Computes a block where it is read."""
         for reader in self.consumers(block):
-            _replace(reader.producers, block, block.producers)
+            through = {
+                producer: _composed(reader.reads[block], block.shape, strides)
+                for producer, strides in block.reads.items()
+            }
+            _replace(reader, block, through)
         block.inlined = True
 
     def inline_into_producer(self, block: Block) -> None:
@@ -247,29 +294,28 @@ class Blocks:
         if producer is None:
             raise RecordError(f"block {block.name!r} reads no block that it could be inlined into")
         for reader in self.consumers(block):
-            _replace(reader.producers, block, [producer])
-        others = [known for known in block.producers if known is not producer]
-        producer.producers.extend(
-            other for other in others if not _is_in(other, producer.producers)
-        )
+            _replace(reader, block, {producer: reader.reads[block]})
+        for other in block.producers:
+            if other is not producer:
+                producer.reads.setdefault(other, None)
         block.inlined = True
 
     def cache_read(self, source: Block, readers: Sequence[Block], scope: str) -> Block:
         """Inserts a copy of what `source` writes, for some of its readers."""
         copy = self._insert_copy(source, f"{source.name}_{scope}")
-        copy.producers = [source]
+        copy.reads = {source: copy.write}
         for reader in readers:
-            _replace(reader.producers, source, [copy])
+            _replace(reader, source, {copy: reader.reads[source]})
         return copy
 
     def cache_write(self, block: Block, scope: str) -> Block:
         """Inserts the copy of a block's result to where it was written before."""
         readers = self.consumers(block)
         copy = self._insert_copy(block, f"{block.name}_{scope}")
-        copy.producers = [block]
+        copy.reads = {block: copy.write}
         for reader in readers:
             if reader is not copy:
-                _replace(reader.producers, block, [copy])
+                _replace(reader, block, {copy: reader.reads[block]})
         return copy
 
     def rfactor(self, loop: BlockLoop, factor_axis: int) -> tuple[Block, tuple[int, ...]]:
@@ -287,28 +333,33 @@ class Blocks:
         block = loop.block
         readers = self.consumers(block)
         final = self._insert_copy(block, block.name)
-        final.producers = [block]
-        final.loops.append(BlockLoop(final, loop.extent, reduction=True))
+        final.loops.append(BlockLoop(final, loop.extent, reduction=True, axis=len(final.shape)))
         for reader in readers:
-            _replace(reader.producers, block, [final])
+            _replace(reader, block, {final: reader.reads[block]})
         spatial = [other for other in block.loops if not other.reduction]
         spatial.insert(factor_axis if factor_axis >= 0 else len(spatial) + 1 + factor_axis, loop)
         reductions = [other for other in block.loops if other.reduction and other is not loop]
-        loop.reduction, loop.axis = False, None
+        loop.reduction = False
         ansors = [*spatial, *reductions]
+        shape = tuple(other.extent for other in spatial)
+        partial = _row_major(shape)
+        factor = spatial.index(loop)
+        final.reads = {block: (*partial[:factor], *partial[factor + 1 :], partial[factor])}
         order = tuple(
             next(at for at, other in enumerate(ansors) if other is kept) for kept in block.loops
         )
-        block.name, block.accesses = f"{block.name}_rf", ()
-        block.shape = tuple(other.extent for other in spatial)
+        block.name, block.write = f"{block.name}_rf", partial + (0,) * len(reductions)
+        block.reads = {read: _along(ansors, strides) for read, strides in block.reads.items()}
+        for axis, other in enumerate(ansors):
+            other.axis, other.stride = axis, 1
+        block.shape = shape
         return final, order
 
     def _insert_copy(self, source: Block, name: str) -> Block:
         if len(self._blocks) >= MAX_BLOCKS:
             raise RecordError(f"a schedule has at most {MAX_BLOCKS} blocks")
         shape = source.shape or tuple(loop.extent for loop in source.loops)
-        strides = _row_major(shape)
-        copy = Block(name, shape, [], (strides, strides), is_input=False)
+        copy = Block(name, shape, _row_major(shape), {}, is_input=False)
         copy.loops = [
             BlockLoop(copy, extent, reduction=False, axis=axis) for axis, extent in enumerate(shape)
         ]
@@ -328,34 +379,51 @@ def _covered_inside(target: BlockLoop) -> dict[int, int]:
     return inside
 
 
-def _region(block: Block, reader: Block, inside: dict[int, int]) -> list[int]:
-    """Extents of the part of a block's buffer that its reader reads in `inside` steps."""
-    reads = [
-        strides
-        for producer, strides in zip(reader.producers, reader.accesses[1:], strict=False)
-        if producer is block and strides is not None
-    ]
-    if not reads:
-        return list(block.shape)
-    extents = [1] * len(block.shape)
-    dimensions = _row_major(block.shape)
-    for axis, stride in enumerate(reads[0]):
-        steps = inside.get(axis, 1) - 1
-        for dimension, unit in enumerate(dimensions):
-            extents[dimension] += steps * (stride // unit)
-            stride %= unit
-    return [min(extent, most) for extent, most in zip(extents, block.shape, strict=True)]
+def _along(loops: Sequence[BlockLoop], strides: Strides | None) -> Strides | None:
+    """Strides along loops, from those along the axes that the loops step through."""
+    if strides is None or any(loop.axis is None for loop in loops):
+        return None
+    return tuple(strides[loop.axis] * loop.stride for loop in loops if loop.axis is not None)
+
+
+def _is_under(block: Block, target: Block) -> bool:
+    while block.host is not None:
+        block = block.host.block
+        if block is target:
+            return True
+    return False
+
+
+def _offsets(stride: int, shape: Sequence[int]) -> list[int]:
+    """Splits a stride into a buffer of a shape into steps along its dimensions."""
+    steps: list[int] = []
+    for unit in _row_major(shape):
+        steps.append(stride // unit)
+        stride %= unit
+    return steps
+
+
+def _composed(outer: Strides | None, shape: Sequence[int], inner: Strides | None) -> Strides | None:
+    """Strides of a read through a block of a shape that is computed where it is read."""
+    if outer is None or inner is None:
+        return None
+    return tuple(
+        sum(step * stride for step, stride in zip(_offsets(along, shape), inner, strict=False))
+        for along in outer
+    )
 
 
 def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
 
 
-def _is_in(block: object, blocks: Sequence[object]) -> bool:
-    return any(known is block for known in blocks)
-
-
-def _replace(blocks: list[Block], old: Block, new: Sequence[Block]) -> None:
-    at = next(position for position, known in enumerate(blocks) if known is old)
-    fresh = [block for block in new if not _is_in(block, blocks)]
-    blocks[at : at + 1] = fresh
+def _replace(reader: Block, old: Block, new: dict[Block, Strides | None]) -> None:
+    """Lets a block read `new` where it read `old`; what it reads already stays where it is."""
+    reads: dict[Block, Strides | None] = {}
+    for known, strides in reader.reads.items():
+        if known is not old:
+            reads[known] = strides
+            continue
+        fresh = {block: through for block, through in new.items() if block not in reader.reads}
+        reads |= fresh
+    reader.reads = reads

@@ -31,7 +31,7 @@ def apply_root_annotations(blocks: Blocks, annotations: Mapping[str, int], emit:
     computed = blocks.computed()
     hosts = [block.host for block in computed if block.host is not None]
     for block in computed:
-        loops = block.loops
+        loops = [loop for loop in block.loops if not loop.enclosed]
         if not loops:
             continue
         shared = {at for at, loop in enumerate(loops) if any(host is loop for host in hosts)}
@@ -100,10 +100,10 @@ def _inner(loops: list[BlockLoop], shared: set[int], most: int, contiguous: int)
 
 def _contiguous(block: Block) -> int:
     """How many inner loops walk each buffer without a gap; 0 if the innermost one reduces."""
-    if not block.loops or block.loops[-1].reduction:
+    if not block.loops or block.loops[-1].reduction or block.loops[-1].enclosed:
         return 0
     most = len(block.loops)
-    for strides in block.accesses:
+    for strides in (block.write, *block.reads.values()):
         if strides is not None:
             most = min(most, _walked(block.loops, strides))
     spatial = next(

@@ -16,13 +16,15 @@ from cwm_jax.errors import RecordError
 from cwm_jax.records.blocks import Block, BlockLoop, Blocks
 from cwm_jax.records.program import Program
 from cwm_jax.records.root_annotations import apply_root_annotations
-from cwm_jax.records.steps import ANNOTATIONS, METASCHEDULE_TAGS, Step
+from cwm_jax.records.steps import ANNOTATIONS, METASCHEDULE_TAGS, STEPS, Role, Step
 from cwm_jax.records.traces import Instruction, Trace, Variable
 
 _ROOT = -1
 """Decision of `SampleComputeLocation`: leave the block where it is."""
 _INLINE = -2
 """Decision of `SampleComputeLocation`: inline the block."""
+
+_MOST = 2**31 - 1
 
 _MARKERS = {_INLINE: "inline", _ROOT: "root"}
 _PREFIX = "meta_schedule."
@@ -86,6 +88,11 @@ class _Translator:
         return tuple(self._steps)
 
     def _emit(self, kind: str, block: Block, *fields: Any) -> None:
+        for (name, role), value in zip(STEPS[kind][1:], fields, strict=True):
+            numbers = value if role is Role.NUMBERS else (value,) if role is Role.NUMBER else ()
+            for number in numbers:
+                if type(number) is not int or not 0 <= number < _MOST:
+                    raise RecordError(f"{name} {number!r}, expected a number from 0 to {_MOST}")
         self._steps.append(Step(kind, (self._blocks.position(block), *fields)))
 
     def _value(self, given: Any) -> Any:
@@ -198,7 +205,7 @@ class _Translator:
         return self._annotated_loop(self._loop(instruction.inputs[0]), _UNROLL)
 
     def _bind(self, instruction: Instruction) -> list[Any]:
-        thread = str(self._value(instruction.inputs[1]))
+        thread = str(instruction.attributes[0])
         known = _VTHREAD if thread.startswith("vthread") else ANNOTATIONS.index(thread)
         return self._annotated_loop(self._loop(instruction.inputs[0]), known)
 
@@ -241,7 +248,8 @@ class _Translator:
     def _cache_read(self, instruction: Instruction) -> list[Any]:
         block = self._block(instruction.inputs[0])
         index, scope = instruction.attributes[0], instruction.attributes[-1]
-        readers = [self._block(given) for given in instruction.inputs[1:]] or [block]
+        consumers = instruction.inputs[1] if len(instruction.inputs) > 1 else ()
+        readers = [self._block(given) for given in consumers] or [block]
         source = block.producers[index]
         positions = tuple(self._blocks.position(reader) for reader in readers)
         self._emit("CHR", source, str(scope), positions)
@@ -296,9 +304,12 @@ class _Translator:
 
     def _blockize(self, instruction: Instruction) -> list[Any]:
         given = instruction.inputs[0]
-        first = given[0] if isinstance(given, list | tuple) else given
-        block, at = self._place(Variable(first))
+        first = given[0] if isinstance(given, tuple) else given
+        block, at = self._place(first)
         self._emit("IN", block, at, instruction.kind)
+        loop = self._value(first)
+        if isinstance(loop, BlockLoop):
+            self._blocks.enclose(loop)
         return [block]
 
     def _place(self, given: Any) -> tuple[Block, int]:

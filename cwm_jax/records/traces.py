@@ -97,6 +97,8 @@ def _parse_instruction(data: Any, position: int) -> Instruction:
 
 
 def _parse_input(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_parse_input, value))
     if not isinstance(value, str):
         return value
     if value == "None":

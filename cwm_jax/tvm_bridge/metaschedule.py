@@ -61,7 +61,8 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         """Takes in the measurements that `save` wrote.
 
         Raises:
-            CheckpointError: The file is none of these.
+            CheckpointError: The file is none of these. TVM passes it on as a `RuntimeError` with
+                the same words.
         """
         try:
             for key, fields, latency in orjson.loads(Path(path).read_bytes())["measured"]:

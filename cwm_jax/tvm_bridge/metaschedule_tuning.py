@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cwm_jax.errors import RecordError
 from cwm_jax.ranking.scorer import Scorer
@@ -19,6 +19,7 @@ from cwm_jax.records.program import Program, programs_path, write_programs
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
+from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
@@ -173,75 +174,33 @@ def tune_module(
         RecordError: The folder holds another search.
         ProgramError: MetaSchedule cannot tune the module.
     """
-    from cwm_jax.tvm_bridge.metaschedule import schedules_of_candidates, workload_key
+    from cwm_jax.tvm_bridge.metaschedule import workload_key
 
-    ms = tvm.s_tir.meta_schedule
     program = program_of_module(tvm, module, workload_key(module))
     files = SearchFolder(tvm, folder)
-    earlier = files.earlier(program.workload_key, target_text(target))
+    records = files.earlier(program.workload_key, target_text(target))
     write_programs([program], programs_path(files.records))
-    model, clock, predicted = create_cost_model(tvm, config, scorer)
-    context = ms.TuneContext(
-        mod=module,
-        target=target,
-        space_generator="post-order-apply",
-        search_strategy=ms.search_strategy.EvolutionarySearch(population_size=config.population),
-        task_name="main",
-        rand_state=config.seed + 1 + 1000 * len(earlier),
-    )
-    workload = files.database.commit_workload(module)
-    _remind(ms, files.database, workload, context, model)
-    context.pre_tuning(
-        config.trials - len(earlier),
-        config.round_size,
-        context.generate_design_space(),
-        files.database,
-        model,
-    )
-    measure = _measurer(tvm, target, config)
-    latencies = [record.latency for record in earlier]
-    records = list(earlier)
+    latencies = [record.latency for record in records]
     rounds: list[SearchRound] = []
     error, stopped_early = "", False
-    while len(latencies) < config.trials:
-        clock.calls.clear()
-        before = predicted()
-        started = time.perf_counter()
-        candidates = context.generate_measure_candidates()
-        if not candidates:
-            stopped_early = True
-            break
-        candidates = list(candidates)[: config.trials - len(latencies)]
-        searched = time.perf_counter()
-        results = measure(candidates)
-        measured = time.perf_counter()
-        context.notify_runner_results(candidates, results)
-        model.update(context, candidates, results)
-        updated = time.perf_counter()
-        schedules = schedules_of_candidates(context, candidates, program)
-        found = [
-            _record(program, target, schedule, result)
-            for schedule, result in zip(schedules, results, strict=True)
-        ]
-        files.append(workload, target, candidates, found)
-        records.extend(found)
-        round_latencies = tuple(record.latency for record in found)
-        latencies.extend(round_latencies)
-        error = error or next((str(r.error_msg) for r in results if r.error_msg), "")
-        predicting = sum(end - start for start, end in clock.calls)
-        rounds.append(
-            SearchRound(
-                trials=len(latencies),
-                latencies=round_latencies,
-                best_latency=min(latencies),
-                search_seconds=searched - started - predicting,
-                model_seconds=predicting + updated - measured,
-                measure_seconds=measured - searched,
-                predicted=predicted() - before,
+    with watch_interrupts() as interrupt:
+        search = _Search(tvm, module, program, target, config, files, scorer, interrupt)
+        while len(latencies) < config.trials:
+            found = search.next_round(config.trials - len(latencies))
+            if not found.records:
+                stopped_early = True
+                break
+            error = error or found.first_error
+            records.extend(found.records)
+            round_latencies = tuple(record.latency for record in found.records)
+            latencies.extend(round_latencies)
+            rounds.append(
+                SearchRound(
+                    len(latencies), round_latencies, min(latencies), *found.seconds, found.predicted
+                )
             )
-        )
-        report(rounds[-1])
-    context.post_tuning()
+            report(rounds[-1])
+    search.finish()
     valid = [record for record in records if record.valid]
     return SearchResult(
         workload_key=program.workload_key,
@@ -255,6 +214,115 @@ def tune_module(
     )
 
 
+class _Found(NamedTuple):
+    """What a round measured; `seconds` are those of search, model and measuring."""
+
+    records: list[Record]
+    first_error: str
+    seconds: tuple[float, float, float]
+    predicted: int
+
+
+class _Search:
+    """TVM's evolutionary search, asked for one round at a time."""
+
+    def __init__(
+        self,
+        tvm: Any,
+        module: Any,
+        program: Program,
+        target: Any,
+        config: SearchConfig,
+        files: SearchFolder,
+        scorer: Scorer | None,
+        interrupt: Interrupt,
+    ) -> None:
+        ms = tvm.s_tir.meta_schedule
+        earlier = files.earlier(program.workload_key, target_text(target))
+        self._program, self._target, self._files = program, target, files
+        self._interrupt = interrupt
+        self._known = {record.steps for record in earlier}
+        self._model, self._clock, self._predicted = create_cost_model(
+            tvm, config, scorer, interrupt
+        )
+        self._context = ms.TuneContext(
+            mod=module,
+            target=target,
+            space_generator="post-order-apply",
+            search_strategy=ms.search_strategy.EvolutionarySearch(
+                population_size=config.population
+            ),
+            task_name="main",
+            rand_state=config.seed + 1 + 1000 * len(earlier),
+        )
+        self._workload = files.database.commit_workload(module)
+        _remind(ms, files.database, self._workload, self._context, self._model)
+        self._context.pre_tuning(
+            config.trials - len(earlier),
+            config.round_size,
+            self._context.generate_design_space(),
+            files.database,
+            self._model,
+        )
+        self._measure = _measurer(tvm, target, config)
+
+    def next_round(self, most: int) -> _Found:
+        """Measures at most so many candidates; none if the search has no more.
+
+        Raises:
+            KeyboardInterrupt: The user asked to stop; this round is lost.
+        """
+        from cwm_jax.tvm_bridge.metaschedule import schedules_of_candidates
+
+        self._clock.calls.clear()
+        before = self._predicted()
+        started = time.perf_counter()
+        try:
+            candidates = list(self._context.generate_measure_candidates() or ())
+        except RuntimeError:  # what TVM makes of an error in the cost model
+            self._stop_if_requested()
+            raise
+        searched = time.perf_counter()
+        schedules = schedules_of_candidates(self._context, candidates, self._program)
+        # TVM forgets what an earlier run measured.
+        fresh = dict(zip(schedules, candidates, strict=True))
+        chosen = [pair for pair in fresh.items() if pair[0] not in self._known][:most]
+        candidates = [candidate for _, candidate in chosen]
+        measuring = time.perf_counter()
+        results = self._measure(candidates)
+        measured = time.perf_counter()
+        self._stop_if_requested()  # the processes that measure were interrupted, too
+        self._context.notify_runner_results(candidates, results)
+        if candidates:
+            self._model.update(self._context, candidates, results)
+        updated = time.perf_counter()
+        records = [
+            _record(self._program, self._target, schedule, result)
+            for (schedule, _), result in zip(chosen, results, strict=True)
+        ]
+        self._known.update(record.steps for record in records)
+        self._files.append(self._workload, self._target, candidates, records)
+        predicting = sum(end - start for start, end in self._clock.calls)
+        return _Found(
+            records,
+            next((str(result.error_msg) for result in results if result.error_msg), ""),
+            (
+                searched - started - predicting,
+                predicting + updated - measured,
+                measured - measuring,
+            ),
+            self._predicted() - before,
+        )
+
+    def _stop_if_requested(self) -> None:
+        if self._interrupt.requested:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        """Tells TVM that the search is over."""
+        self._context.post_tuning()
+
+
 def target_text(target: Any) -> str:
     """Returns a target as records name it."""
     return str(target)
@@ -266,7 +334,7 @@ def best_schedule(tvm: Any, module: Any, target: Any, folder: Path) -> Any | Non
 
 
 def create_cost_model(
-    tvm: Any, config: SearchConfig, scorer: Scorer | None
+    tvm: Any, config: SearchConfig, scorer: Scorer | None, interrupt: Interrupt
 ) -> tuple[Any, Clock, Callable[[], int]]:
     """Creates a cost model of MetaSchedule, the clock of its `predict`, and a counter.
 
@@ -274,6 +342,7 @@ def create_cost_model(
         tvm: A TVM with MetaSchedule.
         config: Says which one.
         scorer: The checkpoint of the world model; only it needs one.
+        interrupt: Ends the search at the next prediction.
 
     Returns:
         The model; when its predictions ran; and how many candidates it has scored so far.
@@ -310,7 +379,7 @@ def create_cost_model(
         def predict(self, context: Any, candidates: Any) -> Any:
             nonlocal count
             count += len(candidates)
-            return clock.around(inner.predict)(context, candidates)
+            return clock.around(interrupt.guard(inner.predict))(context, candidates)
 
     return Timed(), clock, lambda: count
 

@@ -1,0 +1,153 @@
+"""The world model in MetaSchedule's place for a cost model."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from scipy.stats import spearmanr
+
+from cwm_jax.cli.main import main
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import load_records
+from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
+
+ROOT = Path(__file__).parents[2]
+CHECKPOINT = str(ROOT / "checkpoints" / "cpu-x86-2core")
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return Scorer.load(CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def task(create_task):
+    return create_task("conv2d:1,14,14,32,64,3,1,1")
+
+
+def results_of(tvm, seconds):
+    result = tvm.s_tir.meta_schedule.runner.RunnerResult
+    return [
+        result(None, "failed") if np.isinf(value) else result([float(value)], None)
+        for value in seconds
+    ]
+
+
+def test_candidates_are_scored_alike_in_any_company(tvm, task, scorer):
+    model = WorldModelCostModel(scorer)
+    candidates = task.candidates(tvm, 16)
+    scores = model.predict(task.context, candidates)
+    assert scores.shape == (len(candidates),)
+    assert scores.dtype == np.float64
+    assert len(set(scores.tolist())) > len(candidates) // 2
+    backwards = model.predict(task.context, candidates[::-1])
+    np.testing.assert_allclose(backwards[::-1], scores, atol=1e-4)
+
+
+def test_measurements_correct_the_ranking_and_can_be_kept(tvm, task, scorer, tmp_path):
+    model = WorldModelCostModel(scorer)
+    candidates = task.candidates(tvm, 48)
+    before = model.predict(task.context, candidates)
+    # A machine that likes what the model dislikes.
+    seconds = np.exp(before - before.max())
+    learnt = len(candidates) // 2
+    seconds[0] = np.inf
+    model.update(task.context, candidates[:learnt], results_of(tvm, seconds[:learnt]))
+    after = model.predict(task.context, candidates)
+    fresh = slice(learnt, None)
+    disagreement = spearmanr(before[fresh], -seconds[fresh]).statistic
+    assert spearmanr(after[fresh], -seconds[fresh]).statistic > disagreement + 0.3
+
+    model.save(str(tmp_path / "model.json"))
+    again = WorldModelCostModel(scorer)
+    again.load(str(tmp_path / "model.json"))
+    np.testing.assert_allclose(again.predict(task.context, candidates), after, rtol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"measured": 3}', '{"measured": [[1, 2]]}'])
+def test_what_is_no_saved_model_is_refused(scorer, tmp_path, text):
+    path = tmp_path / "model.json"
+    path.write_text(text)
+    with pytest.raises(RuntimeError, match=re.escape(f"{path}: no saved")):
+        WorldModelCostModel(scorer).load(str(path))
+
+
+def test_the_readme_snippet_tunes(tmp_path):
+    """Runs the very lines of the README, in a user's own script."""
+    readme = (ROOT / "README.md").read_text()
+    snippet = re.search(r"<!-- metaschedule -->\s*```python\n(.*?)```", readme, re.DOTALL)
+    assert snippet is not None
+    script = tmp_path / "script.py"
+    script.write_text(
+        snippet[1]
+        .replace("max_trials_global=64", "max_trials_global=4, num_trials_per_iter=2")
+        .replace('"tune"', f'"{tmp_path / "tune"}"')
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "tune" / "database_tuning_record.json").read_text().splitlines()
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize("cost_model", ["world-model", "xgboost"])
+def test_cwm_tune_measures_and_resumes(tmp_path, cost_model):
+    folder, out = tmp_path / "search", tmp_path / "out.json"
+    common = ["tune", "--engine", "metaschedule", "--workload", "dense:16,96,128"]
+    common += ["--cost-model", cost_model, "--round", "4", "--json", str(out)]
+    if cost_model == "world-model":
+        common += ["--checkpoint", CHECKPOINT]
+    assert main([*common, "--trials", "4", "--log", str(folder)]) == 0
+    first = orjson.loads(out.read_bytes())
+    assert first["trials"] == 4
+    assert 0 < first["best_latency"] < 1
+    assert "T.prim_func" in first["schedule"]
+    assert main([*common, "--trials", "8", "--resume", str(folder)]) == 0
+    second = orjson.loads(out.read_bytes())
+    assert second["trials"] == 8
+    assert second["latencies"][:4] == first["latencies"]
+    records = load_records(folder / "records.jsonl")
+    assert len(records) == len({record.steps for record in records}) == 8
+    lines = (folder / "database_tuning_record.json").read_bytes().splitlines()
+    assert len(lines) == 8
+
+
+def test_another_workload_is_not_resumed(tmp_path, capsys):
+    folder = tmp_path / "search"
+    common = ["tune", "--engine", "metaschedule", "--cost-model", "random", "--trials", "2"]
+    assert main([*common, "--workload", "dense:8,16,16", "--log", str(folder)]) == 0
+    assert main([*common, "--workload", "dense:8,16,32", "--resume", str(folder)]) == 2
+    assert "cannot resume" in capsys.readouterr().err
+
+
+def test_what_is_ansors_is_refused_in_words(tmp_path, capsys):
+    tune = ["tune", "--engine", "metaschedule", "--workload", "dense:8,16,16", "--trials", "2"]
+    assert main([*tune, "--search", "planner"]) == 2
+    assert "--engine ansor" in capsys.readouterr().err
+    assert main([*tune, "--target", '{"kind": "llvm", "mcpu": "i8086"}']) == 2
+    assert "i8086" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_the_finished_rounds(tmp_path):
+    folder = tmp_path / "search"
+    command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--engine", "metaschedule"]
+    command += ["--workload", "dense:16,96,128", "--trials", "2000", "--round", "4"]
+    command += ["--cost-model", "random", "--log", str(folder)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    records = folder / "records.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (records.exists() and records.stat().st_size):
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert b"--resume" in errors
+    assert len(load_records(records)) % 4 == 0

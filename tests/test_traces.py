@@ -1,0 +1,147 @@
+"""MetaSchedule's traces: real ones against the loops that TVM made of them, and bad ones."""
+
+import copy
+import gzip
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from final_loops import final_loops
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cwm_jax.errors import RecordError
+from cwm_jax.features.steps import encode_schedules
+from cwm_jax.records.ansor_log import LogSummary
+from cwm_jax.records.metaschedule_database import (
+    RECORDS_FILE,
+    WORKLOADS_FILE,
+    iterate_database,
+)
+from cwm_jax.records.program import read_programs
+from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.traces import parse_trace
+
+DATA = Path(__file__).parent / "data"
+PROGRAMS = read_programs(DATA / "traces.programs.jsonl.gz")
+GOLDEN = [
+    orjson.loads(line)
+    for line in gzip.decompress((DATA / "traces.jsonl.gz").read_bytes()).splitlines()
+]
+
+
+def steps_of(golden):
+    return translate_trace(parse_trace(golden["trace"]), PROGRAMS[golden["workload"]])
+
+
+def test_steps_lead_to_the_loops_that_tvm_has():
+    checked = 0
+    for golden in GOLDEN:
+        ours = final_loops(PROGRAMS[golden["workload"]], steps_of(golden))
+        for block, loops in golden["loops"].items():
+            expected = [tuple(loop) for loop in loops]
+            # TVM also counts the loops that a block has moved under.
+            assert expected[len(expected) - len(ours[block]) :] == ours[block], (block, golden)
+            checked += 1
+    assert checked > 100
+
+
+def test_postprocessing_changes_nothing():
+    for golden in GOLDEN:
+        instructions, decisions = golden["trace"]
+        end = [kind for kind, *_ in instructions].index("EnterPostproc")
+        assert end < len(instructions) - 1
+        before = {**golden, "trace": [instructions[:end], decisions]}
+        assert steps_of(before) == steps_of(golden)
+
+
+def test_all_that_is_translated_can_be_encoded():
+    for key, program in PROGRAMS.items():
+        schedules = [steps_of(golden) for golden in GOLDEN if golden["workload"] == key]
+        arrays = encode_schedules(schedules, program)
+        assert len(set(schedules)) > 4
+        assert (arrays.length > 0).all()
+
+
+@st.composite
+def damaged(draw):
+    """A real trace in which something has been replaced, dropped or doubled."""
+    golden = copy.deepcopy(draw(st.sampled_from(GOLDEN)))
+    junk = st.one_of(
+        st.none(),
+        st.integers(-(2**40), 2**40),
+        st.text(max_size=4),
+        st.sampled_from(["b0", "l5", "v7", "b999", []]),
+        st.lists(st.integers(-3, 3), max_size=3),
+    )
+    part = golden["trace"][draw(st.integers(0, 1))]
+    for _ in range(draw(st.integers(1, 3))):
+        where = part
+        while isinstance(where, list) and where:
+            at = draw(st.integers(0, len(where) - 1))
+            if not isinstance(where[at], list) or draw(st.integers(0, 3)) == 0:
+                action = draw(st.sampled_from(["replace", "drop", "double"]))
+                if action == "replace":
+                    where[at] = draw(junk)
+                elif action == "drop":
+                    del where[at]
+                else:
+                    where.insert(at, copy.deepcopy(where[at]))
+                break
+            where = where[at]
+    return golden
+
+
+@given(damaged())
+def test_a_damaged_trace_is_translated_or_refused(golden):
+    try:
+        schedule = steps_of(golden)
+    except RecordError:
+        return
+    assert np.isfinite(encode_schedules([schedule], PROGRAMS[golden["workload"]]).values).all()
+
+
+@pytest.mark.parametrize(
+    ("instruction", "message"),
+    [
+        (["Conjure", ["b0"], [], []], r"instruction 1 \(Conjure\): .*does not know"),
+        (["GetLoops", ["b7"], [], ["l1"]], r"instruction 1 \(GetLoops\): variable 'b7' is not set"),
+        (["Parallel", ["b0"], [], []], r"instruction 1 \(Parallel\): 'b0' is no loop"),
+        (["GetSBlock", [], ["D", "main"], ["b1"]], r"block 'D' is not in the program, which has"),
+        (["SamplePerfectTile", ["b0"], [2, 64], ["v1"]], r"\(SamplePerfectTile\): has no decision"),
+        ("GetLoops", r"instruction 1: expected \[kind, inputs, attributes, outputs\]"),
+    ],
+)
+def test_a_bad_instruction_is_named(instruction, message):
+    first = GOLDEN[0]["trace"][0][0]
+    with pytest.raises(RecordError, match=message):
+        steps_of({**GOLDEN[0], "trace": [[first, instruction], []]})
+
+
+def test_a_database_is_read_and_its_bad_lines_are_counted(tmp_path):
+    golden = GOLDEN[0]
+    key, trace = golden["workload"], golden["trace"]
+    target = {"kind": "llvm"}
+    lines = [
+        orjson.dumps([0, [trace, [0.5, 1.5], target, []]]),
+        orjson.dumps([0, [trace, [1e10], target, []]]),
+        b"no JSON",
+        orjson.dumps([3, [trace, [1.0], target, []]]),
+        orjson.dumps([1, [trace, [1.0], target, []]]),
+        orjson.dumps([0, [trace, ["fast"], target, []]]),
+    ]
+    (tmp_path / WORKLOADS_FILE).write_bytes(
+        orjson.dumps([key, "module"]) + b"\n" + orjson.dumps(["other", "module"]) + b"\n"
+    )
+    (tmp_path / RECORDS_FILE).write_bytes(b"\n".join(lines) + b"\n")
+    summary = LogSummary()
+    good, failed = iterate_database(tmp_path, PROGRAMS, summary)
+    assert good.valid
+    assert good.latency == 1.0
+    assert good.steps == steps_of(golden)
+    assert not failed.valid
+    assert summary.skipped == 4
+    expected = ("3: not JSON", "4: workload 3", "5: workload other", '6: field "seconds"')
+    for problem, text in zip(summary.problems, expected, strict=True):
+        assert f"{RECORDS_FILE}:{text}" in problem
