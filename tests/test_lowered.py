@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cwm_jax import load_records
+from cwm_jax.records.ansor_log import parse_line
 from cwm_jax.records.store_features import STORE_WIDTH
-from cwm_jax.tvm_bridge.ansor import schedules_of_states
 from cwm_jax.tvm_bridge.named_workloads import _variants, rebuild_workload, replays
 from cwm_jax.tvm_bridge.programs import program_of_dag
 from cwm_jax.tvm_bridge.store_features import extract_stores
@@ -34,22 +34,41 @@ def test_store_features_come_in_the_order_of_the_records(tvm, measured_log):
     assert len({rows.tobytes() for rows in backwards}) > 1
 
 
-@pytest.mark.parametrize("variant", [0, 1, 3])
-def test_the_fused_variant_is_told_from_the_records(tvm, variant):
-    """Convolution alone, with ReLU, with bias and ReLU: the key is the same for all three."""
+def records_of_variant(tvm, variant, count):
+    """Records of sampled schedules of one variant of a convolution, and its graph."""
     ansor = tvm.auto_scheduler
     tensors = list(_variants(tvm, CONV))[variant]
     ansor.workload_registry.register_workload_tensors(CONV, tensors, override=True)
     task = ansor.SearchTask(workload_key=CONV, target=tvm.target.Target(TARGET))
     states = list(ansor.SketchPolicy(task, verbose=0, seed=1).sample_initial_population())
-    schedules = schedules_of_states(task, states)
-    rebuilt = rebuild_workload(tvm, CONV, schedules)
+    result = ansor.MeasureResult([0.1], 0, "", 0.2, 0)
+    dump = ansor.measure_record.dump_record_to_string
+    lines = [dump(ansor.MeasureInput(task, state), result) for state in states[:count]]
+    return [parse_line(str(line)) for line in lines], task.compute_dag
+
+
+@pytest.mark.parametrize("variant", [0, 1, 3])
+def test_the_fused_variant_is_told_from_the_records(tvm, variant):
+    """Convolution alone, with ReLU, with bias and ReLU: the key is the same for all three."""
+    records, dag = records_of_variant(tvm, variant, 64)
+    rebuilt = rebuild_workload(tvm, CONV, records)
     assert rebuilt is not None
-    assert rebuilt.program == program_of_dag(tvm, task.compute_dag, CONV, packed=False)
-    assert rebuilt.flop == pytest.approx(float(task.compute_dag.flop_ct))
-    dag = ansor.ComputeDAG(list(_variants(tvm, CONV))[2])
+    assert rebuilt.program == program_of_dag(tvm, dag, CONV, packed=False)
+    assert rebuilt.flop == pytest.approx(float(dag.flop_ct))
+    assert rebuilt.fitting == list(range(len(records)))
+    dag = tvm.auto_scheduler.ComputeDAG(list(_variants(tvm, CONV))[2])
     other = program_of_dag(tvm, dag, CONV, packed=False)
-    assert not all(replays(other, schedule) for schedule in schedules)
+    assert not all(replays(other, record.steps) for record in records)
+
+
+def test_of_mixed_variants_the_commonest_is_kept(tvm):
+    rare, _ = records_of_variant(tvm, 0, 8)
+    common, dag = records_of_variant(tvm, 3, 24)
+    mixed = [*rare[:4], *common[:12], *rare[4:], *common[12:]]
+    rebuilt = rebuild_workload(tvm, CONV, mixed)
+    assert rebuilt is not None
+    assert rebuilt.program == program_of_dag(tvm, dag, CONV, packed=False)
+    assert rebuilt.fitting == [*range(4, 16), *range(20, 32)]
 
 
 def test_unknown_functions_are_not_guessed(tvm):

@@ -49,9 +49,13 @@ def main() -> None:
     held_out = hold_out_workloads(list(groups)).test_keys
     for key, records in sorted(groups.items()):
         name = json.loads(key)[0]
-        rebuilt = rebuild_workload(tvm, key, [record.steps for record in records])
+        rebuilt = rebuild_workload(tvm, key, records)
         counts[f"{name if len(name) < 32 else 'hash'}: {'rebuilt' if rebuilt else 'unknown'}"] += 1
         if rebuilt:
+            counts[f"{name}: records of another variant, left out"] += len(records) - len(
+                rebuilt.fitting
+            )
+            records = [records[at] for at in rebuilt.fitting]
             programs.append(rebuilt.program)
             tasks.append(
                 CorpusTask(

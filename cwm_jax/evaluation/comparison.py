@@ -21,6 +21,7 @@ from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics, weighted_top_
 from cwm_jax.evaluation.replay import replay_summary
 from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceModel
 from cwm_jax.evaluation.splits import NetworkSplit
+from cwm_jax.features.replay import COLUMNS, STATED, STEP_WIDTH
 from cwm_jax.features.steps import StepArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import parameter_count
@@ -100,6 +101,10 @@ def contenders() -> dict[str, Fit]:
         found[f"ablation-{kind}"] = _neural(
             lambda seed, kind=kind: SequenceModel(kind, config, rngs=nnx.Rngs(seed))
         )
+    found["ablation-raw-steps"] = _neural(world, view=_raw_steps)
+    found["ablation-raw-bag"] = _neural(
+        lambda seed: SequenceModel("bag", config, rngs=nnx.Rngs(seed)), view=_raw_steps
+    )
     found["tenset-mlp"] = _neural(
         lambda seed: TensetMlp(rngs=nnx.Rngs(seed)), view=_as_stores, alignment=0.0, members=1
     )
@@ -165,6 +170,16 @@ def _shuffle_steps(corpus: Corpus, key: str) -> WorkloadData:
         slots=steps.slots,
     )
     return dataclasses.replace(workload, steps=shuffled)
+
+
+def _raw_steps(corpus: Corpus, key: str) -> WorkloadData:
+    """Keeps what a step says itself, and leaves out what replaying the schedule tells of it."""
+    workload = corpus.dataset[key]
+    own = np.zeros(STEP_WIDTH, np.float32)
+    own[[COLUMNS[name] for name in STATED]] = 1
+    return dataclasses.replace(
+        workload, steps=dataclasses.replace(workload.steps, values=workload.steps.values * own)
+    )
 
 
 def _without_program(corpus: Corpus, key: str) -> WorkloadData:

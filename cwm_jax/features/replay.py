@@ -66,6 +66,9 @@ FLAGS = (
 )
 """Columns that are already of unit scale."""
 
+STATED = (*(f"part_{at}" for at in range(PARTS)), "number", "other_number", "position", "readers")
+"""Columns that a step states itself; the others come from replaying the steps before it."""
+
 COLUMNS = {name: at for at, name in enumerate((*SIZES, *FLAGS))}
 STEP_WIDTH = len(COLUMNS)
 

@@ -15,7 +15,9 @@ import orjson
 from cwm_jax.errors import RecordError
 from cwm_jax.features.replay import Replay
 from cwm_jax.features.steps import split_step
+from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.program import Program
+from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.programs import program_of_dag
 
@@ -31,30 +33,64 @@ class Rebuilt(NamedTuple):
         program: As arrays.
         tensors: As TE tensors.
         flop: Floating-point operations.
+        fitting: Positions of the records that are schedules of this graph: some logs hold
+            several variants of a layer under one key.
     """
 
     program: Program
     tensors: list[Any]
     flop: float
+    fitting: list[int]
 
 
-def rebuild_workload(
-    tvm: Any, workload_key: str, schedules: Sequence[tuple[Step, ...]]
-) -> Rebuilt | None:
-    """Returns the compute graph of a named workload, None if no known variant fits its records.
+def rebuild_workload(tvm: Any, workload_key: str, records: Sequence[Record]) -> Rebuilt | None:
+    """Returns the compute graph of a named workload that fits most of its records.
 
     Args:
         tvm: A TVM with Ansor.
         workload_key: Ansor's.
-        schedules: Schedules recorded for it; some are checked.
+        records: Of the workload; the variant is told from some of them.
+
+    Returns:
+        None if no known variant fits any.
     """
-    chosen = schedules[:: max(1, len(schedules) // _CHECKED_RECORDS)]
+    if not records:
+        return None
+    chosen = records[:: max(1, len(records) // _CHECKED_RECORDS)]
+    best: tuple[int, list[Any]] = (0, [])
     for tensors in _variants(tvm, workload_key):
-        dag = tvm.auto_scheduler.ComputeDAG(tensors)
-        program = program_of_dag(tvm, dag, workload_key, packed=False)
-        if chosen and all(replays(program, schedule) for schedule in chosen):
-            return Rebuilt(program, tensors, float(dag.flop_ct))
-    return None
+        found = len(_fitting(tvm, tensors, chosen))
+        if found > best[0]:
+            best = (found, tensors)
+        if found == len(chosen):
+            break
+    count, tensors = best
+    if count == 0:
+        return None
+    dag = tvm.auto_scheduler.ComputeDAG(tensors)
+    program = program_of_dag(tvm, dag, workload_key, packed=False)
+    fitting = _fitting(tvm, tensors, records)
+    return Rebuilt(program, tensors, float(dag.flop_ct), fitting)
+
+
+def _fitting(tvm: Any, tensors: list[Any], records: Sequence[Record]) -> list[int]:
+    """Positions of the records whose steps are those of a schedule of the graph, by TVM, too."""
+    ansor = tvm.auto_scheduler
+    dag = ansor.ComputeDAG(tensors)
+    load = ansor.measure_record.load_record_from_string
+    key = records[0].workload_key
+    program = program_of_dag(tvm, dag, key, packed=False)
+    ansor.workload_registry.register_workload_tensors(key, tensors, override=True)
+    found: list[int] = []
+    for at, record in enumerate(records):
+        if not replays(program, record.steps):
+            continue
+        try:
+            dag.apply_steps_from_state(load(format_line(record))[0].state)
+        except tvm.error.TVMError:
+            continue
+        found.append(at)
+    return found
 
 
 def replays(program: Program, schedule: tuple[Step, ...]) -> bool:
