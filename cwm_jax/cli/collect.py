@@ -72,6 +72,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Collects and reports."""
+    from cwm_jax.tvm_bridge.ansor_measuring import AnsorDevice
     from cwm_jax.tvm_bridge.collection import (
         CollectionConfig,
         collect,
@@ -98,7 +99,8 @@ def run(options: argparse.Namespace) -> int:
         lambda: plan_tasks(tvm, plan, target, lambda name: say(console, f"extracting {name}")),
     )
     history = read_reference(Corpus(options.out).reference)
-    measurer = QuietMeasurer(tvm, target, MeasureConfig(), history)
+    config = MeasureConfig()
+    measurer = QuietMeasurer(AnsorDevice(tvm, target, config), config, history)
     if options.remeasure:
         return _remeasure(
             options,

@@ -1,6 +1,7 @@
 """What the subcommands share."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,8 @@ def positive(text: str) -> int:
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{value} is not positive")
     return value
+
+
+def milliseconds(latency: float) -> str:
+    """Shows a latency in seconds."""
+    return f"{latency * 1e3:.4f} ms" if math.isfinite(latency) else "none yet"

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
+    milliseconds,
     positive,
     say,
     write_json,
@@ -112,7 +113,11 @@ def run(options: argparse.Namespace) -> int:
         raise CwmError("--search planner imagines with the world model: --cost-model world-model")
     if options.pretrain and options.cost_model != "xgboost":
         raise CwmError("--pretrain is for XGBoost: --cost-model xgboost")
-    if options.engine == "metaschedule" and options.workload:
+    if options.engine == "metaschedule" and options.network:
+        from cwm_jax.cli.tune_relax import run_relax
+
+        return run_relax(options)
+    if options.engine == "metaschedule":
         from cwm_jax.cli.tune_metaschedule import run_metaschedule
 
         return run_metaschedule(options)
@@ -226,11 +231,6 @@ def interrupted(log: Path) -> CwmError:
     if log.exists():
         return CwmError(f"interrupted; finished rounds are in {log}, go on with --resume {log}")
     return CwmError("interrupted before the first round was measured")
-
-
-def milliseconds(latency: float) -> str:
-    """Shows a latency in seconds."""
-    return f"{latency * 1e3:.4f} ms" if math.isfinite(latency) else "none yet"
 
 
 def _phases(result: "TuningResult") -> dict[str, float]:

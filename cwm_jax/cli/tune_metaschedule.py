@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cwm_jax.cli.common import say, write_json
-from cwm_jax.cli.tune import interrupted, load_scorer, milliseconds
+from cwm_jax.cli.common import milliseconds, say, write_json
+from cwm_jax.cli.tune import interrupted, load_scorer
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def run_metaschedule(options: argparse.Namespace) -> int:
     """Runs the search and prints the outcome."""
-    _refuse_ansors_options(options)
+    refuse_ansors_options(options)
     workload = parse_workload(options.workload)
     folder = search_folder(options, options.workload)
     scorer = load_scorer(options)
@@ -33,7 +33,7 @@ def run_metaschedule(options: argparse.Namespace) -> int:
 
     tvm = use("metaschedule")
     target = resolve_target(tvm, options.target)
-    module = create_module(tvm, workload)
+    module = create_module(tvm, workload, target)
     config = search_config(options)
     console = Console()
     say(console, f"{options.workload} on {target}, folder {folder}")
@@ -95,7 +95,12 @@ def search_folder(options: argparse.Namespace, what: str) -> Path:
     return Path("runs") / f"{name}-{options.cost_model}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _refuse_ansors_options(options: argparse.Namespace) -> None:
+def refuse_ansors_options(options: argparse.Namespace) -> None:
+    """Refuses what only Ansor does.
+
+    Raises:
+        CwmError: Names the option.
+    """
     if options.search == "planner":
         raise CwmError("--search planner imagines Ansor's steps: --engine ansor")
     for name in ("rpc", "pretrain"):

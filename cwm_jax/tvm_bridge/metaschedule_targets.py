@@ -8,6 +8,7 @@ import orjson
 from cwm_jax.errors import TargetError, WorkloadError
 from cwm_jax.tvm_bridge.cores import usable_cores
 from cwm_jax.tvm_bridge.operators import OPERATORS
+from cwm_jax.tvm_bridge.relax_networks import extract_modules, relax_module
 from cwm_jax.tvm_bridge.user_code import users_function
 from cwm_jax.tvm_bridge.workloads import Subgraph, Workload
 
@@ -62,17 +63,25 @@ def _triple(tvm: Any) -> str:
     return str(tvm.target.codegen.llvm_get_system_triple())
 
 
-def create_module(tvm: Any, workload: Workload | Subgraph) -> Any:
+def create_module(tvm: Any, workload: Workload | Subgraph, target: Any) -> Any:
     """Returns a workload as a `tvm.IRModule` of one function, `main`.
 
+    Args:
+        tvm: A TVM with MetaSchedule.
+        workload: An operator, a user's function, or a task of a built-in network.
+        target: What a network's tasks are extracted for.
+
     Raises:
-        WorkloadError: It is a task of a network, or a user's function is missing or fails.
+        WorkloadError: A network has no such task, or a user's function is missing or fails.
     """
     if isinstance(workload, Subgraph):
-        raise WorkloadError(
-            f"{workload.network}#{workload.position}: tasks of built-in networks are Ansor's; give "
-            "the operator with its shape"
-        )
+        tasks = extract_modules(tvm, relax_module(tvm, workload.network), target)
+        if workload.position >= len(tasks):
+            raise WorkloadError(
+                f"{workload.network}#{workload.position}: the network has {len(tasks)} tasks, "
+                "counted from 0"
+            )
+        return tasks[workload.position][0]
     try:
         if workload.file is None:
             tensors = OPERATORS[workload.operator].compute(tvm, *workload.arguments)

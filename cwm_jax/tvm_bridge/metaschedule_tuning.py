@@ -20,6 +20,8 @@ from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
+from cwm_jax.tvm_bridge.measuring import MeasureConfig
+from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
@@ -47,7 +49,7 @@ class SearchConfig:
     round_size: int = 16
     cost_model: CostModelName = "world-model"
     seed: int = 0
-    timeout: float = 30.0
+    timeout: int = 30
     min_repeat_ms: int = 40
     population: int = 512
     adaptation: AdaptationName = "bound"
@@ -118,7 +120,7 @@ class SearchFolder:
             str(folder / WORKLOADS_FILE), str(folder / RECORDS_FILE)
         )
 
-    def earlier(self, workload_key: str, target: str) -> list[Record]:
+    def earlier(self, workload_keys: Sequence[str], target: str) -> list[Record]:
         """Reads the trials of a search that is resumed.
 
         Raises:
@@ -128,12 +130,19 @@ class SearchFolder:
             return []
         found = load_records(self.records, summary=LogSummary())
         for record in found:
-            if (record.workload_key, record.target) != (workload_key, target):
+            if record.workload_key not in workload_keys or record.target != target:
                 raise RecordError(
                     f"{self.records}: cannot resume, it holds {record.workload_key} on "
-                    f"{record.target}, expected {workload_key} on {target}"
+                    f"{record.target}, expected {' or '.join(workload_keys)} on {target}"
                 )
         return found
+
+    def of_workload(self, workload_key: str) -> list[Record]:
+        """Reads the trials of one workload."""
+        if not self.records.exists():
+            return []
+        found = load_records(self.records, summary=LogSummary())
+        return [record for record in found if record.workload_key == workload_key]
 
     def append(
         self, workload: Any, target: Any, candidates: Sequence[Any], records: Sequence[Record]
@@ -178,13 +187,14 @@ def tune_module(
 
     program = program_of_module(tvm, module, workload_key(module))
     files = SearchFolder(tvm, folder)
-    records = files.earlier(program.workload_key, target_text(target))
+    records = files.earlier([program.workload_key], target_text(target))
     write_programs([program], programs_path(files.records))
     latencies = [record.latency for record in records]
     rounds: list[SearchRound] = []
     error, stopped_early = "", False
     with watch_interrupts() as interrupt:
-        search = _Search(tvm, module, program, target, config, files, scorer, interrupt)
+        timed = create_cost_model(tvm, config, scorer, interrupt)
+        search = ModuleSearch(tvm, module, program, target, config, files, timed, interrupt)
         while len(latencies) < config.trials:
             found = search.next_round(config.trials - len(latencies))
             if not found.records:
@@ -214,7 +224,21 @@ def tune_module(
     )
 
 
-class _Found(NamedTuple):
+class TimedModel(NamedTuple):
+    """A cost model of MetaSchedule.
+
+    Attributes:
+        model: `CostModel`.
+        clock: When its predictions ran.
+        predicted: Returns how many candidates it has scored.
+    """
+
+    model: Any
+    clock: Clock
+    predicted: Callable[[], int]
+
+
+class FoundRound(NamedTuple):
     """What a round measured; `seconds` are those of search, model and measuring."""
 
     records: list[Record]
@@ -223,8 +247,19 @@ class _Found(NamedTuple):
     predicted: int
 
 
-class _Search:
-    """TVM's evolutionary search, asked for one round at a time."""
+class ModuleSearch:
+    """TVM's evolutionary search of one module, asked for one round at a time.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        program: The same.
+        target: TVM target.
+        config: Settings.
+        files: Where measurements go; it goes on with those that are there.
+        timed: The cost model, which searches may share.
+        interrupt: Ends the search.
+    """
 
     def __init__(
         self,
@@ -234,17 +269,15 @@ class _Search:
         target: Any,
         config: SearchConfig,
         files: SearchFolder,
-        scorer: Scorer | None,
+        timed: "TimedModel",
         interrupt: Interrupt,
     ) -> None:
         ms = tvm.s_tir.meta_schedule
-        earlier = files.earlier(program.workload_key, target_text(target))
+        earlier = files.of_workload(program.workload_key)
         self._program, self._target, self._files = program, target, files
         self._interrupt = interrupt
         self._known = {record.steps for record in earlier}
-        self._model, self._clock, self._predicted = create_cost_model(
-            tvm, config, scorer, interrupt
-        )
+        self._model, self._clock, self._predicted = timed
         self._context = ms.TuneContext(
             mod=module,
             target=target,
@@ -264,9 +297,18 @@ class _Search:
             files.database,
             self._model,
         )
-        self._measure = _measurer(tvm, target, config)
+        self._device = MetaScheduleDevice(
+            tvm,
+            target,
+            MeasureConfig(
+                build_timeout=config.timeout,
+                run_timeout=config.timeout,
+                repeat=1,
+                min_repeat_ms=config.min_repeat_ms,
+            ),
+        )
 
-    def next_round(self, most: int) -> _Found:
+    def next_round(self, most: int) -> FoundRound:
         """Measures at most so many candidates; none if the search has no more.
 
         Raises:
@@ -303,7 +345,7 @@ class _Search:
         self._known.update(record.steps for record in records)
         self._files.append(self._workload, self._target, candidates, records)
         predicting = sum(end - start for start, end in self._clock.calls)
-        return _Found(
+        return FoundRound(
             records,
             next((str(result.error_msg) for result in results if result.error_msg), ""),
             (
@@ -313,6 +355,14 @@ class _Search:
             ),
             self._predicted() - before,
         )
+
+    def _measure(self, candidates: Sequence[Any]) -> list[Any]:
+        built = self._device.build(candidates)
+        try:
+            return self._device.run(candidates, built)
+        finally:
+            for program in built:
+                self._device.discard(program)
 
     def _stop_if_requested(self) -> None:
         if self._interrupt.requested:
@@ -335,17 +385,14 @@ def best_schedule(tvm: Any, module: Any, target: Any, folder: Path) -> Any | Non
 
 def create_cost_model(
     tvm: Any, config: SearchConfig, scorer: Scorer | None, interrupt: Interrupt
-) -> tuple[Any, Clock, Callable[[], int]]:
-    """Creates a cost model of MetaSchedule, the clock of its `predict`, and a counter.
+) -> TimedModel:
+    """Creates a cost model of MetaSchedule.
 
     Args:
         tvm: A TVM with MetaSchedule.
         config: Says which one.
         scorer: The checkpoint of the world model; only it needs one.
         interrupt: Ends the search at the next prediction.
-
-    Returns:
-        The model; when its predictions ran; and how many candidates it has scored so far.
     """
     ms = tvm.s_tir.meta_schedule
     if config.cost_model == "world-model":
@@ -381,7 +428,7 @@ def create_cost_model(
             count += len(candidates)
             return clock.around(interrupt.guard(inner.predict))(context, candidates)
 
-    return Timed(), clock, lambda: count
+    return TimedModel(Timed(), clock, lambda: count)
 
 
 def _remind(ms: Any, database: Any, workload: Any, context: Any, model: Any) -> None:
@@ -396,49 +443,6 @@ def _remind(ms: Any, database: Any, workload: Any, context: Any, model: Any) -> 
             for record in known
         ]
         model.update(context, candidates, results)
-
-
-def _measurer(
-    tvm: Any, target: Any, config: SearchConfig
-) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    ms = tvm.s_tir.meta_schedule
-    kind = str(target.kind.name)
-    device = "cpu" if kind == "llvm" else kind
-    builder = ms.builder.LocalBuilder(timeout_sec=config.timeout)
-    runner = ms.runner.LocalRunner(
-        timeout_sec=config.timeout,
-        evaluator_config=ms.runner.EvaluatorConfig(
-            number=1, repeat=1, min_repeat_ms=config.min_repeat_ms, enable_cpu_cache_flush=False
-        ),
-    )
-
-    def measure(candidates: Sequence[Any]) -> Sequence[Any]:
-        built = builder.build(
-            [ms.builder.BuilderInput(candidate.sch.mod, target) for candidate in candidates]
-        )
-        good = [at for at, result in enumerate(built) if result.error_msg is None]
-        results: list[Any] = [
-            ms.runner.RunnerResult(None, str(result.error_msg)) for result in built
-        ]
-        futures = runner.run(
-            [
-                ms.runner.RunnerInput(built[at].artifact_path, device, candidates[at].args_info)
-                for at in good
-            ]
-        )
-        for at, future in zip(good, futures, strict=True):
-            results[at] = future.result()
-        for at in good:
-            _remove_artifact(Path(str(built[at].artifact_path)))
-        return results
-
-    return measure
-
-
-def _remove_artifact(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    if path.parent.exists() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
 
 
 def _record(program: Program, target: Any, schedule: tuple[Step, ...], result: Any) -> Record:

@@ -1,4 +1,6 @@
-"""Layers of neural networks as Relay expressions, for the networks whose tasks are tuned.
+"""Layers of neural networks, for the networks whose tasks are tuned.
+
+Expressions are Relay's, or Relax's under Relay's names (`cwm_jax.tvm_bridge.relax_networks`).
 
 Only shapes matter to a tuner: weights are free variables, and batch normalisation is the bias
 that a compiler folds it into.
@@ -16,7 +18,7 @@ class Features:
     """A batch of feature maps.
 
     Attributes:
-        value: Relay expression.
+        value: Expression.
         channels: Its channel extent.
     """
 
@@ -28,25 +30,25 @@ class Layers:
     """Creates layers; every weight becomes a fresh variable.
 
     Args:
-        tvm: A TVM with Relay.
+        ops: What creates expressions: `tvm.relay`, or `RelaxOps`.
         layout: "NHWC" or "NCHW", of images.
     """
 
-    def __init__(self, tvm: Any, layout: str) -> None:
-        self.relay = tvm.relay
+    def __init__(self, ops: Any, layout: str) -> None:
+        self.ops = ops
         self.layout = layout
         self.channel_axis = layout.index("C")
         self._names = (f"p{number}" for number in itertools.count())
 
     def weight(self, shape: Sequence[int]) -> Any:
         """A trained tensor."""
-        return self.relay.var(next(self._names), shape=tuple(shape), dtype="float32")
+        return self.ops.var(next(self._names), shape=tuple(shape), dtype="float32")
 
     def image(self, batch: int, channels: int, side: int) -> Features:
         """The network's input."""
         sides = {"N": batch, "C": channels, "H": side, "W": side}
         shape = tuple(sides[axis] for axis in self.layout)
-        return Features(self.relay.var("data", shape=shape, dtype="float32"), channels)
+        return Features(self.ops.var("data", shape=shape, dtype="float32"), channels)
 
     def conv(
         self,
@@ -82,7 +84,7 @@ class Layers:
             kernel_layout = "HWOI"
         else:
             kernel_layout = "HWIO"
-        value = self.relay.nn.conv2d(
+        value = self.ops.nn.conv2d(
             x.value,
             self.weight([sides[axis] for axis in kernel_layout]),
             strides=(stride, stride),
@@ -99,7 +101,7 @@ class Layers:
         self, x: Features, channels: int, kernel: int, stride: int, padding: int, act: str
     ) -> Features:
         """Transposed convolution and activation; NCHW only."""
-        value = self.relay.nn.conv2d_transpose(
+        value = self.ops.nn.conv2d_transpose(
             x.value,
             self.weight((x.channels, channels, kernel, kernel)),
             strides=(stride, stride),
@@ -111,40 +113,40 @@ class Layers:
 
     def bias(self, value: Any, channels: int) -> Any:
         """Adds one trained number a channel."""
-        return self.relay.nn.bias_add(value, self.weight((channels,)), axis=self.channel_axis)
+        return self.ops.nn.bias_add(value, self.weight((channels,)), axis=self.channel_axis)
 
     def activate(self, x: Features, act: str) -> Features:
         """Applies "relu", "relu6", "tanh", or "" for nothing."""
-        relay = self.relay
+        ops = self.ops
         functions = {
             "": lambda value: value,
-            "relu": relay.nn.relu,
-            "relu6": lambda value: relay.clip(value, 0.0, 6.0),
-            "tanh": relay.tanh,
+            "relu": ops.nn.relu,
+            "relu6": lambda value: ops.clip(value, 0.0, 6.0),
+            "tanh": ops.tanh,
         }
         return Features(functions[act](x.value), x.channels)
 
     def add(self, x: Features, y: Features) -> Features:
         """Element-wise sum."""
-        return Features(self.relay.add(x.value, y.value), x.channels)
+        return Features(self.ops.add(x.value, y.value), x.channels)
 
     def concatenate(self, parts: Sequence[Features]) -> Features:
         """Joins along the channels."""
-        joined = self.relay.concatenate([part.value for part in parts], axis=self.channel_axis)
+        joined = self.ops.concatenate([part.value for part in parts], axis=self.channel_axis)
         return Features(joined, sum(part.channels for part in parts))
 
     def scale_shift(self, x: Features, act: str = "relu") -> Features:
         """A batch normalisation that no convolution can absorb."""
         shape = [1, 1, 1, 1]
         shape[self.channel_axis] = x.channels
-        scaled = self.relay.multiply(x.value, self.weight(shape))
-        shifted = self.relay.add(scaled, self.weight(shape))
+        scaled = self.ops.multiply(x.value, self.weight(shape))
+        shifted = self.ops.add(scaled, self.weight(shape))
         return self.activate(Features(shifted, x.channels), act)
 
     def max_pool(self, x: Features, kernel: int, stride: int, padding: int = 0) -> Features:
         """Maximum of windows."""
         sizes = {"pool_size": (kernel, kernel), "strides": (stride, stride)}
-        value = self.relay.nn.max_pool2d(
+        value = self.ops.nn.max_pool2d(
             x.value, **sizes, padding=(padding, padding), layout=self.layout
         )
         return Features(value, x.channels)
@@ -152,52 +154,50 @@ class Layers:
     def average_pool(self, x: Features, kernel: int, stride: int, padding: int = 0) -> Features:
         """Mean of windows."""
         sizes = {"pool_size": (kernel, kernel), "strides": (stride, stride)}
-        value = self.relay.nn.avg_pool2d(
+        value = self.ops.nn.avg_pool2d(
             x.value, **sizes, padding=(padding, padding), layout=self.layout
         )
         return Features(value, x.channels)
 
     def flat_mean(self, x: Features) -> Features:
         """Global average pooling to [batch, channels]."""
-        pooled = self.relay.nn.global_avg_pool2d(x.value, layout=self.layout)
-        return Features(self.relay.nn.batch_flatten(pooled), x.channels)
+        pooled = self.ops.nn.global_avg_pool2d(x.value, layout=self.layout)
+        return Features(self.ops.nn.batch_flatten(pooled), x.channels)
 
     def dense(self, x: Features, units: int, act: str = "") -> Features:
         """Fully connected layer with bias on [rows, channels]."""
-        value = self.relay.nn.dense(x.value, self.weight((units, x.channels)))
-        value = self.relay.nn.bias_add(value, self.weight((units,)), axis=-1)
+        value = self.ops.nn.dense(x.value, self.weight((units, x.channels)))
+        value = self.ops.nn.bias_add(value, self.weight((units,)), axis=-1)
         if act == "gelu":
             return Features(self.gelu(value), units)
         return self.activate(Features(value, units), act)
 
     def gelu(self, value: Any) -> Any:
         """Gaussian error linear unit, x * Phi(x)."""
-        relay = self.relay
-        error = relay.erf(relay.multiply(value, relay.const(1 / math.sqrt(2))))
-        gate = relay.multiply(relay.add(error, relay.const(1.0)), relay.const(0.5))
-        return relay.multiply(value, gate)
+        ops = self.ops
+        error = ops.erf(ops.multiply(value, ops.const(1 / math.sqrt(2))))
+        gate = ops.multiply(ops.add(error, ops.const(1.0)), ops.const(0.5))
+        return ops.multiply(value, gate)
 
     def layer_norm(self, x: Features) -> Features:
         """Layer normalisation of rows."""
         gamma, beta = self.weight((x.channels,)), self.weight((x.channels,))
-        return Features(self.relay.nn.layer_norm(x.value, gamma, beta), x.channels)
+        return Features(self.ops.nn.layer_norm(x.value, gamma, beta), x.channels)
 
     def attention(self, x: Features, batch: int, length: int, heads: int) -> Features:
         """Multi-head self-attention on [batch * length, channels], output projection included."""
-        relay = self.relay
+        ops = self.ops
         width = x.channels // heads
 
         def split(value: Any) -> Any:
-            turned = relay.transpose(
-                relay.reshape(value, (batch, length, heads, width)), (0, 2, 1, 3)
-            )
-            return relay.reshape(turned, (batch * heads, length, width))
+            turned = ops.transpose(ops.reshape(value, (batch, length, heads, width)), (0, 2, 1, 3))
+            return ops.reshape(turned, (batch * heads, length, width))
 
         query, key, value = (split(self.dense(x, x.channels).value) for _ in range(3))
-        scores = relay.nn.batch_matmul(query, key)
-        scaled = relay.multiply(scores, relay.const(1 / math.sqrt(width)))
-        weights = relay.nn.softmax(scaled, axis=-1)
-        mixed = relay.nn.batch_matmul(weights, relay.transpose(value, (0, 2, 1)))
-        merged = relay.transpose(relay.reshape(mixed, (batch, heads, length, width)), (0, 2, 1, 3))
-        rows = relay.reshape(merged, (batch * length, x.channels))
+        scores = ops.nn.batch_matmul(query, key)
+        scaled = ops.multiply(scores, ops.const(1 / math.sqrt(width)))
+        weights = ops.nn.softmax(scaled, axis=-1)
+        mixed = ops.nn.batch_matmul(weights, ops.transpose(value, (0, 2, 1)))
+        merged = ops.transpose(ops.reshape(mixed, (batch, heads, length, width)), (0, 2, 1, 3))
+        rows = ops.reshape(merged, (batch * length, x.channels))
         return self.dense(Features(rows, x.channels), x.channels)

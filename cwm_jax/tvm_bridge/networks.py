@@ -1,4 +1,4 @@
-"""Networks whose tasks are tuned and collected, as Relay modules written from their papers."""
+"""Networks whose tasks are tuned and collected, written from their papers."""
 
 import dataclasses
 import os
@@ -48,11 +48,20 @@ def parse_network(text: str) -> Network:
     return Network(name, int(batch or 1), layout or "NHWC")
 
 
-def network_module(tvm: Any, network: Network) -> Any:
-    """Returns the network's `tvm.IRModule`; its weights are free variables of `main`."""
+def build_network(ops: Any, network: Network) -> Features:
+    """Returns what a network computes.
+
+    Args:
+        ops: What creates expressions (`Layers`).
+        network: Which one.
+    """
     layout = "NCHW" if network.name == "dcgan" else network.layout
-    layers = Layers(tvm, layout)
-    out = NETWORKS[network.name](layers, network.batch)
+    return NETWORKS[network.name](Layers(ops, layout), network.batch)
+
+
+def network_module(tvm: Any, network: Network) -> Any:
+    """Returns the network's `tvm.IRModule` of Relay; its weights are free variables of `main`."""
+    out = build_network(tvm.relay, network)
     free = tvm.relay.analysis.free_vars(out.value)
     module = tvm.IRModule.from_expr(tvm.relay.Function(free, out.value))
     return tvm.relay.transform.InferType()(module)
@@ -259,7 +268,7 @@ def _vgg16(layers: Layers, batch: int) -> Features:
         for _ in range(depth):
             x = layers.conv(x, channels, 3)
         x = layers.max_pool(x, 2, 2)
-    flat = Features(layers.relay.nn.batch_flatten(x.value), x.channels * 49)
+    flat = Features(layers.ops.nn.batch_flatten(x.value), x.channels * 49)
     return layers.dense(layers.dense(layers.dense(flat, 4096, "relu"), 4096, "relu"), 1000)
 
 
@@ -275,11 +284,11 @@ def _squeezenet(layers: Layers, batch: int) -> Features:
 
 def _dcgan(layers: Layers, batch: int) -> Features:
     noise = Features(
-        layers.relay.var("data", shape=(batch, 100), dtype="float32"),
+        layers.ops.var("data", shape=(batch, 100), dtype="float32"),
         100,
     )
     flat = layers.dense(noise, 1024 * 16, "relu")
-    x = Features(layers.relay.reshape(flat.value, (batch, 1024, 4, 4)), 1024)
+    x = Features(layers.ops.reshape(flat.value, (batch, 1024, 4, 4)), 1024)
     for channels, act in ((512, "relu"), (256, "relu"), (128, "relu"), (3, "tanh")):
         x = layers.transposed_conv(x, channels, 4, 2, 1, act)
     return x
@@ -308,7 +317,7 @@ def _transformer(
 
 def _embedded(layers: Layers, rows: int, channels: int) -> Features:
     """Looked-up tokens; the look-up itself is no task."""
-    return Features(layers.relay.var("data", shape=(rows, channels), dtype="float32"), channels)
+    return Features(layers.ops.var("data", shape=(rows, channels), dtype="float32"), channels)
 
 
 def _bert(depth: int, heads: int, length: int = 128) -> Callable[[Layers, int], Features]:
@@ -326,33 +335,33 @@ def _gpt2(layers: Layers, batch: int, length: int = 256) -> Features:
 
 
 def _vit(layers: Layers, batch: int) -> Features:
-    relay, width, length = layers.relay, 384, 196
+    ops, width, length = layers.ops, 384, 196
     x = layers.conv(layers.image(batch, 3, 224), width, 16, 16, 0, act="")
     if layers.layout == "NCHW":
-        x = Features(relay.transpose(x.value, (0, 2, 3, 1)), width)
-    x = Features(relay.reshape(x.value, (batch * length, width)), width)
+        x = Features(ops.transpose(x.value, (0, 2, 3, 1)), width)
+    x = Features(ops.reshape(x.value, (batch * length, width)), width)
     x = _transformer(layers, x, batch, length, depth=12, heads=6, norm_first=True)
-    tokens = relay.reshape(layers.layer_norm(x).value, (batch, length, width))
-    return layers.dense(Features(relay.mean(tokens, axis=1), width), 1000)
+    tokens = ops.reshape(layers.layer_norm(x).value, (batch, length, width))
+    return layers.dense(Features(ops.mean(tokens, axis=1), width), 1000)
 
 
 def _lstm(layers: Layers, batch: int) -> Features:
     """Two layers of 512 units over eight steps."""
-    relay, units, steps = layers.relay, 512, 8
-    data = relay.var("data", shape=(batch, steps, units), dtype="float32")
-    inputs = [relay.squeeze(part, [1]) for part in relay.split(data, steps, axis=1)]
+    ops, units, steps = layers.ops, 512, 8
+    data = ops.var("data", shape=(batch, steps, units), dtype="float32")
+    inputs = [ops.squeeze(part, [1]) for part in ops.split(data, steps, axis=1)]
     for _ in range(2):
         weights = layers.weight((4 * units, 2 * units))
         bias = layers.weight((4 * units,))
-        hidden = cell = relay.zeros((batch, units), "float32")
+        hidden = cell = ops.zeros((batch, units), "float32")
         outputs = []
         for step in inputs:
-            joined = relay.concatenate([step, hidden], axis=1)
-            gates = relay.nn.bias_add(relay.nn.dense(joined, weights), bias, axis=-1)
-            enter, forget, update, leave = relay.split(gates, 4, axis=1)
-            kept = relay.multiply(relay.sigmoid(forget), cell)
-            cell = relay.add(kept, relay.multiply(relay.sigmoid(enter), relay.tanh(update)))
-            hidden = relay.multiply(relay.sigmoid(leave), relay.tanh(cell))
+            joined = ops.concatenate([step, hidden], axis=1)
+            gates = ops.nn.bias_add(ops.nn.dense(joined, weights), bias, axis=-1)
+            enter, forget, update, leave = ops.split(gates, 4, axis=1)
+            kept = ops.multiply(ops.sigmoid(forget), cell)
+            cell = ops.add(kept, ops.multiply(ops.sigmoid(enter), ops.tanh(update)))
+            hidden = ops.multiply(ops.sigmoid(leave), ops.tanh(cell))
             outputs.append(hidden)
         inputs = outputs
     return Features(inputs[-1], units)

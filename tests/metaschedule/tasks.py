@@ -34,9 +34,11 @@ class Task(NamedTuple):
     def candidates(self, tvm: Any, count: int, *, verified: bool = True) -> list[Any]:
         """Returns sampled schedules as a search hands them to a cost model."""
         ms = tvm.s_tir.meta_schedule
-        arguments = ms.arg_info.ArgInfo.from_entry_func(self.module, remove_preproc=True)
-        schedules = self.sample(tvm, count, verified=verified)
-        return [ms.MeasureCandidate(schedule, arguments) for schedule in schedules]
+        arguments_of = ms.arg_info.ArgInfo.from_entry_func
+        return [
+            ms.MeasureCandidate(schedule, arguments_of(schedule.mod, remove_preproc=True))
+            for schedule in self.sample(tvm, count, verified=verified)
+        ]
 
 
 def make_task(tvm: Any, target: Any, workload: Any, rules: str | None = None) -> Task:
@@ -52,7 +54,7 @@ def make_task(tvm: Any, target: Any, workload: Any, rules: str | None = None) ->
 
     ms = tvm.s_tir.meta_schedule
     is_text = isinstance(workload, str)
-    module = create_module(tvm, parse_workload(workload)) if is_text else workload
+    module = create_module(tvm, parse_workload(workload), target) if is_text else workload
     space = (
         ms.space_generator.PostOrderApply(sch_rules=rules, postprocs=rules, mutator_probs=rules)
         if rules

@@ -1,0 +1,77 @@
+"""`cwm tune --engine metaschedule --network`: all modules of a network, then the network."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from cwm_jax.cli.common import milliseconds, say
+from cwm_jax.cli.network_outcome import (
+    NetworkTask,
+    check_export,
+    check_trials,
+    finish,
+    print_tasks,
+)
+from cwm_jax.cli.tune import interrupted, load_scorer
+from cwm_jax.cli.tune_metaschedule import refuse_ansors_options, search_config, search_folder
+from cwm_jax.cli.tune_network import TIMINGS
+from cwm_jax.tvm_bridge.networks import parse_network
+
+if TYPE_CHECKING:
+    from cwm_jax.tvm_bridge.network_rounds import NetworkRound
+
+
+def run_relax(options: argparse.Namespace) -> int:
+    """Tunes, compiles, times and exports a network."""
+    refuse_ansors_options(options)
+    check_export(options.export)
+    network = parse_network(options.network)
+    folder = search_folder(options, options.network)
+    scorer = load_scorer(options)
+
+    from cwm_jax.tvm_bridge.metaschedule_networks import (
+        compile_network,
+        programs_of_tasks,
+        random_arguments,
+        time_executable,
+        tune_modules,
+    )
+    from cwm_jax.tvm_bridge.metaschedule_targets import resolve_target
+    from cwm_jax.tvm_bridge.relax_networks import extract_modules, relax_module
+    from cwm_jax.tvm_bridge.runtime import use
+
+    tvm = use("metaschedule")
+    target = resolve_target(tvm, options.target)
+    module = relax_module(tvm, network)
+    tasks = extract_modules(tvm, module, target)
+    check_trials(options, len(tasks))
+    config = search_config(options)
+    console = Console()
+    say(console, f"{network}: {len(tasks)} tasks on {target}, folder {folder}")
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console
+    ) as progress:
+        bar = progress.add_task("searching", total=config.trials)
+
+        def report(done: "NetworkRound") -> None:
+            text = f"estimated latency {milliseconds(done.network_latency)}"
+            progress.update(bar, completed=done.trials, description=text)
+
+        try:
+            result = tune_modules(tvm, tasks, target, config, folder, scorer=scorer, report=report)
+        except KeyboardInterrupt:
+            raise interrupted(folder) from None
+    programs = programs_of_tasks(tvm, tasks)
+    rows = [
+        NetworkTask(program.workload_key, program.stages[-1].name, weight, program.flop)
+        for program, (_, weight) in zip(programs, tasks, strict=True)
+    ]
+    print_tasks(console, rows, result)
+    say(console, f"compiling {network}")
+    executable = compile_network(tvm, module, target, folder)
+    arguments = random_arguments(module, options.seed)
+    timings = time_executable(tvm, executable, target, arguments, TIMINGS)
+    finish(options, console, str(network), str(target), rows, result, timings, executable, folder)
+    return 0

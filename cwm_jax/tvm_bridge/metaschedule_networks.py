@@ -1,0 +1,163 @@
+"""Tuning all modules of a network with MetaSchedule: one model, one folder, gradient scheduler."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.program import Program, programs_path, write_programs
+from cwm_jax.records.record import Record
+from cwm_jax.search.task_gradient import TaskProgress
+from cwm_jax.tvm_bridge.interrupts import watch_interrupts
+from cwm_jax.tvm_bridge.metaschedule_tuning import (
+    ModuleSearch,
+    SearchConfig,
+    SearchFolder,
+    create_cost_model,
+    target_text,
+)
+from cwm_jax.tvm_bridge.network_rounds import (
+    NetworkRound,
+    NetworkTuningResult,
+    TaskRound,
+    earlier_rounds,
+    round_size,
+    tune_in_turns,
+)
+from cwm_jax.tvm_bridge.tir_programs import program_of_module
+
+_LOG_BASE = 1.618
+_TIMED_MS = 500
+
+
+def programs_of_tasks(tvm: Any, tasks: Sequence[tuple[Any, int]]) -> list[Program]:
+    """Reads the modules of a network.
+
+    Raises:
+        ProgramError: MetaSchedule cannot tune one of them.
+    """
+    from cwm_jax.tvm_bridge.metaschedule import workload_key
+
+    return [program_of_module(tvm, module, workload_key(module)) for module, _ in tasks]
+
+
+def tune_modules(
+    tvm: Any,
+    tasks: Sequence[tuple[Any, int]],
+    target: Any,
+    config: SearchConfig,
+    folder: Path,
+    *,
+    scorer: Scorer | None = None,
+    report: Callable[[NetworkRound], None] = lambda _: None,
+) -> NetworkTuningResult:
+    """Tunes the modules of a network; every measured round is kept.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        tasks: `tvm.IRModule`s and how often each occurs (`relax_networks.relax_tasks`).
+        target: TVM target with `num-cores`.
+        config: Settings; `trials` counts all modules together, and a round is cut so that
+            every module gets one.
+        folder: Where the search lives; goes on with the trials that it holds.
+        scorer: Checkpoint of the world model, if that is the cost model.
+        report: Called after every round.
+
+    Raises:
+        RecordError: The folder holds another search.
+        ProgramError: MetaSchedule cannot tune a module.
+        KeyboardInterrupt: On Ctrl-C; the folder holds all finished rounds.
+    """
+    programs = programs_of_tasks(tvm, tasks)
+    files = SearchFolder(tvm, folder)
+    earlier = files.earlier([program.workload_key for program in programs], target_text(target))
+    write_programs(programs, programs_path(files.records))
+    size = round_size(config.round_size, config.trials, len(tasks))
+    records = [[r for r in earlier if r.workload_key == p.workload_key] for p in programs]
+    progress = [
+        _progress(program, weight, found, size)
+        for program, (_, weight), found in zip(programs, tasks, records, strict=True)
+    ]
+    searches: dict[int, ModuleSearch] = {}
+    with watch_interrupts() as interrupt:
+        timed = create_cost_model(tvm, config, scorer, interrupt)
+
+        def run_round(at: int, count: int) -> TaskRound:
+            if at not in searches:
+                module, _ = tasks[at]
+                searches[at] = ModuleSearch(
+                    tvm, module, programs[at], target, config, files, timed, interrupt
+                )
+            found = searches[at].next_round(count)
+            latencies = [record.latency for record in found.records]
+            return TaskRound(latencies, found.seconds, found.first_error)
+
+        trials = [len(found) for found in records]
+        return tune_in_turns(progress, trials, config.trials, size, run_round, report)
+
+
+def _progress(program: Program, weight: int, earlier: Sequence[Record], size: int) -> TaskProgress:
+    history = earlier_rounds([record.latency for record in earlier], size)
+    return TaskProgress(weight, program.flop, _kind(program), history)
+
+
+def _kind(program: Program) -> str:
+    """The stages' axes and the magnitude of the work: what Ansor's similarity tag says."""
+    axes = ["".join("r" if axis.reduction else "s" for axis in s.axes) for s in program.stages]
+    return f"{' '.join(filter(None, axes))} {int(math.log(program.flop + 1, _LOG_BASE))}"
+
+
+def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
+    """Compiles a Relax module with the fastest recorded schedule of each of its functions.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` (`relax_networks.relax_module`).
+        target: TVM target.
+        folder: Of the search.
+
+    Returns:
+        `relax.VMExecutable`.
+    """
+    integration = tvm.s_tir.meta_schedule.relax_integration
+    return integration.compile_relax(SearchFolder(tvm, folder).database, module, target, None)
+
+
+def random_arguments(module: Any, seed: int) -> dict[str, np.ndarray]:
+    """Draws the arguments of `main`: uniform in [-0.1, 0.1), by name."""
+    rng = np.random.default_rng(seed)
+    return {
+        str(variable.name): rng.uniform(
+            -0.1, 0.1, [int(extent) for extent in variable.ty.shape]
+        ).astype(np.float32)
+        for variable in module["main"].params
+    }
+
+
+def time_executable(
+    tvm: Any, executable: Any, target: Any, arguments: Mapping[str, np.ndarray], repeats: int
+) -> list[float]:
+    """Runs a compiled network.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        executable: As `compile_network` returns it.
+        target: TVM target.
+        arguments: Of `main`, in order.
+        repeats: How often to measure; each measurement runs for at least 0.5 s.
+
+    Returns:
+        Seconds of one inference, one entry a measurement.
+    """
+    kind = str(target.kind.name)
+    device = tvm.device("cpu" if kind == "llvm" else kind, 0)
+    machine = tvm.relax.VirtualMachine(executable, device)
+    tensors = [tvm.runtime.tensor(value, device) for value in arguments.values()]
+    machine.set_input("main", *tensors)
+    timer = machine.time_evaluator(
+        "invoke_stateful", device, number=1, repeat=repeats, min_repeat_ms=_TIMED_MS
+    )
+    return [float(seconds) for seconds in timer("main").results]

@@ -1,0 +1,61 @@
+"""Whole networks in Relax: extracted, tuned, compiled, resumed."""
+
+import orjson
+import pytest
+
+from cwm_jax.cli.main import main
+from cwm_jax.errors import WorkloadError
+from cwm_jax.records.ansor_log import load_records
+from cwm_jax.tvm_bridge.metaschedule_networks import programs_of_tasks
+from cwm_jax.tvm_bridge.metaschedule_targets import create_module
+from cwm_jax.tvm_bridge.networks import NETWORKS, parse_network
+from cwm_jax.tvm_bridge.relax_networks import extract_modules, relax_module
+from cwm_jax.tvm_bridge.workloads import parse_workload
+
+
+@pytest.mark.parametrize("network", sorted(NETWORKS))
+def test_every_network_can_be_read(tvm, target, network):
+    tasks = extract_modules(tvm, relax_module(tvm, parse_network(network)), target)
+    programs = programs_of_tasks(tvm, tasks)
+    assert len({program.workload_key for program in programs}) == len(programs)
+    assert all(weight > 0 for _, weight in tasks)
+
+
+@pytest.mark.parametrize(
+    ("network", "flop"),
+    [("resnet-50:1,NHWC", 8.2e9), ("resnet-50:1,NCHW", 8.2e9), ("bert-base:1", 22.5e9)],
+)
+def test_a_network_has_the_operations_of_its_paper(tvm, target, network, flop):
+    tasks = extract_modules(tvm, relax_module(tvm, parse_network(network)), target)
+    programs = programs_of_tasks(tvm, tasks)
+    total = sum(p.flop * weight for p, (_, weight) in zip(programs, tasks, strict=True))
+    assert total == pytest.approx(flop, rel=0.05)
+
+
+def test_a_task_is_a_workload(tvm, target):
+    tasks = extract_modules(tvm, relax_module(tvm, parse_network("mlp:1")), target)
+    module = create_module(tvm, parse_workload("mlp:1#2"), target)
+    (program,) = programs_of_tasks(tvm, [(module, 1)])
+    assert program == programs_of_tasks(tvm, tasks)[2]
+    with pytest.raises(WorkloadError, match="has 4 tasks"):
+        create_module(tvm, parse_workload("mlp:1#4"), target)
+
+
+def test_cwm_tune_tunes_compiles_and_resumes_a_network(tvm, tmp_path, capsys):
+    folder, out, library = tmp_path / "search", tmp_path / "out.json", tmp_path / "mlp.so"
+    common = ["tune", "--engine", "metaschedule", "--network", "mlp:1", "--round", "2"]
+    common += ["--json", str(out)]
+    assert main([*common, "--trials", "4", "--log", str(folder)]) == 0
+    first = orjson.loads(out.read_bytes())
+    assert [task["trials"] for task in first["tasks"]] == [1, 1, 1, 1]
+    assert 0 < first["latency"] < 1
+    more = ["--trials", "10", "--resume", str(folder), "--export", str(library)]
+    assert main([*common, *more]) == 0
+    second = orjson.loads(out.read_bytes())
+    assert second["trials"] == 10
+    assert len(load_records(folder / "records.jsonl")) == 10
+    assert second["estimated_latency"] <= first["estimated_latency"]
+    loaded = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+    assert loaded is not None
+    assert main([*common, "--trials", "3", "--log", str(tmp_path / "few")]) == 2
+    assert "has 4 tasks" in capsys.readouterr().err
