@@ -18,6 +18,7 @@ from cwm_jax.tvm_bridge.collection import read_reference
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS, default_plan
 from cwm_jax.tvm_bridge.corpus_tasks import (
+    AnsorTasks,
     TaskPlan,
     plan_tasks,
     read_tasks,
@@ -124,7 +125,7 @@ def test_tasks_survive_the_file(tvm, tmp_path):
         networks=(Network("mlp", 1), Network("mlp", 4)),
         workloads=(("matmul:8,8,8", parse_workload("matmul:8,8,8")),),
     )
-    tasks = plan_tasks(tvm, plan, tvm.target.Target(TARGET))
+    tasks = plan_tasks(AnsorTasks(tvm, tvm.target.Target(TARGET)), plan)
     assert {name for task in tasks for name in task.occurrences} == {
         "mlp:1,NHWC",
         "mlp:4,NHWC",

@@ -3,7 +3,7 @@
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,8 +13,9 @@ from cwm_jax.errors import CwmError
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.tvm_bridge.collection import CollectedRound
-    from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan
+    from cwm_jax.tvm_bridge.collection import CollectedRound, Collector
+    from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, TaskSource
+    from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
 
 
 def add_parser(commands: Any) -> None:
@@ -22,12 +23,18 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "collect",
         help="measure a corpus of records on this machine",
-        description="Measures candidates of many workloads with real Ansor, for training: "
+        description="Measures candidates of many workloads with a real tuner, for training: "
         "random samples, mutated ones, and ones that the current model favours. Goes on where "
         "an earlier call stopped. Run nothing else on the machine: a reference program is "
         "measured with every batch, and a batch during which it was off is measured again.",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of the corpus")
+    parser.add_argument(
+        "--engine",
+        choices=("ansor", "metaschedule"),
+        default="ansor",
+        help="whose candidates (default: ansor)",
+    )
     parser.add_argument(
         "--networks",
         nargs="*",
@@ -72,7 +79,6 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Collects and reports."""
-    from cwm_jax.tvm_bridge.ansor_measuring import AnsorDevice
     from cwm_jax.tvm_bridge.collection import (
         CollectionConfig,
         collect,
@@ -84,34 +90,37 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.tvm_bridge.corpus_tasks import plan_tasks
     from cwm_jax.tvm_bridge.machine import machine_identity
     from cwm_jax.tvm_bridge.measuring import MeasureConfig, QuietMeasurer
-    from cwm_jax.tvm_bridge.runtime import use
-    from cwm_jax.tvm_bridge.targets import resolve_target
 
     console = Console(stderr=True)
     plan = _plan(options)
-    tvm = use("ansor")
-    target = resolve_target(tvm, options.target)
-    scorer = _scorer(options)
+    config = MeasureConfig()
+    start = _ansor if options.engine == "ansor" else _metaschedule
+    engine = start(options.target, _scorer(options), config)
     tasks = open_corpus(
-        tvm,
+        engine.collector,
         options.out,
-        machine_identity(str(target)),
-        lambda: plan_tasks(tvm, plan, target, lambda name: say(console, f"extracting {name}")),
+        machine_identity(engine.target),
+        lambda: plan_tasks(engine.source, plan, lambda name: say(console, f"extracting {name}")),
     )
     history = read_reference(Corpus(options.out).reference)
-    config = MeasureConfig()
-    measurer = QuietMeasurer(AnsorDevice(tvm, target, config), config, history)
+    measurer = QuietMeasurer(engine.device, config, history)
     if options.remeasure:
         return _remeasure(
             options,
             console,
             lambda report: remeasure_some(
-                tvm, options.out, tasks, measurer, options.remeasure, options.seed, report
+                engine.collector,
+                options.out,
+                tasks,
+                measurer,
+                options.remeasure,
+                options.seed,
+                report,
             ),
         )
     if options.max_flop is not None:
         tasks = [task for task in tasks if task.flop <= options.max_flop]
-    config = CollectionConfig(
+    wanted = CollectionConfig(
         records_per_workload=options.records,
         round_size=options.round,
         seconds=None if options.minutes is None else options.minutes * 60,
@@ -134,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
                 say(console, f"{done.workload_key}: nothing valid ({why})")
 
         try:
-            collect(tvm, options.out, tasks, measurer, config, scorer=scorer, report=report)
+            collect(engine.collector, options.out, tasks, measurer, wanted, report=report)
         except KeyboardInterrupt:
             raise CwmError(
                 f"interrupted; finished rounds are in {options.out}, the same command goes on"
@@ -142,6 +151,46 @@ def run(options: argparse.Namespace) -> int:
     say(console, f"{dict(totals)} in {options.out}")
     write_json(options.json, {"folder": str(options.out), "tasks": len(tasks), **totals})
     return 0 if totals["valid"] or not totals["rounds"] else 1
+
+
+class _Engine(NamedTuple):
+    target: str
+    collector: "Collector"
+    source: "TaskSource"
+    device: "Device"
+
+
+def _ansor(target: str | None, scorer: "Scorer | None", config: "MeasureConfig") -> _Engine:
+    from cwm_jax.tvm_bridge.ansor_collection import AnsorCollector
+    from cwm_jax.tvm_bridge.ansor_measuring import AnsorDevice
+    from cwm_jax.tvm_bridge.corpus_tasks import AnsorTasks
+    from cwm_jax.tvm_bridge.runtime import use
+    from cwm_jax.tvm_bridge.targets import resolve_target
+
+    tvm = use("ansor")
+    found = resolve_target(tvm, target)
+    return _Engine(
+        str(found),
+        AnsorCollector(tvm, scorer),
+        AnsorTasks(tvm, found),
+        AnsorDevice(tvm, found, config),
+    )
+
+
+def _metaschedule(target: str | None, scorer: "Scorer | None", config: "MeasureConfig") -> _Engine:
+    from cwm_jax.tvm_bridge.metaschedule_collection import MetaScheduleCollector, ModuleTasks
+    from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
+    from cwm_jax.tvm_bridge.metaschedule_targets import resolve_target
+    from cwm_jax.tvm_bridge.runtime import use
+
+    tvm = use("metaschedule")
+    found = resolve_target(tvm, target)
+    return _Engine(
+        str(found),
+        MetaScheduleCollector(tvm, found, scorer),
+        ModuleTasks(tvm, found),
+        MetaScheduleDevice(tvm, found, config),
+    )
 
 
 def _plan(options: argparse.Namespace) -> "TaskPlan":

@@ -3,28 +3,24 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import orjson
 
 from cwm_jax.errors import CorpusError
 from cwm_jax.files import write_atomically
-from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records, load_records
-from cwm_jax.records.gzip_log import append_member, drop_unfinished_member
-from cwm_jax.records.program import write_programs
+from cwm_jax.records.ansor_log import LogSummary, iterate_records, load_records
+from cwm_jax.records.gzip_log import drop_unfinished_member
+from cwm_jax.records.program import Program, write_programs
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.candidates import draw_candidates, mix_of_round
 from cwm_jax.tvm_bridge.corpus_files import Corpus
-from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, read_tasks, search_task, write_tasks
+from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, read_tasks, write_tasks
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import QuietMeasurer
-from cwm_jax.tvm_bridge.programs import program_of_task
 from cwm_jax.tvm_bridge.reference import ReferenceRun
-from cwm_jax.tvm_bridge.results import first_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +61,48 @@ class CollectedRound:
     first_error: str
 
 
+class Drawn(NamedTuple):
+    """Candidates of one task, ready to be measured.
+
+    Attributes:
+        inputs: What the engine's `Device` takes.
+        keep: Appends their results to the corpus.
+    """
+
+    inputs: Sequence[Any]
+    keep: Callable[[Sequence[Any]], None]
+
+
+class Collector(Protocol):
+    """What is an engine's own in collecting."""
+
+    def program(self, task: CorpusTask) -> Program:
+        """Returns the program of a task."""
+        ...
+
+    def draw(self, corpus: Corpus, task: CorpusTask, size: int, seed: int, earlier: int) -> Drawn:
+        """Draws new candidates of a task; fewer than asked for where there are no more.
+
+        Args:
+            corpus: Where the results will go.
+            task: Of the corpus.
+            size: How many.
+            seed: Of the draw.
+            earlier: Records that the corpus holds of the task.
+        """
+        ...
+
+    def again(self, corpus: Corpus, records: Sequence[tuple[CorpusTask, Record]]) -> Drawn:
+        """Returns recorded candidates; their results are kept as measured again."""
+        ...
+
+    def error(self, result: Any) -> str:
+        """Returns what went wrong with a candidate, "" if nothing did."""
+        ...
+
+
 def open_corpus(
-    tvm: Any,
+    collector: Collector,
     folder: Path,
     machine: dict[str, Any],
     plan: Callable[[], list[CorpusTask]],
@@ -74,7 +110,7 @@ def open_corpus(
     """Creates a corpus, or checks and mends one that exists.
 
     Args:
-        tvm: A TVM with Ansor.
+        collector: Reads programs.
         folder: Of the corpus.
         machine: What this machine is; a corpus holds records of one only.
         plan: Lists the tasks of a new corpus.
@@ -94,9 +130,7 @@ def open_corpus(
         write_tasks(corpus.tasks, plan())
     tasks = read_tasks(corpus.tasks)
     if not corpus.programs.exists():
-        write_programs(
-            (program_of_task(tvm, search_task(tvm, task)) for task in tasks), corpus.programs
-        )
+        write_programs(map(collector.program, tasks), corpus.programs)
     if corpus.records.exists():
         drop_unfinished_member(corpus.records)
     return tasks
@@ -135,13 +169,12 @@ def read_reference(path: Path) -> list[ReferenceRun]:
 
 
 def collect(
-    tvm: Any,
+    collector: Collector,
     folder: Path,
     tasks: list[CorpusTask],
     measurer: QuietMeasurer,
     config: CollectionConfig,
     *,
-    scorer: Scorer | None,
     report: Callable[[CollectedRound], None] = lambda _: None,
 ) -> None:
     """Measures until every task has its records; every finished round is on disk.
@@ -153,16 +186,15 @@ def collect(
         KeyboardInterrupt: On Ctrl-C; the round under way is dropped.
     """
     with watch_interrupts() as interrupt:
-        _collect(tvm, Corpus(folder), tasks, measurer, config, scorer, report, interrupt)
+        _collect(collector, Corpus(folder), tasks, measurer, config, report, interrupt)
 
 
 def _collect(
-    tvm: Any,
+    collector: Collector,
     corpus: Corpus,
     tasks: list[CorpusTask],
     measurer: QuietMeasurer,
     config: CollectionConfig,
-    scorer: Scorer | None,
     report: Callable[[CollectedRound], None],
     interrupt: Interrupt,
 ) -> None:
@@ -187,7 +219,8 @@ def _collect(
                 return
             size = min(config.round_size, config.records_per_workload - counts[key])
             seed = config.seed + 7919 * counts[key]
-            done = _round(tvm, corpus, task, measurer, size, seed, counts[key], scorer, interrupt)
+            drawn = collector.draw(corpus, task, size, seed, counts[key])
+            done = _round(collector, corpus, key, measurer, drawn, interrupt)
             counts[key] += done.measured
             if done.measured < size:
                 exhausted.add(key)
@@ -202,67 +235,34 @@ def _counts(corpus: Corpus) -> Counter[str]:
 
 
 def _round(
-    tvm: Any,
+    collector: Collector,
     corpus: Corpus,
-    task: CorpusTask,
+    workload_key: str,
     measurer: QuietMeasurer,
-    size: int,
-    seed: int,
-    earlier: int,
-    scorer: Scorer | None,
-    interrupt: Interrupt,
+    drawn: Drawn,
+    interrupt: Interrupt | None,
 ) -> CollectedRound:
-    ansor = tvm.auto_scheduler
-    searched = search_task(tvm, task)
-    states = draw_candidates(
-        tvm,
-        searched,
-        mix_of_round(earlier, size, guided=scorer is not None),
-        seed,
-        scorer=scorer,
-        measured=_measured(tvm, corpus, searched, earlier),
-    )
-    inputs = [ansor.MeasureInput(searched, state) for state in states]
     before = len(measurer.history)
     results: list[Any] = []
     try:
-        if inputs:
-            results = measurer.measure(inputs)
+        if drawn.inputs:
+            results = measurer.measure(drawn.inputs)
     finally:
         _append_reference(corpus.reference, measurer.history[before:])
-    if interrupt.requested:
+    if interrupt is not None and interrupt.requested:
         # Ctrl-C on a terminal also kills the programs under way, which look like failures.
         raise KeyboardInterrupt
-    dump = ansor.measure_record.dump_record_to_string
     if results:
-        append_member(
-            corpus.records,
-            (str(dump(item, result)).strip() for item, result in zip(inputs, results, strict=True)),
-        )
-    failed = [result for result in results if int(result.error_no) != 0]
+        drawn.keep(results)
+    errors = [error for result in results if (error := collector.error(result))]
     return CollectedRound(
-        workload_key=task.workload_key,
+        workload_key=workload_key,
         measured=len(results),
-        valid=len(results) - len(failed),
+        valid=len(results) - len(errors),
         attempts=len(measurer.history) - before,
         total=0,
-        first_error=first_error(failed),
+        first_error=errors[0] if errors else "",
     )
-
-
-def _measured(tvm: Any, corpus: Corpus, task: Any, earlier: int) -> tuple[list[Any], list[Any]]:
-    """What the corpus holds of a task, as TVM's objects."""
-    if earlier == 0:
-        return [], []
-    ansor = tvm.auto_scheduler
-    inputs, results = [], []
-    for record in iterate_records(corpus.records, LogSummary()):
-        if record.workload_key == str(task.workload_key):
-            loaded, result = ansor.measure_record.load_record_from_string(format_line(record))
-            state = task.compute_dag.infer_bound_from_state(loaded.state)
-            inputs.append(ansor.MeasureInput(task, state))
-            results.append(result)
-    return inputs, results
 
 
 def _append_reference(path: Path, runs: Iterable[ReferenceRun]) -> None:
@@ -272,7 +272,7 @@ def _append_reference(path: Path, runs: Iterable[ReferenceRun]) -> None:
 
 
 def remeasure_some(
-    tvm: Any,
+    collector: Collector,
     folder: Path,
     tasks: list[CorpusTask],
     measurer: QuietMeasurer,
@@ -283,7 +283,7 @@ def remeasure_some(
     """Measures a random sample of the valid records again, to know the noise.
 
     Args:
-        tvm: A TVM with Ansor.
+        collector: Of the corpus's engine.
         folder: Of the corpus.
         tasks: Of the corpus.
         measurer: As for `collect`.
@@ -296,20 +296,8 @@ def remeasure_some(
     rng = np.random.default_rng(seed)
     sample = [valid[at] for at in rng.permutation(len(valid))[:count]]
     by_key = {task.workload_key: task for task in tasks}
-    ansor = tvm.auto_scheduler
     for start in range(0, len(sample), measurer.config.reference_every):
         part: list[Record] = sample[start : start + measurer.config.reference_every]
-        inputs = []
-        for record in part:
-            task = search_task(tvm, by_key[record.workload_key])
-            loaded, _ = ansor.measure_record.load_record_from_string(format_line(record))
-            inputs.append(ansor.MeasureInput(task, loaded.state))
-        before = len(measurer.history)
-        try:
-            results = measurer.measure(inputs)
-        finally:
-            _append_reference(corpus.reference, measurer.history[before:])
-        dump = ansor.measure_record.dump_record_to_string
-        lines = (str(dump(item, r)).strip() for item, r in zip(inputs, results, strict=True))
-        append_member(corpus.remeasured, lines)
+        drawn = collector.again(corpus, [(by_key[r.workload_key], r) for r in part])
+        _round(collector, corpus, "", measurer, drawn, None)
         report(start + len(part))

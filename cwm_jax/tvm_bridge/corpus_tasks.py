@@ -6,7 +6,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import orjson
@@ -22,11 +22,11 @@ class CorpusTask:
     """One workload of a corpus.
 
     Attributes:
-        workload_key: Ansor's.
-        target: TVM target string.
-        layout_rewrite: `auto_scheduler.LayoutRewriteOption` as an integer.
+        workload_key: Ansor's, or the hash of MetaSchedule's module.
+        target: TVM target.
+        layout_rewrite: `auto_scheduler.LayoutRewriteOption` as an integer; 0 for MetaSchedule.
         flop: Floating-point operations of the workload.
-        tensors: The compute graph as TVM's JSON.
+        tensors: The compute graph, or the module, as TVM's JSON.
         occurrences: How often each network holds it; an operator by itself counts as a network
             of its own name.
         hardware_parameters: Ansor's, in the order of a record; None for those of this machine.
@@ -63,58 +63,89 @@ class TaskPlan:
     seed: int = 0
 
 
+class TaskSource(Protocol):
+    """An engine that makes tasks of networks and workloads."""
+
+    def network_tasks(self, network: Network) -> list[tuple[CorpusTask, int]]:
+        """Returns the tasks of a network, and how often each occurs in it."""
+        ...
+
+    def workload_task(self, workload: Workload | Subgraph) -> CorpusTask:
+        """Returns the task of a workload."""
+        ...
+
+
 def plan_tasks(
-    tvm: Any, plan: TaskPlan, target: Any, report: Callable[[str], None] = lambda _: None
+    source: TaskSource, plan: TaskPlan, report: Callable[[str], None] = lambda _: None
 ) -> list[CorpusTask]:
     """Extracts the tasks of a plan, each workload once, in a random order.
 
     Args:
-        tvm: A TVM with Ansor.
+        source: Of the tasks.
         plan: What to extract.
-        target: `tvm.target.Target`.
         report: Called with the name of each network before it is extracted.
     """
     rng = np.random.default_rng(plan.seed)
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, CorpusTask] = {}
     kept: set[str] = set()
     occurrences: dict[str, dict[str, int]] = defaultdict(dict)
     for network in plan.networks:
         report(str(network))
         found = [
             (task, weight)
-            for task, weight in network_tasks(tvm, network, target)
-            if float(task.compute_dag.flop_ct) <= plan.max_flop
+            for task, weight in source.network_tasks(network)
+            if task.flop <= plan.max_flop
         ]
         chosen = np.arange(len(found))
         if str(network) not in plan.whole_networks:
             chosen = rng.permutation(chosen)[: plan.tasks_per_network]
         for at, (task, weight) in enumerate(found):
-            key = str(task.workload_key)
+            key = task.workload_key
             tasks.setdefault(key, task)
             occurrences[key][str(network)] = weight
             if at in chosen:
                 kept.add(key)
     for text, workload in plan.workloads:
-        task = create_task(tvm, workload, target)
-        key = str(task.workload_key)
+        task = source.workload_task(workload)
+        key = task.workload_key
         tasks.setdefault(key, task)
         occurrences[key][text] = 1
         kept.add(key)
     found_tasks = [
-        _corpus_task(tvm, tasks[key], occurrences[key], str(target)) for key in sorted(kept)
+        dataclasses.replace(tasks[key], occurrences=occurrences[key]) for key in sorted(kept)
     ]
     return [found_tasks[at] for at in rng.permutation(len(found_tasks))]
 
 
-def _corpus_task(tvm: Any, task: Any, occurrences: dict[str, int], target: str) -> CorpusTask:
-    return CorpusTask(
-        workload_key=str(task.workload_key),
-        target=target,
-        layout_rewrite=int(task.layout_rewrite_option),
-        flop=float(task.compute_dag.flop_ct),
-        tensors=str(tvm.ir.save_json(task.compute_dag.tensors)),
-        occurrences=occurrences,
-    )
+class AnsorTasks:
+    """Ansor's tasks.
+
+    Args:
+        tvm: A TVM with Ansor.
+        target: `tvm.target.Target`.
+    """
+
+    def __init__(self, tvm: Any, target: Any) -> None:
+        self._tvm, self._target = tvm, target
+
+    def network_tasks(self, network: Network) -> list[tuple[CorpusTask, int]]:
+        """Returns the tasks of a network, and how often each occurs in it."""
+        found = network_tasks(self._tvm, network, self._target)
+        return [(self._corpus_task(task), weight) for task, weight in found]
+
+    def workload_task(self, workload: Workload | Subgraph) -> CorpusTask:
+        """Returns the task of a workload."""
+        return self._corpus_task(create_task(self._tvm, workload, self._target))
+
+    def _corpus_task(self, task: Any) -> CorpusTask:
+        return CorpusTask(
+            workload_key=str(task.workload_key),
+            target=str(self._target),
+            layout_rewrite=int(task.layout_rewrite_option),
+            flop=float(task.compute_dag.flop_ct),
+            tensors=str(self._tvm.ir.save_json(task.compute_dag.tensors)),
+            occurrences={},
+        )
 
 
 def search_task(tvm: Any, task: CorpusTask) -> Any:

@@ -4,7 +4,6 @@ Importing this module loads a TVM that has MetaSchedule (see `cwm_jax.tvm_bridge
 """
 
 import importlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ import numpy as np
 import orjson
 from jaxtyping import Float64
 
-from cwm_jax.errors import CheckpointError, RecordError
+from cwm_jax.errors import CheckpointError
 from cwm_jax.files import write_atomically
 from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE, parse_trace_line
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
-from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
@@ -29,7 +27,6 @@ _tvm: Any = use("metaschedule")
 _structural_hash: Any = importlib.import_module("tvm_ffi").structural_hash
 _derived_object: Any = _tvm.ir.utils.derived_object
 _ms: Any = _tvm.s_tir.meta_schedule
-_RAM = Path("/dev/shm")
 
 
 @_derived_object
@@ -122,28 +119,10 @@ def schedules_of_candidates(
 ) -> list[tuple[Step, ...]]:
     """Returns the steps of MetaSchedule's candidates.
 
-    TVM writes their traces as a database in C++, the cheapest way out of its objects.
-
     Raises:
         RecordError: A trace is not one of the program, or this version does not know it.
     """
-    if len(candidates) == 0:
-        return []
-    folder = _RAM if _RAM.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="cwm-", dir=folder) as work:
-        database = _ms.database.JSONDatabase(
-            str(Path(work) / WORKLOADS_FILE), str(Path(work) / RECORDS_FILE)
-        )
-        workload = database.commit_workload(context.mod)
-        for candidate in candidates:
-            trace = candidate.sch.trace
-            database.commit_tuning_record(
-                _ms.database.TuningRecord(trace, workload, [1.0], context.target, [])
-            )
-        lines = (Path(work) / RECORDS_FILE).read_bytes().splitlines()
-    if len(lines) != len(candidates):
-        raise RecordError(f"TVM wrote {len(lines)} of {len(candidates)} candidates")
-    return [translate_trace(parse_trace_line(line), program) for line in lines]
+    return steps_of_candidates(_tvm, context.mod, context.target, list(candidates), program)
 
 
 def latency_of_result(result: Any) -> float:

@@ -5,7 +5,6 @@ package (`records.jsonl` with its programs beside it), which training reads.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,21 +12,18 @@ from typing import Any, Literal, NamedTuple
 
 from cwm_jax.errors import RecordError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, append_records, load_records
+from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.records.program import Program, programs_path, write_programs
-from cwm_jax.records.record import Record, TaskDetails
-from cwm_jax.records.steps import Step
+from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
+from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS, record_of_result
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
-
-_FAILED_SECONDS = 1e10
-"""What TVM's own callback writes for a candidate that did not run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +145,7 @@ class SearchFolder:
     ) -> None:
         """Appends the trials of a round to both files."""
         for candidate, record in zip(candidates, records, strict=True):
-            seconds = record.costs if record.valid else (_FAILED_SECONDS,)
+            seconds = record.costs if record.valid else (FAILED_SECONDS,)
             self.database.commit_tuning_record(
                 self._ms.database.TuningRecord(
                     candidate.sch.trace, workload, list(seconds), target, candidate.args_info
@@ -339,7 +335,7 @@ class ModuleSearch:
             self._model.update(self._context, candidates, results)
         updated = time.perf_counter()
         records = [
-            _record(self._program, self._target, schedule, result)
+            record_of_result(self._program, self._target, schedule, result)
             for (schedule, _), result in zip(chosen, results, strict=True)
         ]
         self._known.update(record.steps for record in records)
@@ -438,24 +434,8 @@ def _remind(ms: Any, database: Any, workload: Any, context: Any, model: Any) -> 
         candidates = [record.as_measure_candidate() for record in known]
         results = [
             ms.runner.RunnerResult(None, "failed before")
-            if max(map(float, record.run_secs)) >= _FAILED_SECONDS
+            if max(map(float, record.run_secs)) >= FAILED_SECONDS
             else ms.runner.RunnerResult(record.run_secs, None)
             for record in known
         ]
         model.update(context, candidates, results)
-
-
-def _record(program: Program, target: Any, schedule: tuple[Step, ...], result: Any) -> Record:
-    seconds = () if result.error_msg else tuple(float(value) for value in result.run_secs or ())
-    valid = bool(seconds) and all(math.isfinite(value) and value > 0 for value in seconds)
-    return Record(
-        workload_key=program.workload_key,
-        target=target_text(target),
-        task=TaskDetails(None, ()),
-        steps=schedule,
-        costs=seconds if valid else (_FAILED_SECONDS,),
-        error_code=0 if valid else 1,
-        measure_seconds=0.0,
-        timestamp=int(time.time()),
-        version=TRANSLATED,
-    )

@@ -1,0 +1,93 @@
+"""Corpora of MetaSchedule: drawn, measured, resumed after a kill, measured again."""
+
+import dataclasses
+import gzip
+
+import orjson
+import pytest
+
+from cwm_jax.cli.main import main
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.program import read_programs
+from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.traces import parse_trace
+from cwm_jax.tvm_bridge.candidates import Mix
+from cwm_jax.tvm_bridge.corpus_files import Corpus
+from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, plan_tasks
+from cwm_jax.tvm_bridge.metaschedule_candidates import draw_candidates
+from cwm_jax.tvm_bridge.metaschedule_collection import ModuleTasks
+from cwm_jax.tvm_bridge.networks import Network
+from cwm_jax.tvm_bridge.workloads import parse_workload
+
+
+# The machine that runs the tests need not be quiet: what a batch is worth is tested elsewhere.
+@pytest.fixture
+def loud(monkeypatch):
+    import cwm_jax.tvm_bridge.measuring as measuring
+
+    tolerant = dataclasses.make_dataclass(
+        "Tolerant", [("tolerance", float, 1e9)], bases=(measuring.MeasureConfig,), frozen=True
+    )
+    monkeypatch.setattr(measuring, "MeasureConfig", tolerant)
+
+
+def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path, loud):
+    corpus = Corpus(tmp_path / "corpus")
+    collect = ["collect", "--engine", "metaschedule", "--out", str(corpus.folder)]
+    collect += ["--workloads", "dense:8,16,32", "--round", "3", "--checkpoint", "none"]
+    assert main([*collect, "--records", "3"]) == 0
+    records = load_records(corpus.records)
+    assert len(records) == 3
+    assert all(record.valid and len(record.costs) == 3 for record in records)
+
+    whole = corpus.records.read_bytes()
+    assert main([*collect, "--records", "6"]) == 0
+    corpus.records.write_bytes(corpus.records.read_bytes()[:-20])  # a kill in the last round
+    assert main([*collect, "--records", "6"]) == 0
+    assert corpus.records.read_bytes().startswith(whole)
+    grown = load_records(corpus.records)
+    assert len({record.steps for record in grown}) == len(grown) == 6
+
+    (program,) = read_programs(corpus.programs).values()
+    lines = gzip.decompress((corpus.folder / "traces.jsonl.gz").read_bytes()).splitlines()
+    kept = {
+        translate_trace(parse_trace(found[0]), program): found[1]
+        for key, found in map(orjson.loads, lines)
+        if key == program.workload_key
+    }
+    assert {record.steps: list(record.costs) for record in grown}.items() <= kept.items()
+
+    assert main([*collect[:5], "--remeasure", "4"]) == 0
+    again = load_records(corpus.remeasured)
+    assert len(again) == 4
+    assert all(record.valid for record in again)
+    assert {record.steps for record in again} <= {record.steps for record in grown}
+
+
+def test_candidates_are_new_and_alike_for_one_seed(tvm, target, create_task):
+    task = create_task("dense:16,96,128")
+    scorer = Scorer.load("cpu-x86-2core")
+
+    def draw(known):
+        return draw_candidates(
+            tvm, task.module, task.program, target, Mix(4, 4, 8), 7, scorer=scorer, known=known
+        )
+
+    first = draw(set())
+    assert len(first) == 16
+    assert not set(draw(set(first))) & set(first)
+
+
+def test_modules_survive_the_file(tvm, target):
+    plan = TaskPlan(
+        networks=(Network("mlp", 1),),
+        workloads=(("matmul:8,8,8", parse_workload("matmul:8,8,8")),),
+    )
+    tasks = plan_tasks(ModuleTasks(tvm, target), plan)
+    assert {name for task in tasks for name in task.occurrences} == {"mlp:1,NHWC", "matmul:8,8,8"}
+    assert len(tasks) == 5
+    from cwm_jax.tvm_bridge.metaschedule import workload_key
+
+    for task in tasks:
+        assert workload_key(tvm.ir.load_json(task.tensors)) == task.workload_key
