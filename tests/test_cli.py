@@ -172,7 +172,8 @@ def test_help_lists_the_workloads(capsys):
 def test_info_names_what_a_bug_report_needs(tmp_path, capsys):
     assert main(["info", "--json", str(tmp_path / "info.json")]) == 0
     facts = json.loads((tmp_path / "info.json").read_text())
-    assert "icelake" in facts["ansor"] or "TVM" in facts["ansor"]
+    assert "host target llvm" in facts["ansor"]
+    assert "llvm" in facts["metaschedule"]
     assert "cpu-x86-2core" in facts["checkpoints"]
     assert "jax" in capsys.readouterr().out
 

@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
     summary = LogSummary()
     records = load_records(*options.records, summary=summary, valid_only=True)
     say(console, f"read {summary}")
-    dataset = build_dataset(records, load_programs(options.records, options.programs), hardware)
+    programs = load_programs(options.records, options.programs)
+    dataset = build_dataset(records, programs, hardware)
     split = loaded.card.get("split", {})
     seen = {hashed for part, hashes in split.items() if part != "test" for hashed in hashes}
     keys = [key for key in dataset if options.include_training or key_hash(key) not in seen]
@@ -89,9 +90,8 @@ def run(options: argparse.Namespace) -> int:
         from cwm_jax.evaluation.report import write_report
 
         title = f"How {options.checkpoint} ranks recorded candidates"
-        report = write_report(
-            options.report, loaded.model, {key: dataset[key] for key in keys}, title
-        )
+        judged = {key: dataset[key] for key in keys}
+        report = write_report(options.report, loaded.model, judged, programs, title)
         say(console, f"wrote {report}")
     write_json(
         options.json,

@@ -3,6 +3,8 @@
 import argparse
 import importlib.metadata
 import platform
+import subprocess
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +13,8 @@ from rich.table import Table
 from cwm_jax import __version__
 from cwm_jax.cli.common import add_json_option, write_json
 from cwm_jax.errors import CheckpointError, TvmError
+
+_PATIENCE = 120
 
 
 def add_parser(commands: Any) -> None:
@@ -46,6 +50,7 @@ def _facts() -> dict[str, Any]:
         "packages": {name: _version(name) for name in packages},
         "jax devices": ", ".join(str(device) for device in jax.devices()),
         "ansor": _ansor(),
+        "metaschedule": _metaschedule(),
         "hardware cards": ", ".join(known_hardware()),
         "checkpoints": _checkpoints(),
     }
@@ -67,6 +72,26 @@ def _ansor() -> str:
         return f"TVM {tvm.__version__}, host target {host_target(tvm)}"
     except TvmError as error:
         return f"not usable: {error}"
+
+
+_ASK_METASCHEDULE = """
+from cwm_jax.tvm_bridge.metaschedule_targets import host_target
+from cwm_jax.tvm_bridge.runtime import use
+tvm = use("metaschedule")
+print(f"TVM {tvm.__version__}, host target {host_target(tvm)}")
+"""
+
+
+def _metaschedule() -> str:
+    """Asks another process: one process holds one TVM."""
+    command = [sys.executable, "-c", _ASK_METASCHEDULE]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
+    except subprocess.TimeoutExpired:
+        return f"not usable: no answer in {_PATIENCE} s"
+    if done.returncode == 0:
+        return done.stdout.strip()
+    return f"not usable: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
 
 
 def _checkpoints() -> dict[str, str]:

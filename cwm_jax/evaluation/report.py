@@ -1,5 +1,7 @@
 """A report to look at: plots of what a checkpoint makes of recorded candidates."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,20 @@ from cwm_jax.features.steps import StepArrays
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.ranking.scorer import Ranker, Scores
+from cwm_jax.records.program import Program
 from cwm_jax.training.dataset import WorkloadData
 
 _PANELS = 12
 _TOP = (1, 2, 3, 5, 8, 13, 20)
+_TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def write_report(
-    folder: Path, model: Ensemble, dataset: Mapping[str, WorkloadData], title: str
+    folder: Path,
+    model: Ensemble,
+    dataset: Mapping[str, WorkloadData],
+    programs: Mapping[str, Program],
+    title: str,
 ) -> Path:
     """Writes `report.md` and its plots.
 
@@ -30,6 +38,7 @@ def write_report(
         folder: To write into, created if absent.
         model: To judge.
         dataset: Workloads that it was not trained on.
+        programs: Their programs, where known: they name the plots.
         title: Of the report.
 
     Returns:
@@ -43,13 +52,14 @@ def write_report(
     ranker = Ranker(model)
     ordered = sorted(dataset.values(), key=lambda workload: -len(workload.latencies))
     scores = {w.key: ranker(w.program, w.steps, w.hardware) for w in ordered}
-    chosen = ordered[:_PANELS]
+    names = {w.key: _name(w.key, programs.get(w.key)) for w in ordered}
+    chosen = _varied(ordered, names)[:_PANELS]
     pictures = {
-        "ranks.png": _draw_ranks(plots, chosen, scores),
+        "ranks.png": _draw_ranks(plots, chosen, scores, names),
         "top-k.png": _draw_top_k(plots, ordered, scores),
         "calibration.png": _draw_calibration(plots, ordered, scores),
-        "latents.png": _draw_latents(plots, chosen, model),
-        "rollout.png": _draw_rollout(plots, chosen[:4], ranker),
+        "latents.png": _draw_latents(plots, chosen, model, names),
+        "rollout.png": _draw_rollout(plots, chosen[:4], ranker, names),
     }
     for name, figure in pictures.items():
         figure.savefig(folder / name, dpi=110, bbox_inches="tight")
@@ -78,7 +88,8 @@ means over workloads: top-1 {top1:.3f}, top-5 {top5:.3f}, pairwise {pairwise:.3f
 {spearman:.3f}.
 
 ## Predicted rank and measured latency
-Each point is a candidate, the fastest at the bottom; a perfect model draws a rising curve.
+Each point is a candidate, the fastest on the grey line; a perfect model draws a rising curve
+that starts there. Orange is its first choice.
 
 ![ranks](ranks.png)
 
@@ -118,8 +129,28 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _name(workload: WorkloadData) -> str:
-    return workload.key if len(workload.key) < 40 else "..." + workload.key[-37:]
+def _name(key: str, program: Program | None) -> str:
+    """The stage that does most work and its loops, such as `conv2d_nhwc 1x56x56x64 of 3x3x64`."""
+    computed = [stage for stage in program.stages if stage.axes] if program else []
+    if not computed:
+        return key if len(key) < 40 else "..." + key[-37:]
+    main = max(computed, key=lambda stage: math.prod(axis.extent for axis in stage.axes))
+    spatial, reduction = (
+        "x".join(str(axis.extent) for axis in main.axes if axis.reduction == reduces)
+        for reduces in (False, True)
+    )
+    return f"{main.name} {spatial}" + (f" of {reduction}" if reduction else "")
+
+
+def _varied(ordered: Sequence[WorkloadData], names: Mapping[str, str]) -> list[WorkloadData]:
+    """Brings one workload of each kind of stage to the front, then a second, and so on."""
+    seen: Counter[str] = Counter()
+    turns: list[tuple[int, WorkloadData]] = []
+    for workload in ordered:
+        kind = names[workload.key].split(" ")[0]
+        turns.append((seen[kind], workload))
+        seen[kind] += 1
+    return [workload for _, workload in sorted(turns, key=lambda turn: turn[0])]
 
 
 def _grid(plots: Any, count: int, columns: int) -> tuple[Any, list[Any]]:
@@ -132,13 +163,24 @@ def _grid(plots: Any, count: int, columns: int) -> tuple[Any, list[Any]]:
     return figure, list(axes.flat[:count])
 
 
-def _draw_ranks(plots: Any, chosen: Sequence[WorkloadData], scores: Mapping[str, Scores]) -> Any:
+def _draw_ranks(
+    plots: Any,
+    chosen: Sequence[WorkloadData],
+    scores: Mapping[str, Scores],
+    names: Mapping[str, str],
+) -> Any:
     figure, axes = _grid(plots, len(chosen), 4)
     for axis, workload in zip(axes, chosen, strict=True):
         order = np.argsort(np.argsort(-scores[workload.key].score))
-        axis.scatter(order + 1, workload.latencies * 1e3, s=10)
-        axis.set(yscale="log", xlabel="predicted rank", ylabel="ms")
-        axis.set_title(_name(workload), fontsize=7)
+        slower = workload.latencies / workload.latencies.min()
+        axis.axhline(1, color="grey", linewidth=0.8)
+        axis.scatter(order + 1, slower, s=10)
+        axis.scatter([1], slower[order == 0], s=28, color="tab:orange")
+        axis.set(yscale="log", xlabel="predicted rank", ylabel="times the fastest")
+        shown = [tick for tick in _TIMES if tick <= max(2, slower.max())]
+        axis.set_yticks(shown, [f"{tick}" for tick in shown])
+        axis.minorticks_off()
+        axis.set_title(names[workload.key], fontsize=7)
     return figure
 
 
@@ -190,7 +232,9 @@ def terminal_latents(
     return np.asarray(rank(workload.program, to_schedules(workload.steps), workload.hardware))
 
 
-def _draw_latents(plots: Any, chosen: Sequence[WorkloadData], model: Ensemble) -> Any:
+def _draw_latents(
+    plots: Any, chosen: Sequence[WorkloadData], model: Ensemble, names: Mapping[str, str]
+) -> Any:
     figure, axes = _grid(plots, len(chosen), 4)
     for axis, workload in zip(axes, chosen, strict=True):
         latents = terminal_latents(model, workload)
@@ -198,12 +242,14 @@ def _draw_latents(plots: Any, chosen: Sequence[WorkloadData], model: Ensemble) -
         _, _, directions = np.linalg.svd(centred, full_matrices=False)
         x, y = (centred @ directions[:2].T).T
         axis.scatter(x, y, c=np.log(workload.latencies), s=10, cmap="viridis")
-        axis.set_title(_name(workload), fontsize=7)
+        axis.set_title(names[workload.key], fontsize=7)
         axis.set(xticks=[], yticks=[])
     return figure
 
 
-def _draw_rollout(plots: Any, chosen: Sequence[WorkloadData], ranker: Ranker) -> Any:
+def _draw_rollout(
+    plots: Any, chosen: Sequence[WorkloadData], ranker: Ranker, names: Mapping[str, str]
+) -> Any:
     figure, axes = _grid(plots, len(chosen), 2)
     for axis, workload in zip(axes, chosen, strict=True):
         order = np.argsort(workload.latencies)
@@ -214,7 +260,7 @@ def _draw_rollout(plots: Any, chosen: Sequence[WorkloadData], ranker: Ranker) ->
             shown = f"{label}, {workload.latencies[row] * 1e3:.3f} ms"
             axis.plot(prefixes.length, score, label=shown)
         axis.set(xlabel="steps applied", ylabel="score")
-        axis.set_title(_name(workload), fontsize=7)
+        axis.set_title(names[workload.key], fontsize=7)
         axis.legend(fontsize=7)
     return figure
 

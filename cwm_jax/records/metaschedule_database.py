@@ -49,23 +49,23 @@ def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], Any]:
     return workload, trace, seconds, target
 
 
-def read_workload_keys(path: Path, summary: LogSummary) -> list[str]:
-    """Reads the keys of a database's workloads, in order.
+def iterate_workloads(folder: Path, summary: LogSummary) -> Iterator[tuple[str, bytes]]:
+    """Yields `file:line` and the line of each workload of a database, plain or gzip'd.
 
     Raises:
-        RecordError: The file is missing or a line is no workload.
+        RecordError: The folder holds no database, or a line is no workload.
     """
-    keys: list[str] = []
+    path = _plain_or_packed(folder, WORKLOADS_FILE)
     for number, line in read_lines(path, summary):
+        where = f"{path}:{number}"
         try:
             match orjson.loads(line):
-                case [str(key), str()]:
-                    keys.append(key)
+                case [str(), str()]:
+                    yield where, line
                 case _:
-                    raise RecordError(f"{path}:{number}: expected [hash, module]")
+                    raise RecordError(f"{where}: expected [hash, module]")
         except orjson.JSONDecodeError as error:
-            raise RecordError(f"{path}:{number}: not JSON ({error})") from error
-    return keys
+            raise RecordError(f"{where}: not JSON ({error})") from error
 
 
 def iterate_database(
@@ -81,7 +81,7 @@ def iterate_database(
     Raises:
         RecordError: The folder holds no database.
     """
-    keys = read_workload_keys(_plain_or_packed(folder, WORKLOADS_FILE), summary)
+    keys = [orjson.loads(line)[0] for _, line in iterate_workloads(folder, summary)]
     path = _plain_or_packed(folder, RECORDS_FILE)
     for number, line in read_lines(path, summary):
         try:

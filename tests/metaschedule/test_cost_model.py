@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from cwm_jax.cli.main import main
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.program import programs_path, read_programs
 from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
 
 ROOT = Path(__file__).parents[2]
@@ -116,6 +117,18 @@ def test_cwm_tune_measures_and_resumes(tmp_path, cost_model):
     assert len(records) == len({record.steps for record in records}) == 8
     lines = (folder / "database_tuning_record.json").read_bytes().splitlines()
     assert len(lines) == 8
+
+    # The database alone tells the same.
+    imported = tmp_path / "imported.jsonl.gz"
+    command = [sys.executable, ROOT / "tools" / "import_database.py", folder, imported]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "1 programs; 8 records (8 valid), 0 lines skipped" in done.stdout, done.stderr
+    again = load_records(imported)
+    assert [(r.workload_key, r.steps, r.costs) for r in again] == [
+        (r.workload_key, r.steps, r.costs) for r in records
+    ]
+    beside = [programs_path(path) for path in (imported, folder / "records.jsonl")]
+    assert read_programs(beside[0]) == read_programs(beside[1])
 
 
 def test_another_workload_is_not_resumed(tmp_path, capsys):
