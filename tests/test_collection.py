@@ -37,17 +37,6 @@ def collect(out, *more: str) -> int:
     return main([*arguments, "--round", "3", "--checkpoint", "none", *more])
 
 
-# The machine that runs the tests need not be quiet: what a batch is worth is tested elsewhere.
-@pytest.fixture
-def loud(monkeypatch):
-    import cwm_jax.tvm_bridge.measuring as measuring
-
-    tolerant = dataclasses.make_dataclass(
-        "Tolerant", [("tolerance", float, 1e9)], bases=(measuring.MeasureConfig,), frozen=True
-    )
-    monkeypatch.setattr(measuring, "MeasureConfig", tolerant)
-
-
 def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path, loud):
     out = tmp_path / "corpus"
     corpus = Corpus(out)

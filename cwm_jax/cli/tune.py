@@ -1,33 +1,27 @@
 """`cwm tune`: search for a fast schedule of an operator on this machine."""
 
 import argparse
-import dataclasses
-import math
-import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
-    milliseconds,
     positive,
     say,
-    write_json,
 )
-from cwm_jax.errors import CwmError, RecordError
+from cwm_jax.cli.outcome import finish, say_none_succeeded
+from cwm_jax.cli.searching import load_scorer, log_path, shown_search
+from cwm_jax.errors import CwmError
 from cwm_jax.records.program import programs_path, write_programs
 from cwm_jax.tvm_bridge.network_sources import networks_help
 from cwm_jax.tvm_bridge.workloads import operators_help, parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.tvm_bridge.rounds import TuningConfig
-    from cwm_jax.tvm_bridge.tuning import Round, TuningResult
+    from cwm_jax.tvm_bridge.tuning import Round
 
 
 def add_parser(commands: Any) -> None:
@@ -155,38 +149,18 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     flop = float(task.compute_dag.flop_ct)
     say(console, f"{options.workload} on {task.target}, log {log}")
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console
-    ) as progress:
-        bar = progress.add_task("searching", total=config.trials, completed=len(earlier))
+    with shown_search(console, config.trials, log, "best", len(earlier)) as show:
 
         def report(done: "Round") -> None:
-            text = f"best {milliseconds(done.best_latency)}"
-            progress.update(bar, completed=done.trials, description=text)
+            show(done.trials, done.best_latency)
 
-        try:
-            result = tune_task(
-                tvm, task, config, log, scorer=scorer, earlier=earlier, report=report
-            )
-        except KeyboardInterrupt:
-            raise interrupted(log) from None
+        result = tune_task(tvm, task, config, log, scorer=scorer, earlier=earlier, report=report)
     if result.best is None:
-        why = result.first_error or "no candidate was found"
-        say(console, f"none of {len(result.latencies)} trials succeeded ({why}); log {log}")
+        say_none_succeeded(console, result, log)
         return 1
     schedule = schedule_text(tvm, task, result.best)
-    _print_outcome(console, result, schedule, flop, log)
-    write_json(options.json, _as_data(options, result, schedule, flop, log))
+    finish(options, console, result, schedule, flop, log)
     return 0
-
-
-def load_scorer(options: argparse.Namespace) -> "Scorer | None":
-    """Loads the world model, if that is the cost model."""
-    if options.cost_model != "world-model":
-        return None
-    from cwm_jax.ranking.scorer import Scorer
-
-    return Scorer.load(options.checkpoint, options.hardware)
 
 
 def tuning_config(options: argparse.Namespace) -> "TuningConfig":
@@ -204,79 +178,3 @@ def tuning_config(options: argparse.Namespace) -> "TuningConfig":
         adaptation=options.adaptation,
         pretrain=options.pretrain,
     )
-
-
-def log_path(options: argparse.Namespace, what: str) -> Path:
-    """Returns the log to write or to go on with; a new one is named after `what` is tuned.
-
-    Raises:
-        CwmError: The options contradict each other, or the log is there or missing.
-    """
-    if options.resume:
-        if options.log:
-            raise CwmError("--log and --resume both name a log; --resume alone appends to it")
-        if not options.resume.is_file():
-            raise RecordError(f"{options.resume}: no such log")
-        return options.resume
-    if options.log:
-        if options.log.exists():
-            raise CwmError(f"{options.log} exists; go on with it by --resume, or name another")
-        return options.log
-    name = re.sub(r"[^A-Za-z0-9]+", "-", what).strip("-")[:60]
-    return Path("runs") / f"{name}-{options.cost_model}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
-
-
-def interrupted(log: Path) -> CwmError:
-    """What to say of a search that Ctrl-C ended."""
-    if log.exists():
-        return CwmError(f"interrupted; finished rounds are in {log}, go on with --resume {log}")
-    return CwmError("interrupted before the first round was measured")
-
-
-def _phases(result: "TuningResult") -> dict[str, float]:
-    return {
-        "search": sum(done.search_seconds for done in result.rounds),
-        "measure": sum(done.measure_seconds for done in result.rounds),
-        "model": sum(done.model_seconds for done in result.rounds),
-    }
-
-
-def _print_outcome(
-    console: Console, result: "TuningResult", schedule: str, flop: float, log: Path
-) -> None:
-    best = min(result.latencies)
-    failed = sum(not math.isfinite(latency) for latency in result.latencies)
-    say(console, schedule)
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in _phases(result).items())
-    say(
-        console,
-        f"best latency {milliseconds(best)}, {flop / best / 1e9:.1f} GFLOP/s, "
-        f"{len(result.latencies)} trials ({failed} failed)\n{seconds}\nlog {log}",
-    )
-    if failed and result.first_error:
-        say(console, f"first failure: {result.first_error}")
-    if result.stopped_early:
-        say(console, "the search found no further candidates and stopped early")
-
-
-def _as_data(
-    options: argparse.Namespace, result: "TuningResult", schedule: str, flop: float, log: Path
-) -> dict[str, Any]:
-    best = min(result.latencies)
-    return {
-        "workload": options.workload,
-        "workload_key": result.workload_key,
-        "target": result.target,
-        "cost_model": options.cost_model,
-        "search": options.search,
-        "seed": options.seed,
-        "trials": len(result.latencies),
-        "latencies": [x if math.isfinite(x) else None for x in result.latencies],
-        "best_latency": best,
-        "gflops": flop / best / 1e9,
-        "seconds": _phases(result),
-        "rounds": [dataclasses.asdict(done) for done in result.rounds],
-        "schedule": schedule,
-        "log": str(log),
-        "stopped_early": result.stopped_early,
-    }

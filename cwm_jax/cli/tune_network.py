@@ -4,9 +4,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cwm_jax.cli.common import milliseconds, say
+from cwm_jax.cli.common import say
 from cwm_jax.cli.network_outcome import (
     NetworkTask,
     check_export,
@@ -14,7 +13,8 @@ from cwm_jax.cli.network_outcome import (
     finish,
     print_tasks,
 )
-from cwm_jax.cli.tune import interrupted, load_scorer, log_path, tuning_config
+from cwm_jax.cli.searching import load_scorer, log_path, shown_search
+from cwm_jax.cli.tune import tuning_config
 from cwm_jax.records.program import programs_path, write_programs
 
 if TYPE_CHECKING:
@@ -52,21 +52,15 @@ def run_network(options: argparse.Namespace) -> int:
     write_programs([program_of_task(tvm, task) for task, _ in tasks], programs_path(log))
     config = tuning_config(options)
     say(console, f"{source.name}: {len(tasks)} tasks on {target}, log {log}")
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console
-    ) as progress:
-        bar = progress.add_task("searching", total=config.trials, completed=len(earlier))
+    what = "estimated latency"
+    with shown_search(console, config.trials, log, what, len(earlier)) as show:
 
         def report(done: "NetworkRound") -> None:
-            text = f"estimated latency {milliseconds(done.network_latency)}"
-            progress.update(bar, completed=done.trials, description=text)
+            show(done.trials, done.network_latency)
 
-        try:
-            result = tune_network(
-                tvm, tasks, config, log, scorer=scorer, earlier=earlier, report=report
-            )
-        except KeyboardInterrupt:
-            raise interrupted(log) from None
+        result = tune_network(
+            tvm, tasks, config, log, scorer=scorer, earlier=earlier, report=report
+        )
     rows = [
         NetworkTask(str(task.workload_key), str(task.desc), weight, float(task.compute_dag.flop_ct))
         for task, weight in tasks

@@ -4,9 +4,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cwm_jax.cli.common import milliseconds, say
+from cwm_jax.cli.common import say
 from cwm_jax.cli.network_outcome import (
     NetworkTask,
     check_export,
@@ -14,8 +13,8 @@ from cwm_jax.cli.network_outcome import (
     finish,
     print_tasks,
 )
-from cwm_jax.cli.tune import interrupted, load_scorer
-from cwm_jax.cli.tune_metaschedule import refuse_ansors_options, search_config, search_folder
+from cwm_jax.cli.searching import load_scorer, search_folder, shown_search
+from cwm_jax.cli.tune_metaschedule import refuse_ansors_options, search_config
 from cwm_jax.cli.tune_network import TIMINGS
 from cwm_jax.tvm_bridge.networks import parse_network
 
@@ -50,19 +49,12 @@ def run_relax(options: argparse.Namespace) -> int:
     config = search_config(options)
     console = Console()
     say(console, f"{network}: {len(tasks)} tasks on {target}, folder {folder}")
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console
-    ) as progress:
-        bar = progress.add_task("searching", total=config.trials)
+    with shown_search(console, config.trials, folder, "estimated latency") as show:
 
         def report(done: "NetworkRound") -> None:
-            text = f"estimated latency {milliseconds(done.network_latency)}"
-            progress.update(bar, completed=done.trials, description=text)
+            show(done.trials, done.network_latency)
 
-        try:
-            result = tune_modules(tvm, tasks, target, config, folder, scorer=scorer, report=report)
-        except KeyboardInterrupt:
-            raise interrupted(folder) from None
+        result = tune_modules(tvm, tasks, target, config, folder, scorer=scorer, report=report)
     programs = programs_of_tasks(tvm, tasks)
     rows = [
         NetworkTask(program.workload_key, program.stages[-1].name, weight, program.flop)

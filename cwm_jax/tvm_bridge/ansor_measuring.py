@@ -10,26 +10,26 @@ from typing import Any
 
 import numpy as np
 
-from cwm_jax.tvm_bridge.measuring import MeasureConfig
+from cwm_jax.tvm_bridge.measuring import (
+    REFERENCE_BLOCK,
+    REFERENCE_SIZE,
+    MeasureConfig,
+    reference_product,
+)
 
 
 def reference_input(tvm: Any, target: Any) -> Any:
     """Returns the `MeasureInput` of the reference: a blocked 384^3 matrix product."""
-    te, ansor = tvm.te, tvm.auto_scheduler
-    size, block = 384, 16
-    left = te.placeholder((size, size), name="A")
-    right = te.placeholder((size, size), name="B")
-    inner = te.reduce_axis((0, size), name="k")
-    out = te.compute(
-        (size, size), lambda i, j: te.sum(left[i, inner] * right[inner, j], axis=inner), name="C"
-    )
-    key = f'["cwm_reference", {size}]'
+    ansor = tvm.auto_scheduler
+    left, right, out = reference_product(tvm.te)
+    key = f'["cwm_reference", {REFERENCE_SIZE}]'
     ansor.workload_registry.register_workload_tensors(key, [left, right, out], override=True)
     task = ansor.SearchTask(workload_key=key, target=target)
     state = task.compute_dag.get_init_state()
     i, j, k = state[out].iters
-    i_outer, i_inner = state.split(out, i, [4])
-    j_outer, j_inner = state.split(out, j, [block])
+    rows, columns = REFERENCE_BLOCK
+    i_outer, i_inner = state.split(out, i, [rows])
+    j_outer, j_inner = state.split(out, j, [columns])
     state.reorder(out, [i_outer, j_outer, k, i_inner, j_inner])
     state.parallel(out, i_outer)
     state.unroll(out, i_inner)

@@ -12,6 +12,10 @@ from typing import Any, Protocol
 from cwm_jax.errors import CorpusError
 from cwm_jax.tvm_bridge.reference import ReferenceRun, judge_reference
 
+REFERENCE_SIZE = 384
+REFERENCE_BLOCK = (4, 16)
+"""Rows and columns that the reference program computes together."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasureConfig:
@@ -66,6 +70,22 @@ class Device(Protocol):
     def discard(self, built: Any) -> None:
         """Removes what was built."""
         ...
+
+
+def reference_product(te: Any) -> tuple[Any, Any, Any]:
+    """Returns operands and result of the reference program, before any schedule.
+
+    Args:
+        te: An engine's `tvm.te`.
+    """
+    size = REFERENCE_SIZE
+    left = te.placeholder((size, size), name="A")
+    right = te.placeholder((size, size), name="B")
+    inner = te.reduce_axis((0, size), name="k")
+    out = te.compute(
+        (size, size), lambda i, j: te.sum(left[i, inner] * right[inner, j], axis=inner), name="C"
+    )
+    return left, right, out
 
 
 class QuietMeasurer:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cwm_jax.tvm_bridge.measuring import MeasureConfig
+from cwm_jax.tvm_bridge.measuring import REFERENCE_BLOCK, MeasureConfig, reference_product
 
 
 class MetaScheduleDevice:
@@ -100,20 +100,15 @@ def _build_function() -> Callable[[Any, Any, Any], Any]:
 
 def reference_candidate(tvm: Any) -> Any:
     """Returns the `MeasureCandidate` of the reference: a blocked 384^3 matrix product."""
-    te, ms = tvm.te, tvm.s_tir.meta_schedule
-    size, block = 384, 16
-    left = te.placeholder((size, size), name="A")
-    right = te.placeholder((size, size), name="B")
-    inner = te.reduce_axis((0, size), name="k")
-    out = te.compute(
-        (size, size), lambda i, j: te.sum(left[i, inner] * right[inner, j], axis=inner), name="C"
-    )
-    module = tvm.IRModule({"main": te.create_prim_func([left, right, out])})
+    ms = tvm.s_tir.meta_schedule
+    left, right, out = reference_product(tvm.te)
+    rows, columns = REFERENCE_BLOCK
+    module = tvm.IRModule({"main": tvm.te.create_prim_func([left, right, out])})
     schedule = tvm.s_tir.Schedule(module)
     product = schedule.get_sblock("C", "main")
     i, j, k = schedule.get_loops(product)
-    i_outer, i_inner = schedule.split(i, [None, 4])
-    j_outer, j_inner = schedule.split(j, [None, block])
+    i_outer, i_inner = schedule.split(i, [None, rows])
+    j_outer, j_inner = schedule.split(j, [None, columns])
     schedule.reorder(i_outer, j_outer, k, i_inner, j_inner)
     schedule.parallel(i_outer)
     schedule.unroll(i_inner)

@@ -154,27 +154,13 @@ class RelaxOps:
             self._op.nn.conv2d_transpose(value, weight, strides=strides, padding=padding)
         )
 
-    def max_pool2d(
-        self,
-        value: Any,
-        pool_size: tuple[int, int],
-        strides: tuple[int, int],
-        padding: tuple[int, int],
-        layout: str,
-    ) -> Any:
-        """Maximum of windows."""
-        return self._emit(self._op.nn.max_pool2d(value, pool_size, strides, padding, layout=layout))
+    def max_pool2d(self, value: Any, **window: Any) -> Any:
+        """Maximum of windows: `pool_size`, `strides`, `padding` and `layout`."""
+        return self._emit(self._op.nn.max_pool2d(value, **window))
 
-    def avg_pool2d(
-        self,
-        value: Any,
-        pool_size: tuple[int, int],
-        strides: tuple[int, int],
-        padding: tuple[int, int],
-        layout: str,
-    ) -> Any:
-        """Mean of windows."""
-        return self._emit(self._op.nn.avg_pool2d(value, pool_size, strides, padding, layout=layout))
+    def avg_pool2d(self, value: Any, **window: Any) -> Any:
+        """Mean of windows: `pool_size`, `strides`, `padding` and `layout`."""
+        return self._emit(self._op.nn.avg_pool2d(value, **window))
 
     def global_avg_pool2d(self, value: Any, layout: str) -> Any:
         """Mean of each channel."""

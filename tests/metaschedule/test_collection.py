@@ -1,10 +1,8 @@
 """Corpora of MetaSchedule: drawn, measured, resumed after a kill, measured again."""
 
-import dataclasses
 import gzip
 
 import orjson
-import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.ranking.scorer import Scorer
@@ -19,17 +17,6 @@ from cwm_jax.tvm_bridge.metaschedule_candidates import draw_candidates
 from cwm_jax.tvm_bridge.metaschedule_collection import ModuleTasks
 from cwm_jax.tvm_bridge.networks import Network
 from cwm_jax.tvm_bridge.workloads import parse_workload
-
-
-# The machine that runs the tests need not be quiet: what a batch is worth is tested elsewhere.
-@pytest.fixture
-def loud(monkeypatch):
-    import cwm_jax.tvm_bridge.measuring as measuring
-
-    tolerant = dataclasses.make_dataclass(
-        "Tolerant", [("tolerance", float, 1e9)], bases=(measuring.MeasureConfig,), frozen=True
-    )
-    monkeypatch.setattr(measuring, "MeasureConfig", tolerant)
 
 
 def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path, loud):

@@ -1,0 +1,112 @@
+"""What `cwm tune --workload` says, whichever engine searched."""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from cwm_jax.cli.common import milliseconds, say, write_json
+
+_PHASES = ("search", "measure", "model")
+
+
+class Outcome(Protocol):
+    """What both engines' results hold."""
+
+    @property
+    def workload_key(self) -> str:
+        """Names the program."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """TVM target."""
+        ...
+
+    @property
+    def latencies(self) -> Sequence[float]:
+        """Of every trial in seconds, infinity for failures."""
+        ...
+
+    @property
+    def rounds(self) -> Sequence[Any]:
+        """Dataclasses that hold the seconds of each phase."""
+        ...
+
+    @property
+    def first_error(self) -> str:
+        """What TVM said of the first failed trial, or ""."""
+        ...
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the search ran out of candidates."""
+        ...
+
+
+def say_none_succeeded(console: Console, result: Outcome, place: Path) -> None:
+    """Says that a search found nothing, and why."""
+    why = result.first_error or "no candidate was found"
+    say(console, f"none of {len(result.latencies)} trials succeeded ({why}); log {place}")
+
+
+def finish(
+    options: argparse.Namespace,
+    console: Console,
+    result: Outcome,
+    schedule: str,
+    flop: float,
+    place: Path,
+) -> None:
+    """Prints the outcome of a search and writes the JSON that is asked for.
+
+    Args:
+        options: Of the command.
+        console: To print on.
+        result: With at least one valid trial.
+        schedule: The best one as text.
+        flop: Floating-point operations of the workload, 0 where unknown.
+        place: Log or folder of the search.
+    """
+    best = min(result.latencies)
+    failed = sum(not math.isfinite(latency) for latency in result.latencies)
+    phases = {
+        name: sum(getattr(done, f"{name}_seconds") for done in result.rounds) for name in _PHASES
+    }
+    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in phases.items())
+    speed = f", {flop / best / 1e9:.1f} GFLOP/s" if flop else ""
+    say(console, schedule)
+    say(
+        console,
+        f"best latency {milliseconds(best)}{speed}, {len(result.latencies)} trials "
+        f"({failed} failed)\n{seconds}\nlog {place}",
+    )
+    if failed and result.first_error:
+        say(console, f"first failure: {result.first_error}")
+    if result.stopped_early:
+        say(console, "the search found no further candidates and stopped early")
+    write_json(
+        options.json,
+        {
+            "workload": options.workload,
+            "workload_key": result.workload_key,
+            "engine": options.engine,
+            "target": result.target,
+            "cost_model": options.cost_model,
+            "search": options.search,
+            "seed": options.seed,
+            "trials": len(result.latencies),
+            "latencies": [x if math.isfinite(x) else None for x in result.latencies],
+            "best_latency": best,
+            "gflops": flop / best / 1e9,
+            "seconds": phases,
+            "rounds": [dataclasses.asdict(done) for done in result.rounds],
+            "schedule": schedule,
+            "log": str(place),
+            "stopped_early": result.stopped_early,
+        },
+    )

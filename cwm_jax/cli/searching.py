@@ -1,0 +1,101 @@
+"""What all searches share: where they live, how they show that they go on, how they end."""
+
+import argparse
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from cwm_jax.cli.common import milliseconds
+from cwm_jax.errors import CwmError, RecordError
+
+if TYPE_CHECKING:
+    from cwm_jax.ranking.scorer import Scorer
+
+
+def load_scorer(options: argparse.Namespace) -> "Scorer | None":
+    """Loads the world model, if that is the cost model."""
+    if options.cost_model != "world-model":
+        return None
+    from cwm_jax.ranking.scorer import Scorer
+
+    return Scorer.load(options.checkpoint, options.hardware)
+
+
+def log_path(options: argparse.Namespace, what: str) -> Path:
+    """Returns the log to write or to go on with; a new one is named after `what` is tuned.
+
+    Raises:
+        CwmError: The options contradict each other, or the log is there or missing.
+    """
+    if options.resume and not options.log and not options.resume.is_file():
+        raise RecordError(f"{options.resume}: no such log")
+    return _chosen_path(options) or _new_path(options, what).with_suffix(".jsonl")
+
+
+def search_folder(options: argparse.Namespace, what: str) -> Path:
+    """Returns the folder to write or to go on with, as `log_path` does.
+
+    Raises:
+        CwmError: The options contradict each other, or the folder is there or missing.
+    """
+    if options.resume and not options.log and not options.resume.is_dir():
+        raise RecordError(f"{options.resume}: no such folder of a search")
+    return _chosen_path(options) or _new_path(options, what)
+
+
+def _chosen_path(options: argparse.Namespace) -> Path | None:
+    if options.resume and options.log:
+        raise CwmError("--log and --resume name the same thing; --resume alone goes on with it")
+    if options.log and options.log.exists():
+        raise CwmError(f"{options.log} exists; go on with it by --resume, or name another")
+    return options.resume or options.log
+
+
+def _new_path(options: argparse.Namespace, what: str) -> Path:
+    name = re.sub(r"[^A-Za-z0-9]+", "-", what).strip("-")[:60]
+    return Path("runs") / f"{name}-{options.cost_model}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+@contextmanager
+def shown_search(
+    console: Console, trials: int, place: Path, what: str, earlier: int = 0
+) -> Iterator[Callable[[int, float], None]]:
+    """Shows a bar while a search runs, and says how to go on if it is interrupted.
+
+    Args:
+        console: To draw on.
+        trials: Candidates to measure in all.
+        place: Log or folder of the search.
+        what: The latency that is told.
+        earlier: Candidates that are measured already.
+
+    Yields:
+        A function that takes the candidates measured so far, and a latency in seconds.
+
+    Raises:
+        CwmError: On Ctrl-C.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("searching", total=trials, completed=earlier)
+
+        def report(done: int, latency: float) -> None:
+            progress.update(bar, completed=done, description=f"{what} {milliseconds(latency)}")
+
+        try:
+            yield report
+        except KeyboardInterrupt:
+            raise interrupted(place) from None
+
+
+def interrupted(log: Path) -> CwmError:
+    """What to say of a search that Ctrl-C ended."""
+    if log.exists():
+        return CwmError(f"interrupted; finished rounds are in {log}, go on with --resume {log}")
+    return CwmError("interrupted before the first round was measured")
