@@ -1,6 +1,7 @@
 """Measuring through a real RPC tracker, with a device that goes away and comes back."""
 
 import threading
+import time
 
 import pytest
 
@@ -43,6 +44,10 @@ def tracker(tvm):
 @pytest.fixture
 def device(tvm, tracker):
     found = Device(tvm, tracker.port)
+    asked = tvm.rpc.connect_tracker("127.0.0.1", tracker.port)
+    deadline = time.monotonic() + 60
+    while not asked.summary()["queue_info"].get(KEY) and time.monotonic() < deadline:
+        time.sleep(0.1)  # its process starts, imports TVM and calls the tracker
     yield found
     found.lose()
 
