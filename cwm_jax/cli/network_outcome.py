@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cwm_jax.cli.common import milliseconds, say, write_json
+from cwm_jax.cli.outcome import seconds_by_phase
 from cwm_jax.errors import CwmError
 
 if TYPE_CHECKING:
@@ -118,7 +119,6 @@ def _as_data(
     timings: Sequence[float],
 ) -> dict[str, Any]:
     rows = zip(tasks, result.trials, result.best_latencies, strict=True)
-    phases = ("search", "model", "measure")
     return {
         "network": name,
         "engine": options.engine,
@@ -140,10 +140,7 @@ def _as_data(
         "estimated_latency": _finite(result.network_latency),
         "latency": statistics.median(timings),
         "latencies": list(timings),
-        "seconds": {
-            phase: sum(getattr(done, f"{phase}_seconds") for done in result.rounds)
-            for phase in phases
-        },
+        "seconds": seconds_by_phase(result.rounds),
         "rounds": [
             dataclasses.asdict(done) | {"network_latency": _finite(done.network_latency)}
             for done in result.rounds

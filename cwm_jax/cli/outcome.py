@@ -48,6 +48,11 @@ class Outcome(Protocol):
         ...
 
 
+def seconds_by_phase(rounds: Sequence[Any]) -> dict[str, float]:
+    """Sums up what rounds took to search, to measure and in the model."""
+    return {name: sum(getattr(done, f"{name}_seconds") for done in rounds) for name in _PHASES}
+
+
 def say_none_succeeded(console: Console, result: Outcome, place: Path) -> None:
     """Says that a search found nothing, and why."""
     why = result.first_error or "no candidate was found"
@@ -74,9 +79,7 @@ def finish(
     """
     best = min(result.latencies)
     failed = sum(not math.isfinite(latency) for latency in result.latencies)
-    phases = {
-        name: sum(getattr(done, f"{name}_seconds") for done in result.rounds) for name in _PHASES
-    }
+    phases = seconds_by_phase(result.rounds)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in phases.items())
     speed = f", {flop / best / 1e9:.1f} GFLOP/s" if flop else ""
     say(console, schedule)

@@ -46,6 +46,7 @@ def run_relax(options: argparse.Namespace) -> int:
     module = relax_module(tvm, network)
     tasks = extract_modules(tvm, module, target)
     check_trials(options, len(tasks))
+    programs = programs_of_tasks(tvm, tasks)
     config = search_config(options)
     console = Console()
     say(console, f"{network}: {len(tasks)} tasks on {target}, folder {folder}")
@@ -54,8 +55,9 @@ def run_relax(options: argparse.Namespace) -> int:
         def report(done: "NetworkRound") -> None:
             show(done.trials, done.network_latency)
 
-        result = tune_modules(tvm, tasks, target, config, folder, scorer=scorer, report=report)
-    programs = programs_of_tasks(tvm, tasks)
+        result = tune_modules(
+            tvm, tasks, programs, target, config, folder, scorer=scorer, report=report
+        )
     rows = [
         NetworkTask(program.workload_key, program.stages[-1].name, weight, program.flop)
         for program, (_, weight) in zip(programs, tasks, strict=True)

@@ -323,7 +323,7 @@ def innermost_step(accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]
     return InnermostStep(*shares)
 
 
-def _step_shares(accesses: Sequence[Access], cover: Cover) -> np.ndarray:
+def _step_shares(accesses: Sequence[Access], cover: Cover) -> Float[np.ndarray, "field candidate"]:
     axis, extent = cover
     moved = [min(abs(access.strides[axis]), 1 if access.packed else 2) for access in accesses]
     gathers = np.zeros(len(extent), bool)

@@ -255,7 +255,7 @@ class Replay:
 
     def _reorder(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         self.state.reorder(fields[0], fields[1])
-        self._set("extent", product_of(nest.loops))
+        self._set("extent", nest.points)
         return nest, nest
 
     def _storage_align(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
@@ -290,7 +290,7 @@ class Replay:
         copy = self.state.cache_read(fields[0])
         self._tag = fields[1]
         self._set("number", self._number())
-        self._set("extent", product_of(copy.loops))
+        self._set("extent", copy.points)
         self._set("readers", len(fields[2]) / 4)
         return copy, nest
 
@@ -298,7 +298,7 @@ class Replay:
         copy = self.state.cache_write(fields[0])
         self._tag = fields[1]
         self._set("number", self._number())
-        self._set("extent", product_of(copy.loops))
+        self._set("extent", copy.points)
         return copy, nest
 
     def _rfactor(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
@@ -309,7 +309,7 @@ class Replay:
         stage, target_stage, position, reads_target, count = fields
         target = self.state.nest(target_stage)
         self._describe_loop(target, position)
-        self._set("number", product_of(nest.loops))
+        self._set("number", nest.points)
         self._set("other_number", float(reads_target))
         self.state.replace_loops(stage, [self._number() for _ in range(count)])
         return nest, target
@@ -323,13 +323,13 @@ class Replay:
     def _set_scope(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         self._tag = fields[1]
         self._set("number", self._number())
-        self._set("extent", product_of(nest.loops))
+        self._set("extent", nest.points)
         return nest, nest
 
     def _pad(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         paddings = [self._number() for _ in range(fields[1])]
         self._set("number", max(map(np.max, paddings), default=0))
-        self._set("extent", product_of(nest.loops))
+        self._set("extent", nest.points)
         return nest, nest
 
 

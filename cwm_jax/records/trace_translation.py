@@ -92,7 +92,7 @@ class _Translator:
             numbers = value if role is Role.NUMBERS else (value,) if role is Role.NUMBER else ()
             for number in numbers:
                 if type(number) is not int or not 0 <= number < _MOST:
-                    raise RecordError(f"{name} {number!r}, expected a number from 0 to {_MOST}")
+                    raise RecordError(f"{name} {number!r}, expected an integer in [0, {_MOST})")
         self._steps.append(Step(kind, (self._blocks.position(block), *fields)))
 
     def _value(self, given: Any) -> Any:

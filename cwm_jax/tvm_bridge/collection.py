@@ -240,16 +240,11 @@ def _round(
     workload_key: str,
     measurer: QuietMeasurer,
     drawn: Drawn,
-    interrupt: Interrupt | None,
+    interrupt: Interrupt,
 ) -> CollectedRound:
     before = len(measurer.history)
-    results: list[Any] = []
-    try:
-        if drawn.inputs:
-            results = measurer.measure(drawn.inputs)
-    finally:
-        _append_reference(corpus.reference, measurer.history[before:])
-    if interrupt is not None and interrupt.requested:
+    results = _measure(corpus, measurer, drawn.inputs)
+    if interrupt.requested:
         # Ctrl-C on a terminal also kills the programs under way, which look like failures.
         raise KeyboardInterrupt
     if results:
@@ -263,6 +258,15 @@ def _round(
         total=0,
         first_error=errors[0] if errors else "",
     )
+
+
+def _measure(corpus: Corpus, measurer: QuietMeasurer, inputs: Sequence[Any]) -> list[Any]:
+    """Measures candidates, and keeps the runs of the reference whatever comes of them."""
+    before = len(measurer.history)
+    try:
+        return measurer.measure(inputs) if inputs else []
+    finally:
+        _append_reference(corpus.reference, measurer.history[before:])
 
 
 def _append_reference(path: Path, runs: Iterable[ReferenceRun]) -> None:
@@ -299,5 +303,5 @@ def remeasure_some(
     for start in range(0, len(sample), measurer.config.reference_every):
         part: list[Record] = sample[start : start + measurer.config.reference_every]
         drawn = collector.again(corpus, [(by_key[r.workload_key], r) for r in part])
-        _round(collector, corpus, "", measurer, drawn, None)
+        drawn.keep(_measure(corpus, measurer, drawn.inputs))
         report(start + len(part))

@@ -19,7 +19,7 @@ from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates
+from cwm_jax.tvm_bridge.metaschedule_records import seconds_of_result, steps_of_candidates
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
@@ -86,9 +86,8 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             results: Their `RunnerResult`s.
         """
         program = self._program(context)
-        for schedule, result in zip(
-            schedules_of_candidates(context, candidates, program), results, strict=True
-        ):
+        schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
+        for schedule, result in zip(schedules, results, strict=True):
             self._online.learn(program.workload_key, schedule, latency_of_result(result))
 
     def predict(self, context: Any, candidates: Sequence[Any]) -> Float64[np.ndarray, "candidate"]:
@@ -99,7 +98,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             candidates: `MeasureCandidate`s.
         """
         program = self._program(context)
-        schedules = schedules_of_candidates(context, candidates, program)
+        schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
         return self._online.rank(program, schedules).astype(np.float64)
 
     def _program(self, context: Any) -> Program:
@@ -114,23 +113,10 @@ def workload_key(module: Any) -> str:
     return str(_structural_hash(module) % 2**64)
 
 
-def schedules_of_candidates(
-    context: Any, candidates: Sequence[Any], program: Program
-) -> list[tuple[Step, ...]]:
-    """Returns the steps of MetaSchedule's candidates.
-
-    Raises:
-        RecordError: A trace is not one of the program, or this version does not know it.
-    """
-    return steps_of_candidates(_tvm, context.mod, context.target, list(candidates), program)
-
-
 def latency_of_result(result: Any) -> float:
     """Returns the mean latency in seconds of a `RunnerResult`; infinity if it failed."""
-    if result.error_msg is not None or not result.run_secs:
-        return float("inf")
-    seconds = [float(value) for value in result.run_secs]
-    return sum(seconds) / len(seconds)
+    seconds = seconds_of_result(result)
+    return sum(seconds) / len(seconds) if seconds else float("inf")
 
 
 def _frozen(value: Any) -> Any:

@@ -41,7 +41,7 @@ def draw_candidates(
         program: The same.
         target: TVM target.
         mix: How many of each origin.
-        seed: Of the draw.
+        seed: Of the draw; TVM does not repeat it exactly.
         scorer: The world model that guides, if any.
         known: Steps of candidates that are measured already.
     """

@@ -19,7 +19,7 @@ from cwm_jax.tvm_bridge.collection import Drawn
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask
 from cwm_jax.tvm_bridge.metaschedule_candidates import draw_candidates
-from cwm_jax.tvm_bridge.metaschedule_records import database_lines, record_of_result
+from cwm_jax.tvm_bridge.metaschedule_records import Entry, database_lines, record_of_result
 from cwm_jax.tvm_bridge.metaschedule_targets import create_module
 from cwm_jax.tvm_bridge.networks import Network
 from cwm_jax.tvm_bridge.relax_networks import extract_modules, relax_module
@@ -101,8 +101,11 @@ class MetaScheduleCollector:
                 record_of_result(program, self._target, schedule, result)
                 for schedule, result in zip(found, results, strict=True)
             ]
-            seconds = [record.costs for record in records]
-            lines = database_lines(self._tvm, module, self._target, inputs, seconds)
+            entries = [
+                Entry(candidate.sch.trace, record.costs, candidate.args_info)
+                for candidate, record in zip(inputs, records, strict=True)
+            ]
+            lines = database_lines(self._tvm, module, self._target, entries)
             key = orjson.dumps(task.workload_key).decode()
             append_member(
                 _traces(corpus),
@@ -119,14 +122,14 @@ class MetaScheduleCollector:
             CorpusError: The trace of a record is missing.
         """
         databases = self._tvm.s_tir.meta_schedule.database
-        tasks = {record.steps: task for task, record in records}
+        wanted = {(task.workload_key, record.steps) for task, record in records}
         programs = {task.workload_key: self.program(task) for task, _ in records}
         traces: dict[Any, Any] = {}
         for _, line in read_lines(_traces(corpus), LogSummary()):
             key, found = orjson.loads(line)
             if key in programs:
                 schedule = translate_trace(parse_trace(found[0]), programs[key])
-                if schedule in tasks:
+                if (key, schedule) in wanted:
                     traces[key, schedule] = found
         inputs = []
         for task, record in records:

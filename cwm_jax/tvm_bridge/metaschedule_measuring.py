@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.tvm_bridge.measuring import REFERENCE_BLOCK, MeasureConfig, reference_product
+from cwm_jax.tvm_bridge.metaschedule_records import seconds_of_result
 
 
 class MetaScheduleDevice:
@@ -70,9 +71,8 @@ class MetaScheduleDevice:
 
     def latency(self, result: Any) -> float:
         """Returns the median latency of a result in seconds, infinity if it failed."""
-        if result.error_msg is not None or not result.run_secs:
-            return math.inf
-        return float(np.median([float(seconds) for seconds in result.run_secs]))
+        seconds = seconds_of_result(result)
+        return float(np.median(seconds)) if seconds else math.inf
 
     def discard(self, built: Any) -> None:
         """Removes what was built."""
@@ -83,9 +83,9 @@ class MetaScheduleDevice:
 def _build_function() -> Callable[[Any, Any, Any], Any]:
     """Returns what TVM's workers build with.
 
-    TVM's own function first imports all tensor intrinsics, for 13 s in every worker of every
-    batch; a schedule that uses one holds its code already. A closure is sent to the workers by
-    value: they need not import this package.
+    TVM's own function first imports all tensor intrinsics, in every worker of every batch, which
+    takes far longer than to build; a schedule that uses one holds its code already. A closure is
+    sent to the workers by value: they need not import this package.
     """
 
     def build(module: Any, target: Any, params: Any) -> Any:

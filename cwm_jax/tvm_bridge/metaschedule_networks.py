@@ -17,7 +17,7 @@ from cwm_jax.tvm_bridge.metaschedule_tuning import (
     SearchConfig,
     SearchFolder,
     create_cost_model,
-    target_text,
+    search_device,
 )
 from cwm_jax.tvm_bridge.network_rounds import (
     NetworkRound,
@@ -47,6 +47,7 @@ def programs_of_tasks(tvm: Any, tasks: Sequence[tuple[Any, int]]) -> list[Progra
 def tune_modules(
     tvm: Any,
     tasks: Sequence[tuple[Any, int]],
+    programs: Sequence[Program],
     target: Any,
     config: SearchConfig,
     folder: Path,
@@ -58,7 +59,8 @@ def tune_modules(
 
     Args:
         tvm: A TVM with MetaSchedule.
-        tasks: `tvm.IRModule`s and how often each occurs (`relax_networks.relax_tasks`).
+        tasks: `tvm.IRModule`s and how often each occurs (`relax_networks.extract_modules`).
+        programs: The same modules (`programs_of_tasks`).
         target: TVM target with `num-cores`.
         config: Settings; `trials` counts all modules together, and a round is cut so that
             every module gets one.
@@ -68,12 +70,10 @@ def tune_modules(
 
     Raises:
         RecordError: The folder holds another search.
-        ProgramError: MetaSchedule cannot tune a module.
         KeyboardInterrupt: On Ctrl-C; the folder holds all finished rounds.
     """
-    programs = programs_of_tasks(tvm, tasks)
     files = SearchFolder(tvm, folder)
-    earlier = files.earlier([program.workload_key for program in programs], target_text(target))
+    earlier = files.earlier([program.workload_key for program in programs], str(target))
     write_programs(programs, programs_path(files.records))
     size = round_size(config.round_size, config.trials, len(tasks))
     records = [[r for r in earlier if r.workload_key == p.workload_key] for p in programs]
@@ -84,19 +84,32 @@ def tune_modules(
     searches: dict[int, ModuleSearch] = {}
     with watch_interrupts() as interrupt:
         timed = create_cost_model(tvm, config, scorer, interrupt)
+        device = search_device(tvm, target, config)
 
         def run_round(at: int, count: int) -> TaskRound:
             if at not in searches:
                 module, _ = tasks[at]
                 searches[at] = ModuleSearch(
-                    tvm, module, programs[at], target, config, files, timed, interrupt
+                    tvm,
+                    module,
+                    programs[at],
+                    target,
+                    config,
+                    files,
+                    records[at],
+                    timed,
+                    device,
+                    interrupt,
                 )
             found = searches[at].next_round(count)
             latencies = [record.latency for record in found.records]
             return TaskRound(latencies, found.seconds, found.first_error)
 
         trials = [len(found) for found in records]
-        return tune_in_turns(progress, trials, config.trials, size, run_round, report)
+        result = tune_in_turns(progress, trials, config.trials, size, run_round, report)
+    for search in searches.values():
+        search.finish()
+    return result
 
 
 def _progress(program: Program, weight: int, earlier: Sequence[Record], size: int) -> TaskProgress:

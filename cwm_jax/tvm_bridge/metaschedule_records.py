@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.ansor_log import TRANSLATED
@@ -21,14 +21,22 @@ FAILED_SECONDS = 1e10
 _RAM = Path("/dev/shm")
 
 
-def database_lines(
-    tvm: Any,
-    module: Any,
-    target: Any,
-    candidates: Sequence[Any],
-    seconds: Sequence[Sequence[float]],
-) -> list[bytes]:
-    """Returns the lines that TVM's JSON database has for measured candidates of one module.
+class Entry(NamedTuple):
+    """What a database keeps of a candidate.
+
+    Attributes:
+        trace: `Trace` of its schedule.
+        seconds: As measured.
+        arguments: `ArgInfo` of each argument.
+    """
+
+    trace: Any
+    seconds: Sequence[float]
+    arguments: Sequence[Any]
+
+
+def database_lines(tvm: Any, module: Any, target: Any, entries: Sequence[Entry]) -> list[bytes]:
+    """Returns the lines that TVM's JSON database has for candidates of one module.
 
     TVM writes a database in C++, the cheapest way out of its objects.
 
@@ -36,13 +44,12 @@ def database_lines(
         tvm: A TVM with MetaSchedule.
         module: Of the candidates.
         target: TVM target.
-        candidates: `MeasureCandidate`s.
-        seconds: Of each.
+        entries: Of the candidates.
 
     Raises:
         RecordError: TVM left some out.
     """
-    if not candidates:
+    if not entries:
         return []
     databases = tvm.s_tir.meta_schedule.database
     folder = _RAM if _RAM.is_dir() else None
@@ -50,15 +57,13 @@ def database_lines(
         paths = [str(Path(work) / name) for name in (WORKLOADS_FILE, RECORDS_FILE)]
         database = databases.JSONDatabase(*paths)
         workload = database.commit_workload(module)
-        for candidate, measured in zip(candidates, seconds, strict=True):
+        for trace, seconds, arguments in entries:
             database.commit_tuning_record(
-                databases.TuningRecord(
-                    candidate.sch.trace, workload, list(measured), target, candidate.args_info
-                )
+                databases.TuningRecord(trace, workload, list(seconds), target, arguments)
             )
         lines = Path(paths[1]).read_bytes().splitlines()
-    if len(lines) != len(candidates):
-        raise RecordError(f"TVM wrote {len(lines)} of {len(candidates)} candidates")
+    if len(lines) != len(entries):
+        raise RecordError(f"TVM wrote {len(lines)} of {len(entries)} candidates")
     return lines
 
 
@@ -70,8 +75,16 @@ def steps_of_candidates(
     Raises:
         RecordError: A trace is not one of the program, or this version does not know it.
     """
-    lines = database_lines(tvm, module, target, candidates, [[1.0]] * len(candidates))
+    entries = [Entry(candidate.sch.trace, [1.0], []) for candidate in candidates]
+    lines = database_lines(tvm, module, target, entries)
     return [translate_trace(parse_trace_line(line), program) for line in lines]
+
+
+def seconds_of_result(result: Any) -> tuple[float, ...]:
+    """Returns the measurements of a `RunnerResult` in seconds; none if it failed."""
+    if result.error_msg is not None:
+        return ()
+    return tuple(float(value) for value in result.run_secs or ())
 
 
 def record_of_result(
@@ -85,7 +98,7 @@ def record_of_result(
         schedule: Its steps.
         result: `RunnerResult`.
     """
-    seconds = () if result.error_msg else tuple(float(value) for value in result.run_secs or ())
+    seconds = seconds_of_result(result)
     valid = bool(seconds) and all(math.isfinite(value) and value > 0 for value in seconds)
     return Record(
         workload_key=program.workload_key,

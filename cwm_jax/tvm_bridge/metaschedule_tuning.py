@@ -18,9 +18,13 @@ from cwm_jax.records.program import Program, programs_path, write_programs
 from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
-from cwm_jax.tvm_bridge.measuring import MeasureConfig
+from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
-from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS, record_of_result
+from cwm_jax.tvm_bridge.metaschedule_records import (
+    FAILED_SECONDS,
+    record_of_result,
+    steps_of_candidates,
+)
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
@@ -133,13 +137,6 @@ class SearchFolder:
                 )
         return found
 
-    def of_workload(self, workload_key: str) -> list[Record]:
-        """Reads the trials of one workload."""
-        if not self.records.exists():
-            return []
-        found = load_records(self.records, summary=LogSummary())
-        return [record for record in found if record.workload_key == workload_key]
-
     def append(
         self, workload: Any, target: Any, candidates: Sequence[Any], records: Sequence[Record]
     ) -> None:
@@ -183,14 +180,17 @@ def tune_module(
 
     program = program_of_module(tvm, module, workload_key(module))
     files = SearchFolder(tvm, folder)
-    records = files.earlier([program.workload_key], target_text(target))
+    records = files.earlier([program.workload_key], str(target))
     write_programs([program], programs_path(files.records))
     latencies = [record.latency for record in records]
     rounds: list[SearchRound] = []
     error, stopped_early = "", False
     with watch_interrupts() as interrupt:
         timed = create_cost_model(tvm, config, scorer, interrupt)
-        search = ModuleSearch(tvm, module, program, target, config, files, timed, interrupt)
+        device = search_device(tvm, target, config)
+        search = ModuleSearch(
+            tvm, module, program, target, config, files, records, timed, device, interrupt
+        )
         while len(latencies) < config.trials:
             found = search.next_round(config.trials - len(latencies))
             if not found.records:
@@ -210,7 +210,7 @@ def tune_module(
     valid = [record for record in records if record.valid]
     return SearchResult(
         workload_key=program.workload_key,
-        target=target_text(target),
+        target=str(target),
         flop=program.flop,
         latencies=tuple(latencies),
         rounds=tuple(rounds),
@@ -252,8 +252,10 @@ class ModuleSearch:
         program: The same.
         target: TVM target.
         config: Settings.
-        files: Where measurements go; it goes on with those that are there.
+        files: Where measurements go.
+        earlier: Those of the module that are there already.
         timed: The cost model, which searches may share.
+        device: Builds and runs candidates; searches may share it.
         interrupt: Ends the search.
     """
 
@@ -265,11 +267,13 @@ class ModuleSearch:
         target: Any,
         config: SearchConfig,
         files: SearchFolder,
-        timed: "TimedModel",
+        earlier: Sequence[Record],
+        timed: TimedModel,
+        device: Device,
         interrupt: Interrupt,
     ) -> None:
         ms = tvm.s_tir.meta_schedule
-        earlier = files.of_workload(program.workload_key)
+        self._tvm, self._device = tvm, device
         self._program, self._target, self._files = program, target, files
         self._interrupt = interrupt
         self._known = {record.steps for record in earlier}
@@ -293,16 +297,6 @@ class ModuleSearch:
             files.database,
             self._model,
         )
-        self._device = MetaScheduleDevice(
-            tvm,
-            target,
-            MeasureConfig(
-                build_timeout=config.timeout,
-                run_timeout=config.timeout,
-                repeat=1,
-                min_repeat_ms=config.min_repeat_ms,
-            ),
-        )
 
     def next_round(self, most: int) -> FoundRound:
         """Measures at most so many candidates; none if the search has no more.
@@ -310,8 +304,6 @@ class ModuleSearch:
         Raises:
             KeyboardInterrupt: The user asked to stop; this round is lost.
         """
-        from cwm_jax.tvm_bridge.metaschedule import schedules_of_candidates
-
         self._clock.calls.clear()
         before = self._predicted()
         started = time.perf_counter()
@@ -321,7 +313,9 @@ class ModuleSearch:
             self._stop_if_requested()
             raise
         searched = time.perf_counter()
-        schedules = schedules_of_candidates(self._context, candidates, self._program)
+        schedules = steps_of_candidates(
+            self._tvm, self._context.mod, self._target, candidates, self._program
+        )
         # TVM forgets what an earlier run measured.
         fresh = dict(zip(schedules, candidates, strict=True))
         chosen = [pair for pair in fresh.items() if pair[0] not in self._known][:most]
@@ -369,9 +363,18 @@ class ModuleSearch:
         self._context.post_tuning()
 
 
-def target_text(target: Any) -> str:
-    """Returns a target as records name it."""
-    return str(target)
+def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
+    """Returns what measures in a search."""
+    return MetaScheduleDevice(
+        tvm,
+        target,
+        MeasureConfig(
+            build_timeout=config.timeout,
+            run_timeout=config.timeout,
+            repeat=1,
+            min_repeat_ms=config.min_repeat_ms,
+        ),
+    )
 
 
 def best_schedule(tvm: Any, module: Any, target: Any, folder: Path) -> Any | None:

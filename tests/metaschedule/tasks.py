@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple
 
 from cwm_jax.records.program import Program
+from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates
 from cwm_jax.tvm_bridge.metaschedule_targets import create_module
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.workloads import parse_workload
@@ -39,6 +41,11 @@ class Task(NamedTuple):
             ms.MeasureCandidate(schedule, arguments_of(schedule.mod, remove_preproc=True))
             for schedule in self.sample(tvm, count, verified=verified)
         ]
+
+    def steps(self, tvm: Any, candidates: list[Any]) -> list[tuple[Step, ...]]:
+        """Returns the steps of candidates."""
+        target = self.context.target
+        return steps_of_candidates(tvm, self.module, target, candidates, self.program)
 
 
 def make_task(tvm: Any, target: Any, workload: Any, rules: str | None = None) -> Task:

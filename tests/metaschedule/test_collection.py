@@ -52,7 +52,7 @@ def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path, lou
     assert {record.steps for record in again} <= {record.steps for record in grown}
 
 
-def test_candidates_are_new_and_alike_for_one_seed(tvm, target, create_task):
+def test_candidates_are_new(tvm, target, create_task):
     task = create_task("dense:16,96,128")
     scorer = Scorer.load("cpu-x86-2core")
 

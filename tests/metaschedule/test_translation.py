@@ -7,7 +7,6 @@ from tvm_loops import tvm_loops
 
 from cwm_jax.errors import ProgramError
 from cwm_jax.features.steps import encode_schedules
-from cwm_jax.tvm_bridge.metaschedule import schedules_of_candidates
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CUDA = {
@@ -49,7 +48,7 @@ def test_steps_lead_to_the_loops_that_tvm_has(tvm, create_task, workload):
     task = create_task(workload)
     candidates = task.candidates(tvm, 12)
     assert len(candidates) > 6
-    schedules = schedules_of_candidates(task.context, candidates, task.program)
+    schedules = task.steps(tvm, candidates)
     for candidate, schedule in zip(candidates, schedules, strict=True):
         ours = final_loops(task.program, schedule)
         for block, expected in tvm_loops(tvm, task, candidate.sch).items():
@@ -61,7 +60,7 @@ def test_gpu_schedules_are_bound(tvm):
     for workload in ("matmul:256,256,256", "conv2d:1,14,14,64,64,3,1,1", "softmax:64,128"):
         task = make_task(tvm, target, workload, "cuda")
         candidates = task.candidates(tvm, 8, verified=False)
-        for schedule in schedules_of_candidates(task.context, candidates, task.program):
+        for schedule in task.steps(tvm, candidates):
             bound = {step.fields[2] for step in schedule if step.kind == "AN"}
             assert bound
         arrays = encode_schedules([schedule], task.program)
@@ -81,7 +80,7 @@ def test_tensor_instructions_are_noted(tvm):
     ):
         task = make_task(tvm, tvm.target.Target(attributes), module, rules)
         candidates = task.candidates(tvm, 12, verified=False)
-        schedules = schedules_of_candidates(task.context, candidates, task.program)
+        schedules = task.steps(tvm, candidates)
         named = [
             any(
                 step.kind == "PR" and str(step.fields[2]).startswith("auto_tensorize") for step in s
