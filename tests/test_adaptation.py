@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.evaluation.metrics import pairwise_accuracy
-from cwm_jax.ranking.adaptation import AdaptationConfig, adapted_score, choose_batch, fit_adaptation
+from cwm_jax.ranking.adaptation import (
+    AdaptationConfig,
+    adapted_score,
+    choose_batch,
+    fit_adaptation,
+    prior_adaptation,
+)
 
 CONFIG = AdaptationConfig()
 
@@ -95,3 +101,16 @@ def test_a_batch_is_good_and_unlike_itself():
     assert chosen[0] == greedy[0]
     assert choose_batch(fitted, score[:3], twins[:3], 8) != []
     assert sorted(choose_batch(fitted, score[:3], twins[:3], 8)) == [0, 1, 2]
+
+
+def test_before_anything_is_measured_a_batch_is_the_best_but_varied():
+    features, throughput, rng = candidates(6)
+    twins = np.repeat(features[:8], 8, axis=0) + 1e-3 * rng.normal(size=(64, 8))
+    score = np.repeat(throughput[:8], 8) + 1e-4 * rng.random(64)
+    prior = prior_adaptation(score, twins, CONFIG)
+    np.testing.assert_array_equal(np.argsort(adapted_score(prior, score, twins)), np.argsort(score))
+    chosen = choose_batch(prior, score, twins, 8)
+    assert chosen[0] == score.argmax()
+    assert len({at // 8 for at in chosen}) > 3
+    greedy = prior_adaptation(score, twins, AdaptationConfig(exploration=0.0))
+    assert choose_batch(greedy, score, twins, 8) == np.argsort(-score)[:8].tolist()

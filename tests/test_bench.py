@@ -35,3 +35,16 @@ def test_variants_take_turns_to_go_first():
     runs = plan_runs(["a", "b"], ["x", "y"], [0, 1], 64)
     assert [run.variant for run in runs] == ["x", "y", "y", "x", "y", "x", "x", "y"]
     assert len({run.name for run in runs}) == len(runs)
+
+
+def test_throughput_is_measured_where_ansor_asks(tmp_path, capsys):
+    result = tmp_path / "throughput.json"
+    arguments = ["bench", "throughput", "--workload", WORKLOAD, "--batches", "16", "64"]
+    assert main([*arguments, "--repeats", "1", "--json", str(result)]) == 0
+    data = json.loads(result.read_text())
+    assert set(data["predict_speedup"]) == {"16", "64"}
+    assert all(ratio > 0 for ratio in data["predict_speedup"].values())
+    assert data["array_candidates_per_second"] > 100
+    assert 0 < data["first_score_seconds"] < 120
+    assert 2**26 < data["peak_memory_bytes"] < 2**35
+    assert "from arrays" in capsys.readouterr().out

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -130,3 +132,30 @@ def test_something_is_shipped():
 def test_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         CONFIG.latent_width = 9  # type: ignore[misc]
+
+
+_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from cwm_jax.errors import CheckpointError
+from cwm_jax.features.hardware import load_hardware
+from cwm_jax.model.checkpoint import save_checkpoint
+from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.world_model import create_ensemble
+model = create_ensemble(ModelConfig(), 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
+try:
+    save_checkpoint(Path(sys.argv[1]), model, ModelConfig(), load_hardware("cpu-x86-2core"), {})
+except CheckpointError as error:
+    sys.exit(f"refused: {error}")
+"""
+
+
+def test_no_room_on_the_disk_leaves_the_old_checkpoint(saved):
+    """A process that may not write files larger than 16 KiB stands for a disk that fills up."""
+    command = [sys.executable, "-c", _FULL_DISK, str(saved)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"refused: {saved}: cannot be written" in done.stderr
+    assert load_checkpoint(saved).card["note"] == "n"
+    assert [entry.name for entry in saved.parent.iterdir()] == ["checkpoint"]

@@ -1,5 +1,9 @@
 """Invariances of the world model: padding, batching and slots change no score."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +21,7 @@ from cwm_jax.model.ensemble import Ensemble, parameter_count
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.transition import Action, Latent, rollout
 from cwm_jax.model.world_model import create_ensemble, create_model
-from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
 from cwm_jax.records.steps import Step
 
 CONFIG = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16, members=2)
@@ -174,3 +178,42 @@ def test_gradients_reach_every_parameter():
 
 def test_size_is_honest():
     assert parameter_count(create_ensemble(ModelConfig(), 0)) < 700_000
+
+
+def test_batches_of_any_size_compile_few_programs():
+    schedule = (Step("SP", (2, 0, 64, (8,), 1)), Step("AN", (2, 1, 2)))
+    batch = [
+        (Step("SP", (2, 0, 64, (factor,), 1)), Step("AN", (2, 1, 2))) for factor in range(1, 65)
+    ]
+    scorer = Scorer(create_ensemble(CONFIG, seed=3), CARD)
+    before = scorer._ranker._rank._cache_size()
+    for size in (1, 2, 63, 64, 65, 500, 512, 513, 2048, 2049, 4500):
+        found = scorer.rank_schedules(PROGRAMS[1], (batch * 80)[:size])
+        assert found.score.shape == (size,)
+        assert np.isfinite(found.score).all()
+    scorer.rank_schedules(PROGRAMS[1], [schedule])
+    assert scorer._ranker._rank._cache_size() - before <= len(BATCH_BUCKETS)
+
+
+_ON_DEVICES = """
+import sys, jax, numpy as np
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import load_records
+records = load_records(sys.argv[1])[:200]
+np.save(sys.argv[2], np.array([jax.device_count(), *Scorer.load("cpu-x86-2core").score(records)]))
+"""
+
+
+def test_local_devices_share_a_batch(tmp_path, measured_log):
+    found = []
+    for count in (1, 3, 8):
+        out = tmp_path / f"{count}.npy"
+        flags = f"--xla_force_host_platform_device_count={count}"
+        command = [sys.executable, "-c", _ON_DEVICES, str(measured_log), str(out)]
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        subprocess.run(command, env=environment, check=True)
+        devices, *scores = np.load(out)
+        assert devices == count
+        found.append(scores)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-4, atol=1e-4)

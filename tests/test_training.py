@@ -176,3 +176,18 @@ def test_alignment_counts_only_known_targets():
     valid = np.ones((1, 2), bool)
     assert float(alignment_loss(jnp.asarray(np.stack([target, target]))[None], targets, valid)) == 0
     assert float(alignment_loss(jnp.zeros((1, 2, TARGET_WIDTH)), targets, valid)) > 0
+
+
+def test_ratios_tell_slow_candidates_apart():
+    throughput = np.array([[1.0, 0.04, 0.02]], np.float32)
+    valid, emphasis = np.ones((1, 3), bool), np.ones(1, np.float32)
+    right, wrong = np.array([[3.0, 1.0, 0.0]]), np.array([[3.0, 0.0, 1.0]])
+
+    def cost(ratio_weight: float) -> float:
+        losses = [
+            pairwise_loss(jnp.asarray(s), throughput, valid, emphasis, ratio_weight)
+            for s in (right, wrong)
+        ]
+        return float(losses[1] - losses[0])
+
+    assert cost(1.0) > 5 * cost(0.0) > 0

@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 ruff format --check .
 ruff check .
 basedpyright
+mkdocs build --quiet --site-dir "$(mktemp -d)"
 pytest --durations=10 "$@"
 # A process holds one TVM, Ansor's or today's.
 [ $# -gt 0 ] || pytest --durations=5 tests/metaschedule

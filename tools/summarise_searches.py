@@ -1,43 +1,119 @@
-"""Prints the table of finished searches: the folder that `cwm bench search --out` fills.
+"""What `cwm bench search` found, as a Markdown table and as curves.
 
-uv run python tools/summarise_searches.py tools/results/tune
+    uv run python tools/summarise_searches.py tools/results/search.json --curves DIR
+
+Curves: best latency so far, as measured in the search, relative to the best that any search of the
+workload found; against trials, and against wall-clock seconds.
 """
 
 import argparse
-import json
 import math
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-MODELS = ("world-model", "xgboost")
+import orjson
+
+_COLUMNS = 4
+_INK = {"world-model": "#d1495b", "xgboost": "#30638e"}
+_OTHER = "#8d99ae"
 
 
 def main() -> None:
-    """Prints a row for each workload and seed that both models have finished."""
-    parser = argparse.ArgumentParser(description="Prints the table of finished searches.")
-    parser.add_argument("folder", type=Path)
+    """Prints the table and draws the curves."""
+    parser = argparse.ArgumentParser(description="Shows what cwm bench search found.")
+    parser.add_argument("results", type=Path, help="what cwm bench search --json wrote")
+    parser.add_argument("--curves", type=Path, metavar="DIR", help="where to draw curves")
     options = parser.parse_args()
-    runs = [json.loads(path.read_bytes()) for path in sorted(options.folder.glob("*.json"))]
-    by_case = {(run["workload"], run["seed"], run["cost_model"]): run for run in runs}
-    ratios: list[tuple[float, float, float]] = []
-    for workload, seed in sorted({case[:2] for case in by_case}):
-        pair = [by_case.get((workload, seed, model)) for model in MODELS]
-        if None in pair:
+    data = orjson.loads(options.results.read_bytes())
+    print("\n".join(table(data)))
+    if options.curves:
+        options.curves.mkdir(parents=True, exist_ok=True)
+        draw(data["curves"], "trials", options.curves / "trials.png")
+        draw(data["curves"], "seconds", options.curves / "seconds.png")
+
+
+def table(data: dict[str, Any]) -> list[str]:
+    """The winners' latencies, measured again, and the first variant's speed-up over the others."""
+    variants = list(data["variants"])
+    first, others = variants[0], variants[1:]
+    longest = max(row["trials"] for row in data["rows"] if row["variant"] == first)
+    shortest = min(row["trials"] for row in data["rows"])
+    found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
+    for row in data["rows"]:
+        if row["latency"] is not None:
+            found[row["workload"], row["variant"], row["trials"]].append(row["latency"])
+    heads = [f"{name}, {longest} trials" for name in variants]
+    ratios = [f"{n} trials: over {name}" for name in others for n in (shortest, longest)]
+    lines = ["| " + " | ".join(["workload", *heads, *ratios]) + " |"]
+    lines.append("|" + "---|" * (1 + len(heads) + len(ratios)))
+    for workload in dict.fromkeys(row["workload"] for row in data["rows"]):
+        if not found[workload, first, longest]:
             continue
-        ours, theirs = (_figures(run) for run in pair if run is not None)
-        ratios.append((theirs[0] / ours[0], theirs[1] / ours[1], theirs[2] / ours[2]))
-        cells = [f"{a:.3f} / {b:.3f} ms" for a, b, _ in (ours, theirs)]
-        seconds = f"{ours[2]:.0f} / {theirs[2]:.0f}"
-        shown = " | ".join(f"{ratio:.2f}" for ratio in ratios[-1][:2])
-        print(f"| `{workload}` | {seed} | {' | '.join(cells)} | {shown} | {seconds} |")
-    means = [math.exp(sum(map(math.log, column)) / len(ratios)) for column in zip(*ratios)]  # noqa: B905
-    print(f"{len(ratios)} pairs; geometric means at 16, at 64 trials, of seconds: ", end="")
-    print(", ".join(f"{mean:.2f}" for mean in means))
+        cells = [
+            ", ".join(f"{latency * 1e3:.3f}" for latency in found[workload, name, longest]) + " ms"
+            for name in variants
+        ]
+        for name in others:
+            for trials in (shortest, longest):
+                pairs = zip(
+                    found[workload, first, trials], found[workload, name, trials], strict=False
+                )
+                cells.append(f"{_geomean([theirs / ours for ours, theirs in pairs]):.2f}")
+        lines.append("| " + " | ".join([f"`{workload}`", *cells]) + " |")
+    return lines
 
 
-def _figures(run: dict) -> tuple[float, float, float]:
-    """Best of 16 and of all trials in ms, and seconds in search and model."""
-    latencies = [math.inf if x is None else x * 1e3 for x in run["latencies"]]
-    return min(latencies[:16]), min(latencies), run["seconds"]["search"] + run["seconds"]["model"]
+def _geomean(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values))) if values else math.nan
+
+
+def draw(curves: Sequence[dict[str, Any]], axis: str, path: Path) -> None:
+    """Draws one small plot a workload; thin lines are seeds."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    workloads = list(dict.fromkeys(curve["workload"] for curve in curves))
+    rows = math.ceil(len(workloads) / _COLUMNS)
+    figure, axes = plt.subplots(
+        rows, _COLUMNS, figsize=(3.2 * _COLUMNS, 2.5 * rows), squeeze=False, layout="constrained"
+    )
+    for plot in axes.flat[len(workloads) :]:
+        plot.axis("off")
+    for plot, workload in zip(axes.flat, workloads, strict=False):
+        mine = [curve for curve in curves if curve["workload"] == workload]
+        best = min(value for curve in mine for value in curve["best"] if value)
+        drawn: set[str] = set()
+        for curve in mine:
+            at = _places(curve, axis)
+            values = [value / best if value else math.nan for value in curve["best"]]
+            name = curve["variant"]
+            label = None if name in drawn else name
+            drawn.add(name)
+            color = _INK.get(name, _OTHER)
+            plot.step(at, values, where="post", lw=1.2, color=color, label=label)
+        plot.set_title(workload, fontsize=8)
+        plot.set_yscale("log")
+        plot.tick_params(labelsize=7)
+    axes[0][0].legend(fontsize=7)
+    figure.supxlabel("seconds" if axis == "seconds" else "measured trials", fontsize=9)
+    figure.supylabel("latency over the best found", fontsize=9)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _places(curve: dict[str, Any], axis: str) -> list[float]:
+    """Where each trial stands: its number, or when its round ended."""
+    if axis == "trials":
+        return list(range(1, len(curve["best"]) + 1))
+    places: list[float] = []
+    for trials, end in zip(curve["round_trials"], curve["round_ends"], strict=True):
+        places += [end] * (trials - len(places))
+    return places
 
 
 if __name__ == "__main__":

@@ -1,27 +1,22 @@
 """`cwm score`: record logs in, one score a record out."""
 
 import argparse
-import tempfile
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import orjson
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
     load_programs,
+    positive,
     say,
     write_json,
 )
-from cwm_jax.errors import CwmError
-from cwm_jax.records.ansor_log import LogSummary, iterate_records
-from cwm_jax.records.record import Record
-
-_CHUNK = 16384
+from cwm_jax.records.ansor_log import LogSummary
+from cwm_jax.records.program import programs_beside
 
 
 def add_parser(commands: Any) -> None:
@@ -29,47 +24,64 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "score",
         help="score recorded candidates",
-        description="Writes a JSON line for each record, in order: workload key and score. "
-        "Higher is faster; scores are comparable within a workload.",
+        description="Writes workload key and score of each record, in order. Higher is faster; "
+        "scores are comparable within a workload. Any number of records: they are streamed, and "
+        "a run that was stopped goes on when the same command is given again.",
     )
     parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
-    parser.add_argument("--out", required=True, type=Path, help="JSON lines to write")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="file to write: FILE.parquet, or else JSON lines"
+    )
     add_checkpoint_options(parser)
     parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
+    parser.add_argument(
+        "--ray",
+        type=positive,
+        metavar="ACTORS",
+        help="share the lines out to so many processes of a Ray cluster (RAY_ADDRESS); --out is "
+        "then a folder of Parquet files",
+    )
     add_json_option(parser)
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Streams records through the scorer."""
+    from cwm_jax.ranking.bulk import score_logs
     from cwm_jax.ranking.scorer import Scorer
 
+    console = Console(stderr=True)
+    if options.ray:
+        from cwm_jax.ranking.ray_scoring import score_with_ray
+
+        beside = [found for log in options.records if (found := programs_beside(log))]
+        summary = score_with_ray(
+            options.records,
+            options.out,
+            checkpoint=options.checkpoint,
+            hardware=options.hardware,
+            programs=[*beside, *options.programs],
+            actors=options.ray,
+        )
+        return _report(options, console, summary)
     scorer = Scorer.load(options.checkpoint, options.hardware)
     programs = load_programs(options.records, options.programs)
-    summary = LogSummary()
-    records = (r for path in options.records for r in iterate_records(path, summary))
-    try:
-        with tempfile.NamedTemporaryFile(dir=options.out.parent, delete=False) as file:
-            try:
-                for chunk in _chunks(records):
-                    _write_scores(file, chunk, scorer.score(chunk, programs).tolist())
-            except BaseException:
-                Path(file.name).unlink()
-                raise
-        Path(file.name).replace(options.out)
-    except OSError as error:
-        raise CwmError(f"{options.out}: cannot be written ({error})") from error
-    say(Console(stderr=True), f"{summary}\nwrote {options.out}")
+    named = ":".join(filter(None, (options.checkpoint, options.hardware)))
+    columns = (SpinnerColumn(), TextColumn("{task.completed} scored"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("", total=None)
+        summary = score_logs(
+            scorer,
+            options.records,
+            programs,
+            options.out,
+            checkpoint=named,
+            report=lambda count: progress.update(bar, completed=count),
+        )
+    return _report(options, console, summary)
+
+
+def _report(options: argparse.Namespace, console: Console, summary: LogSummary) -> int:
+    say(console, f"{summary}\nwrote {options.out}")
     write_json(options.json, {"scored": summary.records, "skipped": summary.skipped})
     return 0
-
-
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while chunk := list(islice(records, _CHUNK)):
-        yield chunk
-
-
-def _write_scores(file: IO[bytes], records: list[Record], scores: list[float]) -> None:
-    for record, score in zip(records, scores, strict=True):
-        line = {"workload_key": record.workload_key, "score": score}
-        file.write(orjson.dumps(line) + b"\n")

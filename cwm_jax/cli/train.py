@@ -5,8 +5,9 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import subprocess
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from cwm_jax import __version__
 from cwm_jax.cli.common import add_json_option, load_programs, positive, say, write_json
 from cwm_jax.errors import CwmError
-from cwm_jax.records.ansor_log import LogSummary
+from cwm_jax.records.ansor_log import LogSummary, iterate_records
+from cwm_jax.records.program import Program
+from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import load_with_stores
 
 if TYPE_CHECKING:
+    from cwm_jax.features.hardware import HardwareCard
     from cwm_jax.training.config import TrainingConfig
     from cwm_jax.training.dataset import Split, WorkloadData
 
@@ -34,7 +38,9 @@ def add_parser(commands: Any) -> None:
         help="train a checkpoint from record logs",
         description="Trains a world model on Ansor logs of one device and writes a checkpoint: "
         "Orbax parameters, a model card, and the learning curves. Workloads are split into "
-        "training and test; no workload is in both.",
+        "training and test; no workload is in both. A run that was stopped goes on when the same "
+        "command is given again. All local devices are used; for several hosts give each the "
+        "same command, --coordinator, --processes and its own --process.",
     )
     parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
     parser.add_argument(
@@ -71,6 +77,25 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=positive, default=12, help="passes over the logs (12)")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="in which the model computes; bfloat16 is for GPUs and TPUs (float32)",
+    )
+    parser.add_argument(
+        "--stream",
+        type=Path,
+        metavar="DIR",
+        help="for logs larger than memory: keep encoded schedules in this folder meanwhile; "
+        "store features are not read",
+    )
+    parser.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="also write the curves for TensorBoard"
+    )
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several hosts")
+    parser.add_argument("--processes", type=positive, default=1, help="hosts in all (1)")
+    parser.add_argument("--process", type=int, default=0, help="which of them this is (0)")
     add_json_option(parser)
     parser.set_defaults(run=run)
 
@@ -84,24 +109,29 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.model.locations import find_checkpoint
     from cwm_jax.model.world_model import create_model
     from cwm_jax.training.config import TrainingConfig
-    from cwm_jax.training.dataset import build_dataset
     from cwm_jax.training.loop import Epoch, evaluate_model, train
+    from cwm_jax.training.snapshots import Snapshots
+    from cwm_jax.training.summaries import write_curves
 
     keep_compiled_programs()
-    console = Console(stderr=True)
+    first = _join_hosts(options)
+    console = Console(stderr=True, quiet=not first)
     hardware = load_hardware(options.hardware)
     summary = LogSummary()
-    records, stores = load_with_stores(options.records, summary)
-    say(console, f"read {summary}" + ("" if stores else "; no store features to align with"))
     programs = load_programs(options.records, options.programs)
-    dataset = build_dataset(records, programs, hardware, stores)
-    config = TrainingConfig(seed=options.seed, epochs=options.epochs)
-    split = _split(list(dataset), options, config)
-    others = _other_devices(options.also, {*split.test}, options.hold_out)
-    known = sum(key in programs for key in dataset)
+    dataset, engines = _read(options, programs, hardware, summary)
+    say(console, f"read {summary}")
+    keys = sorted({workload.key for workload in dataset.values()})
+    config = TrainingConfig(seed=options.seed, epochs=options.epochs, precision=options.precision)
+    split = _split(keys, options, config)
+    others, more_engines = _other_devices(options.also, {*split.test}, options.hold_out)
+    known = sum(key in programs for key in keys)
+    training, test = (
+        [name for name, workload in dataset.items() if workload.key in {*part}] for part in split
+    )
     say(
         console,
-        f"{len(dataset)} workloads ({known} with their compute graph): {len(split.train)} for "
+        f"{len(keys)} workloads ({known} with their compute graph): {len(split.train)} for "
         f"training, {len(split.test)} for the test"
         + (f"; {len(others)} of other devices for training" if others else ""),
     )
@@ -109,6 +139,8 @@ def run(options: argparse.Namespace) -> int:
     if options.start:
         base = load_checkpoint(find_checkpoint(options.start))
         model_config, initial = base.config, base.model
+    # Where every host can read them, if there are several.
+    snapshots = Snapshots(options.out.with_name(f".{options.out.name}-snapshots"))
     started = time.perf_counter()
     with Progress(
         TextColumn("epoch {task.completed}/{task.total}"),
@@ -127,17 +159,19 @@ def run(options: argparse.Namespace) -> int:
 
         trained = train(
             dataset | others,
-            (*split.train, *others),
-            split.test,
+            (*training, *others),
+            test,
             lambda seed: create_model(model_config, seed),
             model_config.members,
             config,
             report,
             initial,
+            snapshots,
         )
+    if not first:
+        return 0
     metrics = {
-        name: dataclasses.asdict(evaluate_model(trained.model, dataset, keys))
-        for name, keys in (("test", split.test),)
+        "test": dataclasses.asdict(evaluate_model(trained.model, dataset, test)),
     }
     provenance = {
         "training": dataclasses.asdict(config),
@@ -147,9 +181,10 @@ def run(options: argparse.Namespace) -> int:
             for name, _, path in (text.partition("=") for text in options.also)
         ],
         "records": {"valid": summary.valid, "read": summary.records, "skipped": summary.skipped},
-        "workloads": {"with_graph": known, "shape_only": len(dataset) - known},
+        "workloads": {"with_graph": known, "shape_only": len(keys) - known},
         "split": {name: [key_hash(key) for key in keys] for name, keys in split._asdict().items()}
         | {"other_devices": sorted({key_hash(workload.key) for workload in others.values()})},
+        "engines": sorted(engines | more_engines),
         "adapted_from": options.start,
         "metrics": metrics,
         "seconds": round(time.perf_counter() - started, 1),
@@ -168,6 +203,9 @@ def run(options: argparse.Namespace) -> int:
         provenance,
         {"curves.jsonl": curves},
     )
+    snapshots.clear()
+    if options.tensorboard:
+        write_curves(options.tensorboard, trained.curves)
     test = metrics["test"]
     say(
         console,
@@ -176,6 +214,46 @@ def run(options: argparse.Namespace) -> int:
     )
     write_json(options.json, {"checkpoint": str(options.out), **provenance})
     return 0
+
+
+def _read(
+    options: argparse.Namespace,
+    programs: Mapping[str, Program],
+    hardware: "HardwareCard",
+    summary: LogSummary,
+) -> "tuple[dict[str, WorkloadData], set[str]]":
+    """Reads and encodes the logs; returns the workloads, and the engines whose records they are."""
+    from cwm_jax.training.dataset import build_dataset
+    from cwm_jax.training.disk_arrays import RowFile
+    from cwm_jax.training.streaming import stream_dataset
+
+    engines: set[str] = set()
+    if not options.stream:
+        records, stores = load_with_stores(options.records, summary)
+        engines.update(record.engine for record in records)
+        return build_dataset(records, programs, hardware, stores), engines
+
+    def streamed() -> Iterator[Record]:
+        for log in options.records:
+            for record in iterate_records(log, summary):
+                engines.add(record.engine)
+                yield record
+
+    with tempfile.NamedTemporaryFile(dir=options.stream, suffix=".schedules") as named:
+        # The file lives as long as it is open, whatever becomes of its name.
+        file = RowFile(Path(named.name))
+    return stream_dataset(streamed(), programs, hardware, file), engines
+
+
+def _join_hosts(options: argparse.Namespace) -> bool:
+    """Joins the other hosts, if there are any; returns whether this one writes and reports."""
+    if options.coordinator:
+        import jax
+
+        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    elif options.processes > 1:
+        raise CwmError("--processes: several hosts need the --coordinator that they meet at")
+    return options.process == 0
 
 
 def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig") -> "Split":
@@ -211,23 +289,28 @@ def _occurrences_beside(log: Path) -> dict[str, dict[str, int]]:
 
 def _other_devices(
     texts: Sequence[str], held_out: set[str], networks: Sequence[str]
-) -> "dict[str, WorkloadData]":
-    """Encodes logs of other devices, but for held-out workloads; names tell devices apart."""
+) -> "tuple[dict[str, WorkloadData], set[str]]":
+    """Encodes logs of other devices, but for held-out workloads; names tell devices apart.
+
+    Returns the workloads, and the engines whose records they are.
+    """
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.training.dataset import build_dataset
 
     found: dict[str, WorkloadData] = {}
+    engines: set[str] = set()
     for text in texts:
         name, separator, path = text.partition("=")
         if not separator:
             raise CwmError(f"--also {text!r}: expected HARDWARE=LOG")
         log = Path(path)
         records, stores = load_with_stores([log], LogSummary())
+        engines |= {record.engine for record in records}
         dataset = build_dataset(records, load_programs([log], []), load_hardware(name), stores)
         held = {*held_out, *split_by_network(_occurrences_beside(log), networks).test_keys}
         found |= {f"{name} {key}": workload for key, workload in dataset.items() if key not in held}
-    return found
+    return found, engines
 
 
 def key_hash(workload_key: str) -> str:

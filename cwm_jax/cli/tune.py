@@ -59,8 +59,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--search",
         choices=("evolutionary", "planner"),
-        default="evolutionary",
-        help="Ansor's evolutionary search, or planning in latent space (default: evolutionary)",
+        help="the engine's own evolutionary search, or planning in latent space (default: "
+        "planner for the world model with Ansor, else evolutionary)",
     )
     parser.add_argument(
         "--adaptation",
@@ -89,7 +89,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--resume", type=Path, metavar="LOG", help="go on with this log or folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--round", type=positive, default=16, help="programs to measure a round (16)"
+        "--round",
+        type=positive,
+        help="programs to measure a round (default: a quarter of the trials, 8 to 64; of a "
+        "network 16)",
     )
     parser.add_argument(
         "--export",
@@ -103,6 +106,11 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the search and prints the outcome."""
+    if options.round is None:
+        options.round = 16 if options.network else min(max(options.trials // 4, 8), 64)
+    if options.search is None:
+        plans = options.cost_model == "world-model" and options.engine == "ansor"
+        options.search = "planner" if plans else "evolutionary"
     if options.search == "planner" and options.cost_model != "world-model":
         raise CwmError("--search planner imagines with the world model: --cost-model world-model")
     if options.pretrain and options.cost_model != "xgboost":

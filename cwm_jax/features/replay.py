@@ -1,5 +1,7 @@
 """What each step looks like to the model: the bookkeeping of a schedule, noted step by step."""
 
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +9,8 @@ from jaxtyping import Float, Float32
 
 from cwm_jax.features.locality import (
     CAPACITIES,
+    Access,
+    Cover,
     innermost_body,
     innermost_step,
     touched_by,
@@ -94,6 +98,95 @@ class StepShape(NamedTuple):
     fields: tuple[int | tuple[int, ...], ...]
 
 
+class StageData(NamedTuple):
+    """A stage of the candidates of one structure whose data movement is to be described.
+
+    Attributes:
+        accesses: Its write, then its reads.
+        loops: Its loops, outermost first.
+        limit: `auto_unroll_max_step` of each candidate.
+        vectorized: Whether the innermost loop is a vector.
+        row: The columns `COLUMNS` of the step that sums the stage up; filled in place.
+    """
+
+    accesses: tuple[Access, ...]
+    loops: Sequence[Loop]
+    limit: Extents
+    vectorized: bool
+    row: Float32[np.ndarray, "candidate column"]
+
+    @property
+    def form(self) -> Hashable:
+        """All but the numbers."""
+        loops = tuple(
+            (loop.reduction, *(cover.axis for cover in loop.covers)) for loop in self.loops
+        )
+        return self.accesses, loops, self.vectorized
+
+
+def describe_data(stages: Sequence[StageData]) -> None:
+    """Notes what data the loops of stages move, those of one form all at once.
+
+    Structures are many and their candidates few, but most of them share the form of the stage
+    that another one changes.
+    """
+    alike: dict[Hashable, list[StageData]] = defaultdict(list)
+    for stage in stages:
+        alike[stage.form].append(stage)
+    for members in alike.values():
+        columns = _data_columns(_side_by_side(members))
+        at = [COLUMNS[name] for name in columns]
+        values = np.stack(list(columns.values()), axis=1)
+        start = 0
+        for stage in members:
+            stage.row[:, at] = values[start : start + len(stage.row)]
+            start += len(stage.row)
+
+
+def _side_by_side(members: Sequence[StageData]) -> StageData:
+    """One stage of all candidates of stages of one form."""
+    first = members[0]
+    if len(members) == 1:
+        return first
+    loops = [
+        Loop(
+            np.concatenate([loop.extent for loop in same]),
+            same[0].reduction,
+            tuple(
+                Cover(covers[0].axis, np.concatenate([cover.extent for cover in covers]))
+                for covers in zip(*(loop.covers for loop in same), strict=True)
+            ),
+        )
+        for same in zip(*(stage.loops for stage in members), strict=True)
+    ]
+    limit = np.concatenate([stage.limit for stage in members])
+    return first._replace(loops=loops, limit=limit)
+
+
+def _data_columns(stage: StageData) -> dict[str, Extents]:
+    loops = [loop.covers for loop in stage.loops]
+    extents = [loop.extent for loop in stage.loops]
+    reductions = [loop.reduction for loop in stage.loops]
+    found = touched_by(stage.accesses, loops)
+    sizes = traffic(found, extents)
+    written, read = innermost_body(found, extents, reductions)
+    step = innermost_step(stage.accesses, loops)
+    unrolled = unrolled_loops(found, extents, reductions, stage.limit, vectorized=stage.vectorized)
+    return {
+        **{f"traffic_{size}": moved for size, moved in zip(CAPACITIES, sizes, strict=True)},
+        "body_writes": written,
+        "body_reads": read,
+        "innermost_stride_0": step.stays,
+        "innermost_stride_1": step.next,
+        "innermost_stride_more": step.jumps,
+        "innermost_gathers": step.gathers,
+        "unrolled": unrolled.copies,
+        "unrolled_writes": unrolled.written,
+        "unrolled_reads": unrolled.read,
+        "unrolled_body": unrolled.whole_body,
+    }
+
+
 class Replay:
     """Applies steps to a `ScheduleState` and notes each step's features.
 
@@ -141,8 +234,13 @@ class Replay:
         if shape.kind != "CI":
             self._last_step[written.slot] = at
 
-    def finish(self) -> None:
-        """Sums each stage up on the last step that changes it: annotations, data that it moves."""
+    def finish(self) -> list[StageData]:
+        """Sums each stage up on the last step that changes it: what is annotated.
+
+        Returns:
+            What is left to do: the stages whose data movement `describe_data` notes there.
+        """
+        left: list[StageData] = []
         for nest in self.state.nests:
             at = self._last_step.get(nest.slot)
             if at is None:
@@ -155,37 +253,11 @@ class Replay:
                 tasks = np.maximum(self._annotated[nest.slot, "parallel"], 1)
                 for cores in CORES:
                     self._set(f"balance_{cores}", tasks / (np.ceil(tasks / cores) * cores))
-            if nest.accesses:
-                self._describe_data(nest)
-
-    def _describe_data(self, nest: Nest) -> None:
-        loops = [loop.covers for loop in nest.loops]
-        if not any(loops):
-            return
-        extents = [loop.extent for loop in nest.loops]
-        found = touched_by(nest.accesses, loops)
-        for capacity, size in zip(CAPACITIES, traffic(found, extents), strict=True):
-            self._set(f"traffic_{capacity}", size)
-        reductions = [loop.reduction for loop in nest.loops]
-        written, read = innermost_body(found, extents, reductions)
-        self._set("body_writes", written)
-        self._set("body_reads", read)
-        step = innermost_step(nest.accesses, loops)
-        self._set("innermost_stride_0", step.stays)
-        self._set("innermost_stride_1", step.next)
-        self._set("innermost_stride_more", step.jumps)
-        self._set("innermost_gathers", step.gathers)
-        unrolled = unrolled_loops(
-            found,
-            extents,
-            reductions,
-            self._unroll.get(nest.slot, np.zeros(len(self._numbers))),
-            vectorized=(nest.slot, "vectorize") in self._annotated,
-        )
-        self._set("unrolled", unrolled.copies)
-        self._set("unrolled_writes", unrolled.written)
-        self._set("unrolled_reads", unrolled.read)
-        self._set("unrolled_body", unrolled.whole_body)
+            if nest.accesses and any(loop.covers for loop in nest.loops):
+                limit = self._unroll.get(nest.slot, np.zeros(len(self._numbers)))
+                vectorized = (nest.slot, "vectorize") in self._annotated
+                left.append(StageData(nest.accesses, nest.loops, limit, vectorized, self._row))
+        return left
 
     def _set(self, column: str, value: Extents | float) -> None:
         self._row[:, COLUMNS[column]] = value

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
-from cwm_jax.features.replay import SIZES, STEP_WIDTH, Replay, StepShape
+from cwm_jax.features.replay import SIZES, STEP_WIDTH, Replay, StepShape, describe_data
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import STEPS, Role, Step, split_tag
 
@@ -89,9 +89,11 @@ class ScheduleGroup(NamedTuple):
     numbers: Float[np.ndarray, "candidate number"]
 
 
-def group_schedules(
-    schedules: Sequence[tuple[Step, ...]],
-) -> list[tuple[Int32[np.ndarray, "row"], ScheduleGroup]]:
+Groups = list[tuple[Int32[np.ndarray, "row"], ScheduleGroup]]
+"""Groups of schedules, each with the rows that its members have among all."""
+
+
+def group_schedules(schedules: Sequence[tuple[Step, ...]]) -> Groups:
     """Groups schedules by structure; each group comes with its rows in `schedules`."""
     groups: dict[tuple[StepShape, ...], tuple[list[int], list[_Numbers]]] = {}
     pieces: dict[Step, tuple[StepShape, _Numbers]] = {}
@@ -132,9 +134,7 @@ def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) ->
     return encode_groups(group_schedules(schedules), program)
 
 
-def encode_groups(
-    groups: Sequence[tuple[Int32[np.ndarray, "row"], ScheduleGroup]], program: Program
-) -> StepArrays:
+def encode_groups(groups: Groups, program: Program) -> StepArrays:
     """Encodes groups of schedules of one program.
 
     Args:
@@ -152,13 +152,11 @@ def encode_groups(
     values = np.zeros((*size, STEP_WIDTH), np.float32)
     length = np.zeros(count, np.int32)
     slots = max(len(program.stages), 1)
-    for rows, (structure, numbers) in groups:
-        # Absurd extents overflow; they are brought back to a finite size below.
-        with np.errstate(over="ignore", invalid="ignore"):
-            replay = Replay(program, numbers)
-            for step_at, shape in enumerate(structure):
-                replay.apply(step_at, shape)
-            replay.finish()
+    # Absurd extents overflow; they are brought back to a finite size below.
+    with np.errstate(over="ignore", invalid="ignore"):
+        replays = [_replay(program, group) for _, group in groups]
+        describe_data([stage for replay in replays for stage in replay.finish()])
+    for (rows, (structure, _)), replay in zip(groups, replays, strict=True):
         steps = len(structure)
         kind[rows, :steps] = replay.kind
         tag[rows, :steps] = replay.tag
@@ -172,3 +170,10 @@ def encode_groups(
     sizes = slice(0, len(SIZES))
     values[:, :, sizes] = np.log2(1 + values[:, :, sizes]) / 8
     return StepArrays(kind, tag, stage, other, values, length, bucket(slots, SLOT_BUCKETS))
+
+
+def _replay(program: Program, group: ScheduleGroup) -> Replay:
+    replay = Replay(program, group.numbers)
+    for at, shape in enumerate(group.structure):
+        replay.apply(at, shape)
+    return replay

@@ -8,7 +8,6 @@ Loading reads JSON and Orbax arrays only; nothing from disk is executed.
 
 import dataclasses
 import hashlib
-import logging
 import os
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from cwm_jax.features.program import GLOBAL_COLUMNS, STAGE_COLUMNS
 from cwm_jax.features.replay import COLUMNS
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.orbax_files import restore_arrays, save_arrays
 from cwm_jax.model.world_model import create_ensemble, create_model
 from cwm_jax.records.steps import vocabulary_hash
 
@@ -83,7 +83,7 @@ def save_checkpoint(
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error})") from error
     try:
-        _save_parameters((work / _PARAMETERS).absolute(), model)
+        save_arrays(work / _PARAMETERS, nnx.to_pure_dict(model.state))
         card = {
             "format": CHECKPOINT_FORMAT,
             "features": features_hash(),
@@ -150,7 +150,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         config = ModelConfig(**card["model"])
         hardware = hardware_from_json(orjson.dumps(card["hardware"]), str(path / _CARD))
-        model = _load_parameters((path / _PARAMETERS).absolute(), config)
+        model = _load_parameters(path / _PARAMETERS, config)
     except (KeyError, TypeError, ValueError, OSError, HardwareError) as error:
         raise CheckpointError(f"{path}: cannot be loaded ({error})") from error
     return Checkpoint(model, config, hardware, card)
@@ -164,31 +164,9 @@ def _file_hashes(path: Path) -> dict[str, str]:
     }
 
 
-def _orbax() -> Any:
-    # Orbax costs a second to import, and logs at INFO what only its developers need.
-    logging.getLogger("absl").setLevel(logging.WARNING)
-    import orbax.checkpoint
-
-    return orbax.checkpoint
-
-
-def _save_parameters(path: Path, model: Ensemble) -> None:
-    state = nnx.to_pure_dict(model.state)
-    with _orbax().StandardCheckpointer() as checkpointer:
-        checkpointer.save(path, state)
-    # A note to readers of object stores that holds nothing but this machine's path.
-    (path / "commit_success.txt").unlink(missing_ok=True)
-
-
 def _load_parameters(path: Path, config: ModelConfig) -> Ensemble:
     graph, _ = nnx.split(nnx.eval_shape(lambda: create_model(config, seed=0)))
     state = jax.eval_shape(lambda: create_ensemble(config, seed=0).state)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        nnx.to_pure_dict(state),
-    )
-    with _orbax().StandardCheckpointer() as checkpointer:
-        restored = checkpointer.restore(path, wanted)
+    restored = restore_arrays(path, nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, restored)
     return Ensemble(graph, state)

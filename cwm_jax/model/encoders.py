@@ -59,8 +59,10 @@ class StepEncoder(nnx.Module):
         self, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Float[Array, "candidate step action"]:
         """Returns an action vector for every step, padding included."""
-        hidden = self.kind(schedules.kind) + self.tag(schedules.tag) + self.device(hardware)
-        hidden = nnx.gelu(hidden + self.values(schedules.values))
+        values = self.values(schedules.values)
+        # An embedding keeps the precision of its parameters when it was made.
+        words = (self.kind(schedules.kind) + self.tag(schedules.tag)).astype(values.dtype)
+        hidden = nnx.gelu(words + self.device(hardware) + values)
         return nnx.gelu(self.mix(hidden))
 
 

@@ -19,6 +19,9 @@ from jaxtyping import Float
 Vector = Float[np.ndarray, "candidate"]
 Matrix = Float[np.ndarray, "candidate head"]
 
+# A feature that hardly varies among the measured must not blow up elsewhere.
+_LEAST_SCALE = 1e-2
+
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationConfig:
@@ -32,6 +35,8 @@ class AdaptationConfig:
         length_scale: Of the process, in standard deviations of a feature.
         noise: Variance of a measurement over that of the process.
         exploration: Standard deviations that the bound lies above the mean.
+        residual: Standard deviation of the throughput around the line, as long as too little
+            is measured to tell.
     """
 
     minimum: int = 4
@@ -40,6 +45,7 @@ class AdaptationConfig:
     length_scale: float = 0.5
     noise: float = 1.0
     exploration: float = 1.5
+    residual: float = 0.15
 
 
 class Adaptation(NamedTuple):
@@ -95,8 +101,7 @@ def fit_adaptation(
     slope = float((evidence + strength * config.slope) / (centered @ centered + strength))
     slope = max(0.0, slope)
     feature_center = features.mean(0)
-    # A feature that hardly varies among the measured must not blow up elsewhere.
-    feature_scale = features.std(0) + 1e-2
+    feature_scale = features.std(0) + _LEAST_SCALE
     anchors = (features - feature_center) / feature_scale
     gram = _kernel(anchors, anchors, config.length_scale)
     residual = throughput - offset - slope * centered
@@ -113,6 +118,33 @@ def fit_adaptation(
         config.exploration * float(residual.std()),
         config.length_scale,
         config.noise,
+    )
+
+
+def prior_adaptation(score: Vector, features: Matrix, config: AdaptationConfig) -> Adaptation:
+    """Returns what stands for a correction before there is one.
+
+    It keeps the order of the pretrained scores, and like `fit_adaptation` it lets a batch be
+    chosen for variety.
+
+    Args:
+        score: Pretrained scores of the candidates.
+        features: Their head features.
+        config: Prior.
+    """
+    width = features.shape[1]
+    return Adaptation(
+        center=float(score.mean()),
+        offset=0.0,
+        slope=config.slope,
+        feature_center=features.mean(0),
+        feature_scale=features.std(0) + _LEAST_SCALE,
+        anchors=np.zeros((0, width)),
+        weights=np.zeros(0),
+        precision=np.zeros((0, 0)),
+        spread=config.exploration * config.residual,
+        length_scale=config.length_scale,
+        noise=config.noise,
     )
 
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from cwm_jax.features.program import encode_program
-from cwm_jax.features.steps import StepArrays
+from cwm_jax.features.steps import Groups, group_schedules
 from cwm_jax.ranking.adaptation import (
     Adaptation,
     AdaptationConfig,
     adapted_score,
+    choose_batch,
     fit_adaptation,
+    prior_adaptation,
 )
 from cwm_jax.ranking.scorer import Scorer, Scores
 from cwm_jax.records.program import Program
@@ -60,14 +61,38 @@ class OnlineRanker:
         self, program: Program, schedules: Sequence[Schedule]
     ) -> Float32[np.ndarray, "schedule"]:
         """Scores schedules of a program; higher is better."""
-        if not schedules:
-            return np.zeros(0, np.float32)
-        return self._adapted(program, self.scorer.rank_schedules(program, schedules))
+        return self.rank_groups(program, group_schedules(schedules))
 
-    def rank_arrays(self, program: Program, steps: StepArrays) -> Float32[np.ndarray, "schedule"]:
-        """Scores encoded schedules of a program; higher is better."""
-        encoded = encode_program(program, steps.slots)
-        return self._adapted(program, self.scorer.rank_arrays(encoded, steps))
+    def rank_groups(self, program: Program, groups: Groups) -> Float32[np.ndarray, "schedule"]:
+        """Scores schedules of a program that are grouped by structure; higher is better."""
+        if not groups:
+            return np.zeros(0, np.float32)
+        return self.corrected(program, self.scorer.rank_groups(program, groups))
+
+    def corrected(self, program: Program, scores: Scores) -> Float32[np.ndarray, "schedule"]:
+        """Returns the scores of a program's schedules, corrected by what is measured of it."""
+        correction = self.adaptation(program)
+        if correction is None:
+            return scores.score
+        return adapted_score(correction, scores.score, scores.features)
+
+    def choose(self, program: Program, scores: Scores, size: int) -> list[int]:
+        """Chooses schedules of a program to measure together (`choose_batch`).
+
+        Args:
+            program: The program.
+            scores: What the pretrained model says of the schedules.
+            size: How many to choose at most.
+
+        Returns:
+            Positions, best first.
+        """
+        if len(scores.score) == 0:
+            return []
+        correction = self.adaptation(program) or prior_adaptation(
+            scores.score, scores.features, self._config
+        )
+        return choose_batch(correction, scores.score, scores.features, size)
 
     def adaptation(self, program: Program) -> Adaptation | None:
         """Returns the correction by what is measured of a program; None before there is any."""
@@ -82,9 +107,3 @@ class OnlineRanker:
             fitted = fit_adaptation(ranked.score, ranked.features, throughput, self._config)
             known = self._fitted[key] = (len(latencies), fitted)
         return known[1]
-
-    def _adapted(self, program: Program, scores: Scores) -> Float32[np.ndarray, "schedule"]:
-        correction = self.adaptation(program)
-        if correction is None:
-            return scores.score
-        return adapted_score(correction, scores.score, scores.features)

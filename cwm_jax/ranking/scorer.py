@@ -8,17 +8,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float32
 
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.buckets import bucket
 from cwm_jax.features.hardware import HardwareCard, encode_hardware, load_hardware
 from cwm_jax.features.program import ProgramArrays, encode_program
-from cwm_jax.features.steps import StepArrays, encode_schedules
+from cwm_jax.features.steps import Groups, StepArrays, encode_groups, group_schedules
 from cwm_jax.model.checkpoint import load_checkpoint
 from cwm_jax.model.ensemble import Ensemble, EnsembleRanking, rank_together
-from cwm_jax.model.inputs import to_schedules
+from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.locations import find_checkpoint
+from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
@@ -42,10 +44,15 @@ class Scores(NamedTuple):
 
 
 class Ranker:
-    """An ensemble compiled for a few padded batch sizes."""
+    """An ensemble compiled for a few padded batch sizes; local devices share each batch."""
 
     def __init__(self, model: Ensemble) -> None:
-        self._state = model.state
+        devices = jax.local_devices()
+        count = max(n for n in range(1, len(devices) + 1) if BATCH_BUCKETS[0] % n == 0)
+        axis = ("candidates",), (AxisType.Auto,)
+        mesh = jax.make_mesh((count,), *axis, devices=devices[:count])
+        self._shared_out = NamedSharding(mesh, PartitionSpec("candidates"))
+        self._state = jax.device_put(model.state, NamedSharding(mesh, PartitionSpec()))
         self._rank = _compiled_rank(model.graph)
 
     def __call__(
@@ -57,8 +64,10 @@ class Ranker:
         for start in range(0, total, BATCH_BUCKETS[-1]):
             chunk = np.arange(start, min(start + BATCH_BUCKETS[-1], total))
             size = bucket(len(chunk), BATCH_BUCKETS)
-            padded = np.concatenate([chunk, np.full(size - len(chunk), chunk[0])])
-            ranking = self._rank(self._state, program, to_schedules(steps.take(padded)), hardware)
+            padded = steps.take(np.concatenate([chunk, np.full(size - len(chunk), chunk[0])]))
+            schedules = Schedules(*(getattr(padded, name) for name in Schedules._fields))
+            schedules = jax.device_put(schedules, self._shared_out)
+            ranking = self._rank(self._state, program, schedules, hardware)
             parts.append(Scores(*(np.asarray(array)[: len(chunk)] for array in ranking)))
         if not parts:
             none = np.zeros((0, 0), np.float32)
@@ -67,11 +76,20 @@ class Ranker:
 
 
 class Scorer:
-    """Ranks candidates with one checkpoint's model for one device."""
+    """Ranks candidates with one checkpoint's model for one device.
 
-    def __init__(self, model: Ensemble, hardware: HardwareCard) -> None:
+    Args:
+        model: The ensemble.
+        hardware: The device to rank for.
+        engines: Whose steps the model was trained on.
+    """
+
+    def __init__(
+        self, model: Ensemble, hardware: HardwareCard, engines: Sequence[str] = ("ansor",)
+    ) -> None:
         self._ranker = Ranker(model)
         self.hardware = hardware
+        self.engines = tuple(engines)
         self._hardware_vector = encode_hardware(hardware)
 
     @classmethod
@@ -89,7 +107,8 @@ class Scorer:
         """
         keep_compiled_programs()
         loaded = load_checkpoint(find_checkpoint(str(checkpoint)))
-        return cls(loaded.model, load_hardware(hardware) if hardware else loaded.hardware)
+        card = load_hardware(hardware) if hardware else loaded.hardware
+        return cls(loaded.model, card, loaded.card.get("engines", ("ansor",)))
 
     def score(
         self, records: Sequence[Record], programs: Mapping[str, Program] | None = None
@@ -103,6 +122,9 @@ class Scorer:
 
         Returns:
             A score for each record, higher is better, comparable within a workload.
+
+        Warns:
+            PairingWarning: Records are of another device or engine than the model ranks for.
         """
         rows: dict[str, list[int]] = defaultdict(list)
         for at, record in enumerate(records):
@@ -110,13 +132,20 @@ class Scorer:
         scores = np.zeros(len(records), np.float32)
         for key, members in rows.items():
             program = (programs or {}).get(key) or shape_only_program(key)
+            first = records[members[0]]
+            warn_of_target(self.hardware, first.target, first.cores)
+            warn_of_engine(self.engines, first.engine)
             schedules = [records[at].steps for at in members]
             scores[members] = self.rank_schedules(program, schedules).score
         return scores
 
     def rank_schedules(self, program: Program, schedules: Sequence[tuple[Step, ...]]) -> Scores:
         """Scores schedules of one program."""
-        steps = encode_schedules(schedules, program)
+        return self.rank_groups(program, group_schedules(schedules))
+
+    def rank_groups(self, program: Program, groups: Groups) -> Scores:
+        """Scores schedules of one program that are grouped by structure, in their rows' order."""
+        steps = encode_groups(groups, program)
         return self.rank_arrays(encode_program(program, steps.slots), steps)
 
     def rank_arrays(self, program: ProgramArrays, steps: StepArrays) -> Scores:

@@ -5,6 +5,9 @@ import math
 
 from cwm_jax.records.steps import Step
 
+PLAUSIBLE_SECONDS = (1e-9, 1e5)
+"""Shorter and longer latencies are no measurements."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskDetails:
@@ -49,12 +52,24 @@ class Record:
 
     @property
     def valid(self) -> bool:
-        """Whether the measurement succeeded with positive, finite latencies."""
+        """Whether the measurement succeeded, with latencies that a program can have."""
+        low, high = PLAUSIBLE_SECONDS
         return (
             self.error_code == 0
             and bool(self.costs)
-            and all(math.isfinite(cost) and cost > 0 for cost in self.costs)
+            and all(low <= cost <= high for cost in self.costs)
         )
+
+    @property
+    def engine(self) -> str:
+        """Whose steps these are: `ansor` or `metaschedule`."""
+        return "ansor" if self.version.startswith("v") else self.version.partition("-")[0]
+
+    @property
+    def cores(self) -> int | None:
+        """Cores that the program ran on, where the log tells (CPU targets of Ansor)."""
+        known = self.task.hardware_parameters
+        return known[0] if known and known[0] > 0 else None
 
     @property
     def latency(self) -> float:

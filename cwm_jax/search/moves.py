@@ -108,6 +108,44 @@ def mutate(layout: Layout, numbers: Numbers, rng: np.random.Generator) -> Number
     return children
 
 
+def same_shape(first: Layout, second: Layout) -> bool:
+    """Whether two structures have splits into as many factors, and as many unroll limits."""
+    return len(first.unrolls) == len(second.unrolls) and [
+        (len(split.factors), split.inner) for split in first.splits
+    ] == [(len(split.factors), split.inner) for split in second.splits]
+
+
+def graft(
+    layout: Layout,
+    numbers: Numbers,
+    donor_layout: Layout,
+    donors: Numbers,
+    taken: Bool[np.ndarray, "candidate part"],
+) -> Numbers:
+    """Returns schedules with tile sizes and unroll limits of others, perhaps of another structure.
+
+    Within a structure this is a crossover. Across structures it tries what is good in one at
+    another compute location, or with other loops in parallel.
+
+    Args:
+        layout: Of the structure that the result has.
+        numbers: Schedules of it.
+        donor_layout: Of the donors' structure, of the same shape (`same_shape`).
+        donors: A donor for each schedule.
+        taken: Which splits, and after them which unroll limits, come from the donor. A split of
+            a loop of another extent stays.
+    """
+    children = numbers.copy()
+    for at, (split, given) in enumerate(zip(layout.splits, donor_layout.splits, strict=True)):
+        fits = taken[:, at] & (numbers[:, split.extent] == donors[:, given.extent])
+        rows = np.flatnonzero(fits)[:, None]
+        children[rows, split.factors] = donors[rows, given.factors]
+    for at, (column, given) in enumerate(zip(layout.unrolls, donor_layout.unrolls, strict=True)):
+        rows = taken[:, len(layout.splits) + at]
+        children[rows, column] = donors[rows, given]
+    return children
+
+
 def _move_divisor(split: Split, numbers: Numbers, rng: np.random.Generator) -> Numbers:
     """Moves a divisor of one level, the rest included, to another level."""
     factors = numbers[:, split.factors]

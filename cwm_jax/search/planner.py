@@ -11,18 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from cwm_jax.features.steps import (
-    ScheduleGroup,
-    StepArrays,
-    encode_groups,
-    group_schedules,
-)
+from cwm_jax.features.replay import StepShape
+from cwm_jax.features.steps import ScheduleGroup, StepArrays, encode_groups, group_schedules
+from cwm_jax.ranking.scorer import Scores
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
-from cwm_jax.search.moves import Layout, layout_of, mutate, with_numbers
+from cwm_jax.search.moves import Layout, graft, layout_of, mutate, same_shape, with_numbers
 
-Score = Callable[[StepArrays], Float32[np.ndarray, "candidate"]]
-"""Encoded schedules of the planned program -> scores, higher is better."""
+Rank = Callable[[StepArrays], Scores]
+"""Encoded schedules of the planned program -> what the pretrained model says of them."""
+
+Correct = Callable[[Scores], Float32[np.ndarray, "candidate"]]
+"""What the pretrained model says -> scores corrected by what is measured, higher is better."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +31,21 @@ class PlannerConfig:
 
     Attributes:
         population: Schedules of a generation.
-        generations: Rounds of moves.
+        generations: Generations of a plan.
         temperature: Of the choice of parents, in standard deviations of the score.
-        structures: At most so many structures survive a generation.
+        structures: The moves of a generation touch at most so many structures.
+        crossed: Share of a generation that mixes two parents of one structure.
+        grafted: Share that tries a parent's tile sizes in another structure.
+        remembered: Schedules that are kept from one plan to the next.
     """
 
     population: int = 2048
     generations: int = 4
     temperature: float = 0.5
     structures: int = 48
+    crossed: float = 0.1
+    grafted: float = 0.2
+    remembered: int = 16384
 
 
 class Plan(NamedTuple):
@@ -48,7 +54,7 @@ class Plan(NamedTuple):
     Attributes:
         schedules: Distinct schedules.
         scores: Their scores.
-        imagined: Distinct schedules that were scored.
+        imagined: Schedules that were scored for the first time.
     """
 
     schedules: list[tuple[Step, ...]]
@@ -56,112 +62,216 @@ class Plan(NamedTuple):
     imagined: int
 
 
-class _Family(NamedTuple):
-    """Schedules of one structure that have been scored, without repetition."""
+_Numbers = Float[np.ndarray, "candidate number"]
+_Part = tuple[tuple[Step, ...], tuple[StepShape, ...], _Numbers]
+"""An example, its structure, and the numbers of schedules like it."""
+
+
+@dataclasses.dataclass
+class _Family:
+    """Schedules of one structure that have been scored, each once.
+
+    Attributes:
+        example: One of them.
+        layout: What their numbers mean.
+        numbers: Of each.
+        ranked: What the pretrained model says of each.
+        scores: The same, corrected.
+    """
 
     example: tuple[Step, ...]
     layout: Layout
-    group: ScheduleGroup
+    numbers: _Numbers
+    ranked: Scores
     scores: Float32[np.ndarray, "candidate"]
 
 
-def plan(
-    seeds: Sequence[tuple[Step, ...]],
-    program: Program,
-    score: Score,
-    wanted: int,
-    config: PlannerConfig,
-    rng: np.random.Generator,
-) -> Plan:
-    """Evolves schedules and returns the best.
+class Planner:
+    """Evolves the schedules of one program, from one plan to the next.
+
+    What the pretrained model says of a schedule is kept: a later plan, when more is measured,
+    only corrects it anew.
 
     Args:
-        seeds: Valid schedules of the program, of as many structures as there are.
         program: The program.
-        score: The model, adapted to what is measured.
-        wanted: How many schedules to return at most.
+        rank: The pretrained model.
         config: Settings.
         rng: Source of all randomness.
     """
-    families = _score_groups(
-        [
-            (seeds[rows[0]], layout_of(group.structure), group.structure, group.numbers)
-            for rows, group in group_schedules(seeds)
-        ],
-        program,
-        score,
+
+    def __init__(
+        self, program: Program, rank: Rank, config: PlannerConfig, rng: np.random.Generator
+    ) -> None:
+        self.config = config
+        self._program = program
+        self._rank = rank
+        self._rng = rng
+        self._families: dict[tuple[StepShape, ...], _Family] = {}
+        # By structure: the numbers of its family's schedules.
+        self._known: dict[tuple[StepShape, ...], set[bytes]] = {}
+        self._imagined = 0
+
+    def add(self, schedules: Sequence[tuple[Step, ...]]) -> None:
+        """Takes in valid schedules of the program as parents."""
+        self._imagine(
+            [
+                (schedules[rows[0]], group.structure, group.numbers)
+                for rows, group in group_schedules(schedules)
+            ]
+        )
+
+    def plan(self, correct: Correct, wanted: int) -> Plan:
+        """Evolves all schedules taken in and imagined so far, and returns the best.
+
+        Args:
+            correct: By what is measured.
+            wanted: How many schedules to return at most.
+        """
+        if not self._families:
+            return Plan([], np.zeros(0, np.float32), 0)
+        self._correct(correct, list(self._families.values()))
+        for _ in range(self.config.generations):
+            self._correct(correct, self._imagine(self._children()))
+        plan = self._best(wanted)
+        self._imagined = 0
+        self._forget()
+        return plan
+
+    def _imagine(self, parts: Sequence[_Part]) -> list[_Family]:
+        """Ranks what is new, all in one batch; returns the families that have grown."""
+        fresh_parts: list[_Part] = []
+        for example, structure, numbers in parts:
+            fresh = _unseen(numbers, self._known.setdefault(structure, set()))
+            if len(fresh):
+                fresh_parts.append((example, structure, fresh))
+        if not fresh_parts:
+            return []
+        ends = np.cumsum([len(numbers) for _, _, numbers in fresh_parts])
+        rows = np.split(np.arange(ends[-1], dtype=np.int32), ends[:-1])
+        groups = [
+            (at, ScheduleGroup(structure, numbers))
+            for at, (_, structure, numbers) in zip(rows, fresh_parts, strict=True)
+        ]
+        ranked = self._rank(encode_groups(groups, self._program))
+        self._imagined += int(ends[-1])
+        for at, (example, structure, numbers) in zip(rows, fresh_parts, strict=True):
+            part = Scores(*(array[at] for array in ranked))
+            family = self._families.get(structure)
+            if family is None:
+                family = _Family(example, layout_of(structure), numbers, part, part.score)
+                self._families[structure] = family
+            else:
+                family.numbers = np.concatenate([family.numbers, numbers])
+                family.ranked = _joined([family.ranked, part])
+                family.scores = np.concatenate([family.scores, part.score])
+        return [self._families[structure] for _, structure, _ in fresh_parts]
+
+    def _correct(self, correct: Correct, families: Sequence[_Family]) -> None:
+        """Corrects all schedules of some families, in one batch."""
+        if not families:
+            return
+        scores = correct(_joined([family.ranked for family in families]))
+        ends = np.cumsum([len(family.scores) for family in families])[:-1]
+        for family, part in zip(families, np.split(scores, ends), strict=True):
+            family.scores = part
+
+    def _children(self) -> list[_Part]:
+        """Draws parents by score over the best structures, and moves each once."""
+        ordered = sorted(self._families.items(), key=lambda pair: -pair[1].scores.max())
+        chosen = ordered[: self.config.structures]
+        scores, owner, place = _flat([family for _, family in chosen])
+        spread = max(float(scores.std()), 1e-6) * self.config.temperature
+        weight = np.exp((scores - scores.max()) / spread)
+        size = self.config.population
+        parents = self._rng.choice(len(scores), size=size, p=weight / weight.sum())
+        families = [family for _, family in chosen]
+        children: list[list[_Numbers]] = [[] for _ in families]
+        for at, family in enumerate(families):
+            numbers = family.numbers[place[parents[owner[parents] == at]]]
+            kind = self._rng.random(len(numbers))
+            crossed = kind < self.config.crossed
+            grafted = (kind >= 1 - self.config.grafted) & ~crossed
+            children[at].append(mutate(family.layout, numbers[~crossed & ~grafted], self._rng))
+            mates = self._rng.permutation(numbers)[: crossed.sum()]
+            children[at].append(self._crossed(family.layout, numbers[crossed], mates))
+            self._graft(family.layout, numbers[grafted], families, children)
+        return [
+            (family.example, structure, np.concatenate(parts))
+            for (structure, family), parts in zip(chosen, children, strict=True)
+        ]
+
+    def _crossed(self, layout: Layout, numbers: _Numbers, mates: _Numbers) -> _Numbers:
+        """Takes about half of the splits from a mate."""
+        parts = len(layout.splits) + len(layout.unrolls)
+        taken = self._rng.random((len(numbers), parts)) < 0.5
+        return graft(layout, numbers, layout, mates, taken)
+
+    def _graft(
+        self,
+        layout: Layout,
+        donors: _Numbers,
+        families: Sequence[_Family],
+        children: Sequence[list[_Numbers]],
+    ) -> None:
+        """Tries the numbers of donors in families of the same shape, drawn at random."""
+        fitting = [at for at, family in enumerate(families) if same_shape(family.layout, layout)]
+        targets = self._rng.choice(fitting, size=len(donors))
+        for at in np.unique(targets):
+            family, given = families[at], donors[targets == at]
+            hosts = family.numbers[self._rng.integers(len(family.numbers), size=len(given))]
+            parts = len(layout.splits) + len(layout.unrolls)
+            taken = np.ones((len(given), parts), bool)
+            children[at].append(graft(family.layout, hosts, layout, given, taken))
+
+    def _best(self, wanted: int) -> Plan:
+        families = list(self._families.values())
+        scores, owner, place = _flat(families)
+        order = np.argsort(-scores, kind="stable")[:wanted]
+        chosen = [(families[owner[at]], place[at]) for at in order]
+        schedules = [with_numbers(family.example, family.numbers[row]) for family, row in chosen]
+        return Plan(schedules, scores[order], self._imagined)
+
+    def _forget(self) -> None:
+        """Keeps the best schedules only; the others may be imagined again."""
+        scores, _, _ = _flat(list(self._families.values()))
+        if len(scores) <= self.config.remembered:
+            return
+        least = np.partition(scores, -self.config.remembered)[-self.config.remembered]
+        for structure, family in list(self._families.items()):
+            kept = family.scores >= least
+            if not kept.any():
+                del self._families[structure], self._known[structure]
+                continue
+            family.numbers = family.numbers[kept]
+            family.ranked = Scores(*(array[kept] for array in family.ranked))
+            family.scores = family.scores[kept]
+            self._known[structure] = {row.tobytes() for row in family.numbers}
+
+
+def _unseen(numbers: _Numbers, known: set[bytes]) -> _Numbers:
+    """Returns the rows that are not known, each once, and makes them known."""
+    fresh: list[int] = []
+    for at, row in enumerate(numbers):
+        name = row.tobytes()
+        if name not in known:
+            known.add(name)
+            fresh.append(at)
+    return numbers[fresh]
+
+
+def _joined(parts: Sequence[Scores]) -> Scores:
+    return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _flat(
+    families: Sequence[_Family],
+) -> tuple[
+    Float32[np.ndarray, "candidate"], Int[np.ndarray, "candidate"], Int[np.ndarray, "candidate"]
+]:
+    """Scores of all schedules, and of each the position of its family and its row there."""
+    sizes = [len(family.scores) for family in families]
+    return (
+        np.concatenate([family.scores for family in families]),
+        np.repeat(np.arange(len(families)), sizes),
+        np.concatenate([np.arange(size) for size in sizes]),
     )
-    for _ in range(config.generations):
-        families = sorted(families, key=lambda family: -family.scores.max())
-        families = families[: config.structures]
-        children = _children(families, config, rng)
-        scored = _score_groups(children, program, score)
-        families = _merge(families, scored)
-    return _best(families, wanted)
-
-
-_Unscored = tuple[tuple[Step, ...], Layout, tuple, Float[np.ndarray, "candidate number"]]
-
-
-def _score_groups(parts: Sequence[_Unscored], program: Program, score: Score) -> list[_Family]:
-    """Scores all groups in one batch."""
-    groups: list[tuple[Int[np.ndarray, "row"], ScheduleGroup]] = []
-    start = 0
-    for _, _, structure, numbers in parts:
-        distinct = np.unique(numbers, axis=0)
-        rows = np.arange(start, start + len(distinct), dtype=np.int32)
-        groups.append((rows, ScheduleGroup(structure, distinct)))
-        start += len(distinct)
-    if not start:
-        return []
-    arrays = encode_groups(groups, program)  # type: ignore[arg-type]
-    scores = score(arrays)
-    return [
-        _Family(example, layout, group, scores[rows])
-        for (example, layout, _, _), (rows, group) in zip(parts, groups, strict=True)
-    ]
-
-
-def _children(
-    families: Sequence[_Family], config: PlannerConfig, rng: np.random.Generator
-) -> list[_Unscored]:
-    """Draws parents by score over all structures and moves each once."""
-    scores = np.concatenate([family.scores for family in families])
-    owner = np.repeat(np.arange(len(families)), [len(family.scores) for family in families])
-    place = np.concatenate([np.arange(len(family.scores)) for family in families])
-    spread = max(float(scores.std()), 1e-6) * config.temperature
-    weight = np.exp((scores - scores.max()) / spread)
-    parents = rng.choice(len(scores), size=config.population, p=weight / weight.sum())
-    found: list[_Unscored] = []
-    for at, family in enumerate(families):
-        chosen = place[parents[owner[parents] == at]]
-        if len(chosen):
-            numbers = mutate(family.layout, family.group.numbers[chosen], rng)
-            found.append((family.example, family.layout, family.group.structure, numbers))
-    return found
-
-
-def _merge(old: Sequence[_Family], new: Sequence[_Family]) -> list[_Family]:
-    """Joins families of one structure; a schedule counts once."""
-    merged = {family.group.structure: family for family in old}
-    for family in new:
-        known = merged.get(family.group.structure)
-        if known is None:
-            merged[family.group.structure] = family
-            continue
-        numbers = np.concatenate([known.group.numbers, family.group.numbers])
-        scores = np.concatenate([known.scores, family.scores])
-        _, first = np.unique(numbers, axis=0, return_index=True)
-        group = ScheduleGroup(known.group.structure, numbers[first])
-        merged[family.group.structure] = known._replace(group=group, scores=scores[first])
-    return list(merged.values())
-
-
-def _best(families: Sequence[_Family], wanted: int) -> Plan:
-    scores = np.concatenate([family.scores for family in families])
-    owner = np.repeat(np.arange(len(families)), [len(family.scores) for family in families])
-    place = np.concatenate([np.arange(len(family.scores)) for family in families])
-    order = np.argsort(-scores, kind="stable")[:wanted]
-    chosen = [(families[int(owner[at])], int(place[at])) for at in order]
-    schedules = [with_numbers(family.example, family.group.numbers[row]) for family, row in chosen]
-    return Plan(schedules, scores[order], len(scores))

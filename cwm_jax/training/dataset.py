@@ -66,39 +66,47 @@ def build_dataset(
     for at, record in enumerate(records):
         if record.valid:
             groups[record.workload_key].append(at)
-    dataset: dict[str, WorkloadData] = {}
-    for key, rows in sorted(groups.items()):
-        if len(rows) < 2:
-            continue
-        latencies = np.array([records[at].latency for at in rows])
-        throughput = (latencies.min() / latencies).astype(np.float32)
-        dataset[key] = _encode(key, records, rows, programs, hardware, stores, throughput)
+    dataset = {
+        key: encode_workload(
+            [records[at] for at in rows],
+            programs.get(key) or shape_only_program(key),
+            hardware,
+            None if stores is None else [stores[at] for at in rows],
+        )
+        for key, rows in sorted(groups.items())
+        if len(rows) > 1
+    }
     if not dataset:
         raise RecordError("no workload has two valid measurements, so there is nothing to rank")
     return dataset
 
 
-def _encode(
-    key: str,
+def encode_workload(
     records: Sequence[Record],
-    rows: Sequence[int],
-    programs: Mapping[str, Program],
+    program: Program,
     hardware: HardwareCard,
-    stores: Sequence[Stores] | None,
-    throughput: Float32[np.ndarray, "candidate"],
+    stores: Sequence[Stores] | None = None,
 ) -> WorkloadData:
-    program = programs.get(key) or shape_only_program(key)
-    steps = encode_schedules([records[at].steps for at in rows], program)
+    """Encodes valid records of one workload.
+
+    Args:
+        records: The records.
+        program: Their program.
+        hardware: The device that measured them.
+        stores: As for `build_dataset`.
+    """
+    steps = encode_schedules([record.steps for record in records], program)
+    latencies = np.array([record.latency for record in records])
     return WorkloadData(
-        key=key,
+        key=records[0].workload_key,
         program=encode_program(program, steps.slots),
         steps=steps,
         hardware=encode_hardware(hardware),
-        latencies=np.array([records[at].latency for at in rows], np.float32),
-        throughput=throughput,
-        alignment=np.stack([alignment_target(stores[at]) for at in rows])
+        latencies=latencies.astype(np.float32),
+        throughput=(latencies.min() / latencies).astype(np.float32),
+        alignment=np.stack([alignment_target(rows) for rows in stores])
         if stores is not None
-        else np.zeros((len(rows), 0), np.float32),
+        else np.zeros((len(records), 0), np.float32),
     )
 
 

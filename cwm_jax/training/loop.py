@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,11 +18,14 @@ from cwm_jax.features.program import ProgramArrays
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.world_model import Ranking
+from cwm_jax.prefetching import prefetched
 from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.training.alignment import AlignmentHead, alignment_loss
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import Batch, WorkloadData, batches
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
+from cwm_jax.training.sharding import data_mesh, replicate, share_out
+from cwm_jax.training.snapshots import Position, Snapshots, run_identity
 from cwm_jax.training.standardise import absorb_scale, scale_of_values, standardise_targets
 
 
@@ -77,6 +82,7 @@ def train(
     config: TrainingConfig,
     report: Callable[[Epoch], None] = lambda epoch: None,
     initial: Ensemble | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Trained:
     """Trains an ensemble to rank the candidates of each workload.
 
@@ -99,6 +105,11 @@ def train(
         config: Settings.
         report: Called after every epoch.
         initial: Goes on from these members in place of fresh ones.
+        snapshots: Where the run is kept while it is under way; it goes on from the latest, to
+            the same parameters as if it had not been stopped.
+
+    Raises:
+        CheckpointError: A snapshot is of another run, or cannot be read or written.
     """
     chosen = standardise_targets([dataset[key] for key in training])
     rng = np.random.default_rng(config.seed)
@@ -112,28 +123,41 @@ def train(
     trained = Ensemble.of(
         [_WithAlignment(model, aligned, seed) for model, seed in zip(models, seeds, strict=True)]
     )
-    graph, state = trained.graph, trained.state
+    mesh = data_mesh(config.lists)
+    graph, state = trained.graph, replicate(trained.state, mesh)
     optimizer = _optimizer(config, steps_per_epoch)
-    optimizer_state = jax.vmap(optimizer.init)(state)
+    optimizer_state = replicate(jax.vmap(optimizer.init)(trained.state), mesh)
     shape = (members, len(chosen))
     emphasis = rng.exponential(size=shape) if members > 1 else np.ones(shape)
     update = _make_update(graph, optimizer, config, scale, emphasis.astype(np.float32))
+    position = Position(1, 0, [], [], dict(rng.bit_generator.state))
+    run = run_identity(config, chosen, trained.state)
+    if snapshots and (found := snapshots.restore(run, (trained.state, optimizer_state))):
+        restored, position = found
+        state, optimizer_state = replicate(restored, mesh)
 
     def finished() -> Ensemble:
-        models = [both.model for both in Ensemble(graph, state).models()]
+        here = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state)
+        models = [both.model for both in Ensemble(graph, here).models()]
         return Ensemble.of(absorb_scale(models, scale))
 
-    curves: list[Epoch] = []
-    for number in range(1, config.epochs + 1):
+    curves = [Epoch(**line) for line in position.curves]  # type: ignore[arg-type]
+    while position.epoch <= config.epochs:
         started = time.perf_counter()
-        losses = []
-        for batch in _epoch(chosen, config, rng):
-            state, optimizer_state, loss = update(state, optimizer_state, batch)
+        rng.bit_generator.state = position.generator
+        losses: list[Any] = list(position.losses)
+        todo = islice(_epoch(chosen, config, rng), position.batch, None)
+        for batch in prefetched(todo):
+            state, optimizer_state, loss = update(state, optimizer_state, share_out(batch, mesh))
             losses.append(loss)
+            if snapshots and snapshots.due():
+                step = (position.epoch - 1) * steps_per_epoch + len(losses)
+                here = position._replace(batch=len(losses), losses=_as_lists(losses))
+                snapshots.save(run, step, (state, optimizer_state), here)
         metrics = evaluate_model(finished(), dataset, watched)
         epoch = Epoch(
-            number,
-            float(np.mean(jax.device_get(losses))),
+            position.epoch,
+            float(np.mean(_as_lists(losses))),
             metrics.top1,
             metrics.top5,
             metrics.pairwise,
@@ -142,7 +166,13 @@ def train(
         )
         curves.append(epoch)
         report(epoch)
+        lines = [line._asdict() for line in curves]
+        position = Position(position.epoch + 1, 0, [], lines, dict(rng.bit_generator.state))
     return Trained(finished(), curves)
+
+
+def _as_lists(losses: Sequence[Any]) -> list[list[float]]:
+    return [np.asarray(loss).tolist() for loss in losses]
 
 
 def evaluate_model(
@@ -195,12 +225,13 @@ def _make_update(
     emphasis: Float32[np.ndarray, "member workload"],
 ) -> Callable[[Any, Any, Batch], tuple[Any, Any, Float[Array, "member"]]]:
     def loss_of(state: Any, emphasis: Float[Array, "workload"], batch: Batch) -> Float[Array, ""]:
-        both: _WithAlignment = nnx.merge(graph, state)
+        both: _WithAlignment = nnx.merge(graph, _as_type(state, config.precision))
         schedules = batch.schedules._replace(values=batch.schedules.values * scale)
-        ranking = jax.vmap(both.model.rank)(batch.programs, schedules, batch.hardware)
+        inputs = _as_type((batch.programs, schedules, batch.hardware), config.precision)
+        ranking = _as_type(jax.vmap(both.model.rank)(*inputs), "float32")
         weight = emphasis[batch.workload]
         labels = batch.throughput, batch.valid
-        pairwise = pairwise_loss(ranking.score, *labels, weight)
+        pairwise = pairwise_loss(ranking.score, *labels, weight, config.ratio_weight)
         listwise = listwise_loss(ranking.score, *labels, config.temperature, weight)
         loss = pairwise + config.listwise_weight * listwise
         if both.alignment is None:
@@ -218,8 +249,15 @@ def _make_update(
 
     members = jax.vmap(update_one, in_axes=(0, 0, 0, None))
 
-    @jax.jit
+    @partial(jax.jit, donate_argnames=("state", "optimizer_state"))
     def update(state: Any, optimizer_state: Any, batch: Batch) -> tuple[Any, Any, Any]:
         return members(state, optimizer_state, jnp.asarray(emphasis), batch)
 
     return update
+
+
+def _as_type(tree: Any, dtype: str) -> Any:
+    """Casts the floating-point arrays of a tree."""
+    return jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )

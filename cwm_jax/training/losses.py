@@ -11,6 +11,7 @@ def pairwise_loss(
     throughput: Float[Array | np.ndarray, "list candidate"],
     valid: Bool[Array | np.ndarray, "list candidate"],
     emphasis: Float[Array | np.ndarray, "list"],
+    ratio_weight: float = 0.0,
 ) -> Float[Array, ""]:
     """RankNet's logistic loss, each pair weighted by its difference in throughput.
 
@@ -22,11 +23,16 @@ def pairwise_loss(
         throughput: Normalised, in (0, 1].
         valid: False for padding.
         emphasis: How much each list counts.
+        ratio_weight: Weight of the logarithm of the ratio of throughputs, up to 1, beside their
+            difference: slow candidates are told apart, too.
     """
     difference = scores[:, :, None] - scores[:, None, :]
     gain = throughput[:, :, None] - throughput[:, None, :]
     both = valid[:, :, None] & valid[:, None, :]
-    weight = jnp.maximum(gain, 0) * both * jnp.asarray(emphasis)[:, None, None]
+    speed = jnp.log(jnp.where(valid, throughput, 1))
+    ratio = jnp.clip(speed[:, :, None] - speed[:, None, :], 0, 1)
+    cost = jnp.maximum(gain, 0) + ratio_weight * ratio
+    weight = cost * both * jnp.asarray(emphasis)[:, None, None]
     return (weight * jax.nn.softplus(-difference)).sum() / jnp.maximum(weight.sum(), 1e-6)
 
 

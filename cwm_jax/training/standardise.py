@@ -11,6 +11,7 @@ from cwm_jax.training.dataset import WorkloadData
 
 _CONSTANT = 1e-3
 _LEAST_DEVIATION = 0.1
+_ROUNDING = 1e-12
 
 
 def scale_of_values(chosen: Sequence[WorkloadData]) -> Float32[np.ndarray, "column"]:
@@ -19,13 +20,18 @@ def scale_of_values(chosen: Sequence[WorkloadData]) -> Float32[np.ndarray, "colu
     A column that deviates by less than a tenth is scaled as if it deviated by that, and one that
     never moves is left alone.
     """
-    live = [
-        workload.steps.values[
-            np.arange(workload.steps.kind.shape[1]) < workload.steps.length[:, None]
-        ]
-        for workload in chosen
-    ]
-    deviation = np.concatenate(live).astype(np.float64).std(0)
+    width = chosen[0].steps.values.shape[-1]
+    count, total, squares = 0, np.zeros(width), np.zeros(width)
+    for workload in chosen:
+        steps = workload.steps
+        live = np.arange(steps.kind.shape[1]) < steps.length[:, None]
+        values = np.asarray(steps.values)[live].astype(np.float64)
+        count += len(values)
+        total += values.sum(0)
+        squares += (values**2).sum(0)
+    variance = squares / count - (total / count) ** 2
+    # Rounding leaves something of a column that never moves.
+    deviation = np.sqrt(np.where(variance > _ROUNDING, variance, 0))
     scale = np.where(deviation > 0, 1 / np.maximum(deviation, _LEAST_DEVIATION), 1)
     return scale.astype(np.float32)
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from cwm_jax.errors import RecordError
-from cwm_jax.features.steps import StepArrays
-from cwm_jax.ranking.adaptation import Adaptation, AdaptationConfig
+from cwm_jax.features.step_text import group_text
+from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
-from cwm_jax.ranking.scorer import Scorer, Scores
+from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
+from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, iterate_records, parse_line
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
@@ -37,6 +37,9 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
         adaptation: How measurements of a workload correct its ranking.
 
+    Attributes:
+        online: Ranks by the checkpoint and by what is measured.
+
     Raises:
         CheckpointError: The checkpoint is missing or does not fit.
     """
@@ -48,7 +51,7 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
     ) -> None:
         super().__init__()
         scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
-        self._online = OnlineRanker(scorer, adaptation or AdaptationConfig())
+        self.online = OnlineRanker(scorer, adaptation or AdaptationConfig())
         self._programs: dict[str, Program] = {}
 
     def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
@@ -60,7 +63,7 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         """
         if len(states) == 0:
             return np.zeros(0, np.float32)
-        return self._online.rank(self.program(task), schedules_of_states(task, states))
+        return self.online.rank_groups(self.program(task), group_text(_log_of(task, states)))
 
     def predict_stages(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "packed"]:
         """Scores states in Ansor's packed form, without a breakdown by stage.
@@ -88,36 +91,30 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
             self._remember(record)
 
     def _remember(self, record: Record) -> None:
-        self._online.learn(record.workload_key, record.steps, record.latency)
+        self.online.learn(record.workload_key, record.steps, record.latency)
 
     def program(self, task: Any) -> Program:
         """Returns the compute graph of a task."""
         key = task.workload_key
         if key not in self._programs:
             self._programs[key] = program_of_task(_tvm, task)
+            scorer = self.online.scorer
+            warn_of_target(scorer.hardware, str(task.target), int(task.hardware_params.num_cores))
+            warn_of_engine(scorer.engines, "ansor")
         return self._programs[key]
-
-    def score_arrays(self, task: Any, steps: StepArrays) -> Float32[np.ndarray, "state"]:
-        """Scores encoded schedules of a task, corrected by what is measured of it."""
-        return self._online.rank_arrays(self.program(task), steps)
-
-    def rank_schedules(
-        self, task: Any, schedules: Sequence[tuple[Step, ...]]
-    ) -> tuple[Scores, Adaptation | None]:
-        """Ranks schedules of a task, and returns the correction by what is measured of it."""
-        program = self.program(task)
-        scores = self._online.scorer.rank_schedules(program, schedules)
-        return scores, self._online.adaptation(program)
 
 
 def schedules_of_states(task: Any, states: Sequence[Any]) -> list[tuple[Step, ...]]:
     """Returns the steps of Ansor states.
 
-    TVM writes the whole batch as a log in C++, the cheapest way out of its objects.
-
     Raises:
         RecordError: TVM wrote a step that this version does not know.
     """
+    return [parse_line(line).steps for line in _log_of(task, states).splitlines()]
+
+
+def _log_of(task: Any, states: Sequence[Any]) -> bytes:
+    """Returns states as a log: TVM writes it in C++, the cheapest way out of its objects."""
     make_input = _auto_scheduler.measure.MeasureInput
     inputs = [make_input(task, state) for state in states]
     result = _auto_scheduler.measure.MeasureResult([0.0], 0, "", 0.0, 0.0)
@@ -125,8 +122,4 @@ def schedules_of_states(task: Any, states: Sequence[Any]) -> list[tuple[Step, ..
     with tempfile.TemporaryDirectory(prefix="cwm-", dir=folder) as work:
         log = Path(work) / "states.json"
         _auto_scheduler.measure_record.save_records(str(log), inputs, [result] * len(inputs))
-        summary = LogSummary()
-        schedules = [record.steps for record in iterate_records(log, summary)]
-    if len(schedules) != len(states):
-        raise RecordError(f"TVM wrote {len(states)} states: {summary}")
-    return schedules
+        return log.read_bytes()

@@ -11,7 +11,6 @@ import numpy as np
 import orjson
 
 from cwm_jax.errors import CorpusError
-from cwm_jax.files import write_atomically
 from cwm_jax.records.ansor_log import LogSummary, iterate_records, load_records
 from cwm_jax.records.gzip_log import drop_unfinished_member
 from cwm_jax.records.program import Program, write_programs
@@ -19,6 +18,7 @@ from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, read_tasks, write_tasks
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
+from cwm_jax.tvm_bridge.machine import note_machine
 from cwm_jax.tvm_bridge.measuring import QuietMeasurer
 from cwm_jax.tvm_bridge.reference import ReferenceRun
 
@@ -119,13 +119,9 @@ def open_corpus(
         CorpusError: The corpus belongs to other hardware, or is damaged.
     """
     corpus = Corpus(folder)
-    if corpus.machine.exists():
-        check_machine(corpus, machine)
-    else:
-        if corpus.records.exists():
-            raise CorpusError(f"{corpus.folder}: has records but no machine.json")
-        text = orjson.dumps(machine, option=orjson.OPT_INDENT_2)
-        write_atomically(corpus.machine, text + b"\n")
+    if corpus.records.exists() and not corpus.machine.exists():
+        raise CorpusError(f"{corpus.folder}: has records but no machine.json")
+    note_machine(corpus.machine, machine)
     if not corpus.tasks.exists():
         write_tasks(corpus.tasks, plan())
     tasks = read_tasks(corpus.tasks)
@@ -134,24 +130,6 @@ def open_corpus(
     if corpus.records.exists():
         drop_unfinished_member(corpus.records)
     return tasks
-
-
-def check_machine(corpus: Corpus, machine: dict[str, Any]) -> None:
-    """Refuses to mix hardware in one corpus.
-
-    Raises:
-        CorpusError: The corpus was measured on another kind of machine.
-    """
-    try:
-        known = orjson.loads(corpus.machine.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise CorpusError(f"{corpus.machine}: cannot be read ({error})") from error
-    for field, value in machine.items():
-        if known.get(field) != value:
-            raise CorpusError(
-                f"{corpus.folder}: was measured with {field} {known.get(field)!r}, but this "
-                f"machine has {value!r}; collect into another folder"
-            )
 
 
 def read_reference(path: Path) -> list[ReferenceRun]:

@@ -54,3 +54,16 @@ def watch_interrupts() -> Iterator[Interrupt]:
         yield interrupt
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def sheltered_children() -> Iterator[None]:
+    """Keeps Ctrl-C from processes that are started meanwhile, TVM's builders and runners.
+
+    A terminal sends it to the whole group; they would die with a traceback each.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

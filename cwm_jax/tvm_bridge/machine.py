@@ -5,6 +5,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import orjson
+
+from cwm_jax.errors import CorpusError
+from cwm_jax.files import write_atomically
 from cwm_jax.tvm_bridge.cores import threads_in_use, usable_cores
 
 
@@ -16,6 +20,32 @@ def machine_identity(target: str) -> dict[str, Any]:
         "cores": usable_cores(),
         "threads": threads_in_use(),
     }
+
+
+def note_machine(file: Path, identity: dict[str, Any]) -> None:
+    """Notes what the measurements of a folder are of, or refuses to mix them with others.
+
+    Args:
+        file: The note.
+        identity: Of this machine (`machine_identity`).
+
+    Raises:
+        CorpusError: The folder holds measurements of another kind of machine.
+    """
+    if not file.exists():
+        text = orjson.dumps(identity, option=orjson.OPT_INDENT_2)
+        write_atomically(file, text + b"\n")
+        return
+    try:
+        known = orjson.loads(file.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise CorpusError(f"{file}: cannot be read ({error})") from error
+    for field, value in identity.items():
+        if known.get(field) != value:
+            raise CorpusError(
+                f"{file.parent}: was measured with {field} {known.get(field)!r}, but this "
+                f"machine has {value!r}; collect into another folder"
+            )
 
 
 def cpu_model() -> str:

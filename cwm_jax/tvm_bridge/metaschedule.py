@@ -16,6 +16,7 @@ from cwm_jax.errors import CheckpointError
 from cwm_jax.files import write_atomically
 from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
@@ -105,6 +106,12 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         module = context.mod
         if module not in self._programs:
             self._programs[module] = program_of_module(_tvm, module, workload_key(module))
+            scorer = self._online.scorer
+            cores = context.target.attrs.get("num-cores")
+            warn_of_target(
+                scorer.hardware, str(context.target), None if cores is None else int(cores)
+            )
+            warn_of_engine(scorer.engines, "metaschedule")
         return self._programs[module]
 
 

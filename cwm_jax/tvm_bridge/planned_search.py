@@ -3,21 +3,24 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cwm_jax.ranking.adaptation import choose_batch
+from cwm_jax.features.program import encode_program
+from cwm_jax.features.steps import StepArrays
+from cwm_jax.ranking.scorer import Scores
 from cwm_jax.records.ansor_log import format_line, parse_line
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
-from cwm_jax.search.planner import PlannerConfig, plan
+from cwm_jax.search.planner import Planner, PlannerConfig
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel, schedules_of_states
-from cwm_jax.tvm_bridge.results import latency_of
+from cwm_jax.tvm_bridge.cost_models import Clock
 
-_SEED_CALLS = 4
+_FIRST_SAMPLE = 2048
+_LATER_SAMPLE = 256
 _PROPOSED_PER_TRIAL = 8
-_BEST_MEASURED = 32
 
 
 class PlannedRound(NamedTuple):
@@ -63,85 +66,84 @@ class PlannedSearch:
         seed: int,
         config: PlannerConfig | None = None,
     ) -> None:
-        self.config = config or PlannerConfig()
         self._ansor = tvm.auto_scheduler
         self._error = tvm.TVMError
         self._task = task
         self._model = model
         self._measure = measure
-        self._rng = np.random.default_rng(seed)
-        self._policy = self._ansor.SketchPolicy(task, seed=seed + 1, verbose=0)
-        self._seeds: list[tuple[Step, ...]] = []
-        self._measured: list[tuple[float, tuple[Step, ...]]] = []
+        self._clock = Clock()
+        self._program = model.program(task)
+        self._planner = Planner(
+            self._program,
+            self._clock.around(self._rank),
+            config or PlannerConfig(),
+            np.random.default_rng(seed),
+        )
+        self._first = self._policy(seed + 1, _FIRST_SAMPLE)
+        self._later = self._policy(seed + 2, _LATER_SAMPLE)
+        self._sampled = False
         self._seen: set[str] = set()
         self._form: Record | None = None
 
-    def remember(self, inputs: Sequence[Any], latencies: Sequence[float]) -> None:
-        """Notes what has been measured: it is not measured again, and the best are parents."""
+    def remember(self, inputs: Sequence[Any]) -> None:
+        """Notes what has been measured: it is not measured again, and becomes a parent."""
         if not inputs:
             return
-        schedules = schedules_of_states(self._task, [item.state for item in inputs])
-        self._measured += zip(latencies, schedules, strict=True)
+        self._planner.add(schedules_of_states(self._task, [item.state for item in inputs]))
         self._seen |= {shown for item in inputs if (shown := self._checked(item.state)[1])}
 
     def round(self, size: int) -> PlannedRound:
         """Plans, checks, and measures up to `size` new candidates."""
-        self._sample()
-        model_seconds = 0.0
-
-        def score(arrays: Any) -> np.ndarray:
-            nonlocal model_seconds
-            started = time.perf_counter()
-            found = self._model.score_arrays(self._task, arrays)
-            model_seconds += time.perf_counter() - started
-            return found
-
-        best = sorted(self._measured, key=lambda pair: pair[0])[:_BEST_MEASURED]
-        seeds = [*self._seeds, *(schedule for _, schedule in best)]
-        program = self._model.program(self._task)
-        wanted = _PROPOSED_PER_TRIAL * size
-        planned = plan(seeds, program, score, wanted, self.config, self._rng)
+        self._clock.calls.clear()
+        self._planner.add(self._sample())
+        correct = self._clock.around(partial(self._model.online.corrected, self._program))
+        wanted = _PROPOSED_PER_TRIAL * size + len(self._seen)
+        planned = self._planner.plan(correct, wanted)
         states: list[Any] = []
+        shown: list[str] = []
         schedules: list[tuple[Step, ...]] = []
         rejected = 0
         for schedule in planned.schedules:
-            state, shown = self._checked(self._state_of(schedule))
+            state, text = self._checked(self._state_of(schedule))
             if state is None:
                 rejected += 1
-            elif shown not in self._seen:
-                self._seen.add(shown)
+            elif text not in self._seen:
+                self._seen.add(text)
                 states.append(state)
+                shown.append(text)
                 schedules.append(schedule)
-        started = time.perf_counter()
-        chosen = self._choose(schedules, size)
-        model_seconds += time.perf_counter() - started
-        for at in set(range(len(states))) - set(chosen):
-            self._seen.discard(str(states[at]))
+        chosen = self._clock.around(self._choose)(schedules, size)
+        self._seen -= {shown[at] for at in set(range(len(states))) - set(chosen)}
         inputs = [self._ansor.MeasureInput(self._task, states[at]) for at in chosen]
         started = time.perf_counter()
         results = list(self._measure(inputs)) if inputs else []
-        ended = time.perf_counter()
-        self._model.update(inputs, results)
-        model_seconds += time.perf_counter() - ended
-        latencies = [latency_of(result) for result in results]
-        self._measured += zip(latencies, (schedules[at] for at in chosen), strict=True)
+        measure_seconds = time.perf_counter() - started
+        self._clock.around(self._model.update)(inputs, results)
         return PlannedRound(
             inputs,
             results,
-            model_seconds,
-            ended - started,
+            sum(end - start for start, end in self._clock.calls),
+            measure_seconds,
             planned.imagined,
             len(planned.schedules),
             rejected,
         )
 
-    def _sample(self) -> None:
-        """Draws structures from TVM: many at first, some more each round."""
-        calls = 1 if self._seeds else _SEED_CALLS
-        for _ in range(calls):
-            states = list(self._policy.sample_initial_population())
-            self._seeds += schedules_of_states(self._task, states)
-        self._seeds = list(dict.fromkeys(self._seeds))
+    def _rank(self, steps: StepArrays) -> Scores:
+        program = encode_program(self._program, steps.slots)
+        return self._model.online.scorer.rank_arrays(program, steps)
+
+    def _policy(self, seed: int, population: int) -> Any:
+        """What samples so many states at once."""
+        defaults = dict(self._ansor.SketchPolicy.DEFAULT_PARAMS)
+        params = defaults | {"evolutionary_search_population": population}
+        return self._ansor.SketchPolicy(self._task, params=params, seed=seed, verbose=0)
+
+    def _sample(self) -> list[tuple[Step, ...]]:
+        """Draws schedules from TVM: many at first, a few new structures each round."""
+        policy = self._later if self._sampled else self._first
+        self._sampled = True
+        return schedules_of_states(self._task, list(policy.sample_initial_population()))
 
     def _state_of(self, schedule: tuple[Step, ...]) -> Any:
         if self._form is None:
@@ -161,9 +163,6 @@ class PlannedSearch:
         return bounded, str(bounded)
 
     def _choose(self, schedules: Sequence[tuple[Step, ...]], size: int) -> list[int]:
-        if not schedules:
-            return []
-        scores, adaptation = self._model.rank_schedules(self._task, schedules)
-        if adaptation is None:
-            return np.argsort(-scores.score, kind="stable")[:size].tolist()
-        return choose_batch(adaptation, scores.score, scores.features, size)
+        online = self._model.online
+        ranked = online.scorer.rank_schedules(self._program, schedules)
+        return online.choose(self._program, ranked, size)

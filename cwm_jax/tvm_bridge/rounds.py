@@ -12,7 +12,7 @@ from cwm_jax.errors import TargetError
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.cost_models import AdaptationName, Clock, CostModelName
-from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.interrupts import Interrupt, sheltered_children
 from cwm_jax.tvm_bridge.remote import (
     LOST_ROUNDS,
     Tracker,
@@ -190,7 +190,10 @@ def _planner(
     builder, runner = _builder(ansor, config), _runner(tvm, config)
 
     def measure(inputs: Sequence[Any]) -> Sequence[Any]:
-        return runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        with sheltered_children():
+            return runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
 
     search = PlannedSearch(tvm, task, model, measure, _search_seed(config, earlier))
     with _log_of(earlier) as earlier_log:
@@ -200,11 +203,16 @@ def _planner(
             inputs = [
                 ansor.MeasureInput(task, load(format_line(record))[0].state) for record in earlier
             ]
-            search.remember(inputs, [record.latency for record in earlier])
+            search.remember(inputs)
 
     def next_round(size: int) -> Found:
         started = time.perf_counter()
-        found = search.round(size)
+        try:
+            found = search.round(size)
+        except Exception:  # what a killed builder is to TVM
+            if interrupt.requested:
+                raise KeyboardInterrupt from None
+            raise
         seconds = time.perf_counter() - started
         if interrupt.requested:
             raise KeyboardInterrupt

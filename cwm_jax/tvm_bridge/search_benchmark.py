@@ -13,25 +13,34 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
 from cwm_jax.errors import CwmError
-from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
-from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.results import latency_of
 
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "world-model": ("--cost-model", "world-model"),
-    "world-model-planner": ("--cost-model", "world-model", "--search", "planner"),
-    "world-model-mean": ("--cost-model", "world-model", "--adaptation", "mean"),
-    "world-model-pretrained-only": ("--cost-model", "world-model", "--adaptation", "none"),
-    "xgboost": ("--cost-model", "xgboost"),
-    "xgboost-pretrained": ("--cost-model", "xgboost", "--pretrain"),
-    "random": ("--cost-model", "random"),
+_WORLD_MODEL = ("--cost-model", "world-model")
+
+VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "ansor": {
+        "world-model": _WORLD_MODEL,
+        "world-model-evolutionary": (*_WORLD_MODEL, "--search", "evolutionary"),
+        "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
+        "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
+        "xgboost": ("--cost-model", "xgboost"),
+        "xgboost-pretrained": ("--cost-model", "xgboost", "--pretrain"),
+        "random": ("--cost-model", "random"),
+    },
+    "metaschedule": {
+        "world-model": _WORLD_MODEL,
+        "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
+        "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
+        "xgboost": ("--cost-model", "xgboost"),
+        "mlp": ("--cost-model", "mlp"),
+        "random": ("--cost-model", "random"),
+    },
 }
-"""Ways to search, as options of `cwm tune`; a corpus follows `--pretrain`."""
+"""Ways to search, by engine, as options of `cwm tune`; a corpus follows `--pretrain`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +52,14 @@ class SearchRun:
         variant: In `VARIANTS`.
         seed: Of the search.
         trials: To measure.
+        round_size: Of them in a round.
     """
 
     workload: str
     variant: str
     seed: int
     trials: int
+    round_size: int = 16
 
     @property
     def name(self) -> str:
@@ -73,13 +84,16 @@ def plan_runs(
     return runs
 
 
-def run_search(run: SearchRun, checkpoint: str, corpus: Path, folder: Path) -> dict[str, Any]:
+def run_search(
+    run: SearchRun, engine: str, checkpoint: str, corpus: Path, folder: Path
+) -> dict[str, Any]:
     """Runs one search in a process of its own, or returns what an earlier call finished.
 
     A search that was stopped goes on from its log.
 
     Args:
         run: The search.
+        engine: Who searches.
         checkpoint: Of the world model.
         corpus: What a pretrained rival learns from.
         folder: Where logs and results are kept.
@@ -90,38 +104,68 @@ def run_search(run: SearchRun, checkpoint: str, corpus: Path, folder: Path) -> d
     result = folder / f"{run.name}.json"
     if result.exists():
         return orjson.loads(result.read_bytes())
-    log = folder / f"{run.name}.jsonl"
+    log = log_of(run, engine, folder)
     command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--workload", run.workload]
-    variant = VARIANTS[run.variant]
+    variant = VARIANTS[engine][run.variant]
     command += [*variant, *([str(corpus)] if variant[-1] == "--pretrain" else [])]
     command += ["--trials", str(run.trials), "--seed", str(run.seed), "--json", str(result)]
-    command += ["--checkpoint", checkpoint, "--resume" if log.exists() else "--log", str(log)]
+    command += ["--engine", engine, "--round", str(run.round_size), "--checkpoint", checkpoint]
+    command += ["--resume" if log.exists() else "--log", str(log)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CwmError(f"{run.name}: {done.stderr.strip() or done.stdout.strip()}")
     return orjson.loads(result.read_bytes())
 
 
-def winner_after(log: Path, trials: int) -> Record:
-    """Returns the fastest of the first `trials` records of a log."""
-    records = load_records(log, summary=LogSummary())[:trials]
-    return min(records, key=lambda record: record.latency)
+def log_of(run: SearchRun, engine: str, folder: Path) -> Path:
+    """Where a search keeps its measurements: Ansor's log, or MetaSchedule's folder."""
+    return folder / (f"{run.name}.jsonl" if engine == "ansor" else run.name)
+
+
+class Winner(NamedTuple):
+    """The fastest program of a search.
+
+    Attributes:
+        name: Short hash of it.
+        latency: As measured in the search, in seconds.
+        program: What its engine builds it from.
+    """
+
+    name: str
+    latency: float
+    program: Any
+
+
+class Winners(Protocol):
+    """What is an engine's own in the benchmark."""
+
+    def after(self, log: Path, trials: int) -> Winner:
+        """Returns the fastest of the first `trials` records of a search's log."""
+        ...
+
+    def measure(self, winner: Winner) -> float:
+        """Builds a program and measures it, in a fresh process; infinity if it fails."""
+        ...
+
+
+def program_name(text: str | bytes) -> str:
+    """Returns a short hash of what a program is built from."""
+    data = text.encode() if isinstance(text, str) else text
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def remeasure(
-    tvm: Any,
-    task_of: Callable[[Record], Any],
-    winners: Sequence[Record],
+    winners: Sequence[Winner],
+    measure: Callable[[Winner], float],
     rounds: int,
     file: Path,
     report: Callable[[int], None] = lambda _: None,
 ) -> list[float]:
-    """Builds and measures programs in turn, `rounds` times, each time in a fresh process.
+    """Measures programs in turn, `rounds` times.
 
     Args:
-        tvm: A TVM with Ansor.
-        task_of: Gives the search task of a record.
-        winners: What to measure.
+        winners: What to measure; equal programs are measured once a round.
+        measure: Builds and measures one.
         rounds: How often each is built and measured.
         file: JSON lines of what is measured; a call with the same winners goes on with it.
         report: Called after every measurement with how many there are.
@@ -129,30 +173,24 @@ def remeasure(
     Returns:
         The median latency of each in seconds; infinity where none succeeded.
     """
-    ansor = tvm.auto_scheduler
-    builder = ansor.LocalBuilder(timeout=60)
-    runner = ansor.LocalRunner(timeout=30, repeat=3, min_repeat_ms=100)
-    lines = [format_line(winner) for winner in winners]
-    names = [hashlib.sha256(line.encode()).hexdigest()[:16] for line in lines]
     done: dict[tuple[str, int], float] = {}
     if file.exists():
         for line in file.read_bytes().splitlines():
             known = orjson.loads(line)
             latency = known["latency"]
             done[known["program"], known["round"]] = math.inf if latency is None else latency
-    order = dict(zip(names, zip(winners, lines, strict=True), strict=True))
+    distinct = {winner.name: winner for winner in winners}
     for number in range(rounds):
-        for name, (winner, line) in order.items():
+        for name, winner in distinct.items():
             if (name, number) in done:
                 continue
-            loaded, _ = ansor.measure_record.load_record_from_string(line)
-            inputs = [ansor.MeasureInput(task_of(winner), loaded.state)]
-            built = builder.build(inputs, verbose=0)
-            latency = latency_of(runner.run(inputs, built, verbose=0)[0])
-            done[name, number] = latency
+            latency = done[name, number] = measure(winner)
             shown = latency if math.isfinite(latency) else None
             with file.open("ab") as out:
                 row = {"program": name, "round": number, "latency": shown}
                 out.write(orjson.dumps(row) + b"\n")
             report(len(done))
-    return [statistics.median(done[name, number] for number in range(rounds)) for name in names]
+    return [
+        statistics.median(done[winner.name, number] for number in range(rounds))
+        for winner in winners
+    ]

@@ -1,6 +1,7 @@
 """Candidates scored per second where Ansor asks for scores: `predict(task, states)`."""
 
 import dataclasses
+import resource
 import statistics
 import subprocess
 import sys
@@ -10,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from cwm_jax.features.program import encode_program
+from cwm_jax.features.steps import encode_schedules
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.program import Program
+from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.cost_models import create_cost_model
 
 _FIRST_SCORE = """
@@ -55,18 +60,23 @@ def sample_states(tvm: Any, task: Any, count: int) -> list[Any]:
 
 
 def measure_throughput(
-    tvm: Any, task: Any, scorer: Scorer, batches: Sequence[int], repeats: int
+    tvm: Any,
+    task: Any,
+    states: Sequence[Any],
+    scorer: Scorer,
+    batches: Sequence[int],
+    repeats: int,
 ) -> list[Throughput]:
     """Times `predict` of both models on the same states, in turn.
 
     Args:
         tvm: A TVM with Ansor.
         task: A search task.
+        states: Of the task, as many as the largest batch.
         scorer: The world model's checkpoint.
         batches: Batch sizes.
         repeats: Timed calls of each model at each size, after one that is not timed.
     """
-    states = sample_states(tvm, task, max(batches))
     models = {
         name: create_cost_model(tvm, name, scorer=scorer, round_size=16, seed=0)[0]
         for name in ("world-model", "xgboost")
@@ -85,6 +95,28 @@ def measure_throughput(
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
         found.append(Throughput(batch, statistics.median(ours), statistics.median(theirs), ratio))
     return found
+
+
+def array_rates(
+    program: Program, schedules: Sequence[tuple[Step, ...]], scorer: Scorer, repeats: int
+) -> list[float]:
+    """Times scoring from arrays, as a planner does: candidates per second, one a repeat.
+
+    Args:
+        program: The program.
+        schedules: Candidates; they are encoded before the clock starts.
+        scorer: The world model's checkpoint.
+        repeats: Timed calls, after one that is not timed.
+    """
+    steps = encode_schedules(schedules, program)
+    encoded = encode_program(program, steps.slots)
+    seconds = [_seconds(scorer.rank_arrays, encoded, steps) for _ in range(repeats + 1)][1:]
+    return [len(schedules) / taken for taken in seconds]
+
+
+def peak_memory_bytes() -> int:
+    """Returns the most memory that this process has held at once."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _pretend_measurements(tvm: Any, task: Any, states: Sequence[Any]) -> tuple[list, list]:

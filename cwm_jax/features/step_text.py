@@ -1,0 +1,204 @@
+"""Schedules of one task, read from the text of a log as whole arrays.
+
+A cost model is asked about thousands of candidates that differ in little but numbers. So the
+text is cut at its digits all at once; lines whose rest is the same have the same fields, and only
+one line of each structure is parsed.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+from jaxtyping import Float, Int, Int64
+
+from cwm_jax.features.steps import Groups, ScheduleGroup, group_schedules, split_step
+from cwm_jax.records.ansor_log import MAX_INTEGER, parse_line
+from cwm_jax.records.steps import STEPS, Role, Step, join_tag
+
+_STEPS_BEGIN = b", [[], ["
+_STEPS_END = b']]], "r": '
+_MOST_DIGITS = 10
+_NUMBER_MARK = ord("#")
+_DIGITS = re.compile(r"\d+")
+
+
+def group_text(text: bytes) -> Groups:
+    """Groups the schedules of a log of one task, as `group_schedules` does.
+
+    Args:
+        text: Lines that TVM wrote, which differ in their steps only.
+
+    Raises:
+        RecordError: A line is no record.
+    """
+    if not text:
+        return []
+    text = text if text.endswith(b"\n") else text + b"\n"
+    numbers = _find_numbers(text)
+    if numbers is None:
+        return group_schedules([parse_line(line).steps for line in text.splitlines()])
+    found: Groups = []
+    for lines in _alike(numbers):
+        found += _group_alike(text, numbers, lines)
+    return found
+
+
+class _Numbers(NamedTuple):
+    """The numbers in the steps of all lines.
+
+    Attributes:
+        starts: Where each line starts.
+        ends: Where it ends.
+        first: Position of its first number in `values`.
+        values: All numbers, in order.
+        rest: The text of all steps, every number replaced by a mark.
+        rest_ends: Where in it the steps of each line end.
+    """
+
+    starts: Int64[np.ndarray, "line"]
+    ends: Int64[np.ndarray, "line"]
+    first: Int64[np.ndarray, "line"]
+    values: Int64[np.ndarray, "number"]
+    rest: bytes
+    rest_ends: Int64[np.ndarray, "line"]
+
+
+def _find_numbers(text: bytes) -> _Numbers | None:
+    """Cuts the steps of all lines at their numbers; None where lines differ in more than steps."""
+    buffer = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(buffer == ord("\n"))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    frame = _frame(text[: ends[0]])
+    if frame is None:
+        return None
+    before, after = frame
+    if (ends - starts).min() < len(before) + len(after):
+        return None
+    if not _all_have(buffer, starts, before) or not _all_have(buffer, ends - len(after), after):
+        return None
+    edges = np.zeros(len(buffer) + 1, np.int8)
+    edges[starts + len(before)] += 1
+    edges[ends - len(after)] -= 1
+    inside = np.cumsum(edges[:-1], dtype=np.int8).astype(bool)
+    digit = inside & (buffer >= ord("0")) & (buffer <= ord("9"))
+    begins = np.flatnonzero(digit & ~np.concatenate([[False], digit[:-1]]))
+    stops = np.flatnonzero(digit & ~np.concatenate([digit[1:], [False]])) + 1
+    lengths = stops - begins
+    most = int(lengths.max(initial=0))
+    if most > _MOST_DIGITS:
+        return None
+    values = np.zeros(len(begins), np.int64)
+    for place in range(most):
+        live = np.flatnonzero(lengths > place)
+        values[live] = values[live] * 10 + (buffer[begins[live] + place] - ord("0"))
+    if values.max(initial=0) > MAX_INTEGER:
+        return None
+    marked = buffer.copy()
+    marked[begins] = _NUMBER_MARK
+    digit[begins] = False
+    kept = inside & ~digit
+    return _Numbers(
+        starts,
+        ends,
+        np.searchsorted(begins, starts),
+        values,
+        marked[kept].tobytes(),
+        np.cumsum(kept)[ends],
+    )
+
+
+def _frame(line: bytes) -> tuple[bytes, bytes] | None:
+    """What stands before and after the steps of a line."""
+    at = line.find(_STEPS_BEGIN)
+    while at >= 0:
+        try:
+            orjson.loads(line[len(b'{"i": [') : at])
+        except orjson.JSONDecodeError:
+            at = line.find(_STEPS_BEGIN, at + 1)
+            continue
+        end = line.rfind(_STEPS_END)
+        steps = at + len(_STEPS_BEGIN)
+        return (line[:steps], line[end:]) if end >= steps else None
+    return None
+
+
+def _all_have(
+    buffer: Int[np.ndarray, "byte"], places: Int64[np.ndarray, "line"], wanted: bytes
+) -> bool:
+    """Whether the same bytes stand at all places."""
+    expected = np.frombuffer(wanted, np.uint8)
+    return bool((buffer[places[:, None] + np.arange(len(wanted))] == expected).all())
+
+
+def _alike(numbers: _Numbers) -> list[list[int]]:
+    """Lines that differ in nothing but numbers."""
+    found: dict[bytes, list[int]] = defaultdict(list)
+    start = 0
+    for line, end in enumerate(numbers.rest_ends.tolist()):
+        found[numbers.rest[start:end]].append(line)
+        start = end
+    return list(found.values())
+
+
+def _group_alike(text: bytes, numbers: _Numbers, lines: Sequence[int]) -> Groups:
+    """Groups lines that differ in nothing but numbers."""
+    rows = np.array(lines, np.int32)
+    example = parse_line(text[numbers.starts[rows[0]] : numbers.ends[rows[0]]]).steps
+    structural, free = _columns(example)
+    count = len(structural) + sum(at >= 0 for at in free)
+    table = numbers.values[numbers.first[rows][:, None] + np.arange(count)]
+    if structural:
+        _, first, inverse = np.unique(
+            table[:, structural], axis=0, return_index=True, return_inverse=True
+        )
+    else:
+        first, inverse = np.zeros(1, np.int64), np.zeros(len(rows), np.int64)
+    found: Groups = []
+    for number, at in enumerate(first):
+        members = np.flatnonzero(inverse.ravel() == number)
+        line = rows[at]
+        steps = parse_line(text[numbers.starts[line] : numbers.ends[line]]).steps
+        shapes = tuple(split_step(step)[0] for step in steps)
+        found.append((rows[members], ScheduleGroup(shapes, _free_numbers(table[members], free))))
+    return found
+
+
+def _free_numbers(
+    table: Int64[np.ndarray, "line column"], free: Sequence[int]
+) -> Float[np.ndarray, "line number"]:
+    chosen = np.zeros((len(table), len(free)))
+    for at, column in enumerate(free):
+        if column >= 0:
+            chosen[:, at] = table[:, column]
+    return chosen
+
+
+def _columns(steps: Sequence[Step]) -> tuple[list[int], list[int]]:
+    """Which numbers of a line's text belong to the structure, and which are free.
+
+    Returns:
+        Columns of the structure; and, in the order of `split_step`, the columns of the free
+        numbers, -1 for one that the text does not state.
+    """
+    structural: list[int] = []
+    free: list[int] = []
+    at = 0
+    for step in steps:
+        for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
+            texts = _DIGITS.findall(str(value))
+            columns = list(range(at, at + len(texts)))
+            at += len(columns)
+            if role in (Role.NUMBER, Role.NUMBERS):
+                free += columns or ([-1] if role is Role.NUMBER else [])
+            elif role is not Role.TAG:
+                structural += columns
+            elif join_tag(value, 0) != join_tag(value, 1):  # type: ignore[arg-type]
+                structural += columns[:-1]
+                free.append(columns[-1])
+            else:
+                structural += columns
+                free.append(-1)
+    return structural, free

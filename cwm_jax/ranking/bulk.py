@@ -1,0 +1,185 @@
+"""Scores of whole logs, streamed to a file: memory stays bounded, and a stopped run goes on.
+
+While it runs, finished chunks lie beside the result:
+    .OUT-parts/run.json      what is scored by what
+    .OUT-parts/00000000      scores of the first chunk, in the result's own format
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import orjson
+from jaxtyping import Float32
+from numpy import ndarray
+
+from cwm_jax.errors import CwmError, RecordError
+from cwm_jax.files import write_atomically
+from cwm_jax.prefetching import prefetched
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import LogSummary, iterate_records
+from cwm_jax.records.program import Program
+from cwm_jax.records.record import Record
+
+CHUNK = 16384
+"""Records that are held in memory and scored together."""
+
+Item = TypeVar("Item")
+
+
+class _Format(NamedTuple):
+    """How scores are written.
+
+    Attributes:
+        write: Writes a chunk to a new file.
+        join: Joins the chunks to one file.
+    """
+
+    write: Callable[[Path, Sequence[Record], Float32[ndarray, "record"]], None]
+    join: Callable[[Sequence[Path], Path], None]
+
+
+def score_logs(
+    scorer: Scorer,
+    logs: Sequence[Path],
+    programs: Mapping[str, Program],
+    out: Path,
+    *,
+    checkpoint: str,
+    chunk: int = CHUNK,
+    report: Callable[[int], None] = lambda _: None,
+) -> LogSummary:
+    """Scores every readable record of logs, in order: workload key and score.
+
+    Args:
+        scorer: The model.
+        logs: Ansor logs, plain or gzip'd.
+        programs: Compute graphs by workload key.
+        out: File to write: Parquet if its name ends so, else JSON lines.
+        checkpoint: Names the model; a run that was stopped goes on only with the same.
+        chunk: Records a chunk.
+        report: Called after every chunk with the number of records scored.
+
+    Returns:
+        What was read and what was skipped.
+
+    Raises:
+        RecordError: A log is missing, empty or holds no readable record.
+        CwmError: The file cannot be written, or holds the parts of another run.
+    """
+    form = _PARQUET if out.suffix == ".parquet" else _JSON_LINES
+    parts = out.with_name(f".{out.name}-parts")
+    summary = LogSummary()
+    try:
+        _open_parts(parts, _run_of(logs, checkpoint, chunk))
+        records = (record for log in logs for record in iterate_records(log, summary))
+        written: list[Path] = []
+        scored = 0
+        for number, part in enumerate(prefetched(_chunks(records, chunk))):
+            path = parts / f"{number:08}"
+            if not path.exists():
+                _write_part(path, part, scorer.score(part, programs), form)
+            written.append(path)
+            scored += len(part)
+            report(scored)
+        joined = parts / "joined"
+        form.join(written, joined)
+        joined.replace(out)
+    except RecordError:
+        if not any(path.name.isdigit() for path in parts.iterdir()):
+            shutil.rmtree(parts, ignore_errors=True)
+        raise
+    except OSError as error:
+        raise CwmError(f"{out}: cannot be written ({error})") from error
+    shutil.rmtree(parts, ignore_errors=True)
+    return summary
+
+
+def _run_of(logs: Sequence[Path], checkpoint: str, chunk: int) -> dict[str, Any]:
+    """What decides the scores; a missing log is reported when it is read."""
+    found = [(log, log.stat() if log.exists() else None) for log in logs]
+    return {
+        "checkpoint": checkpoint,
+        "chunk": chunk,
+        "logs": [
+            [str(log.absolute()), stat.st_size, stat.st_mtime_ns] for log, stat in found if stat
+        ],
+    }
+
+
+def _open_parts(parts: Path, run: dict[str, Any]) -> None:
+    """Creates the folder of a run, or checks that the one there is of the same run."""
+    parts.mkdir(parents=True, exist_ok=True)
+    note = parts / "run.json"
+    text = orjson.dumps(run)
+    if not note.exists():
+        write_atomically(note, text)
+    elif note.read_bytes() != text:
+        raise CwmError(
+            f"{parts}: holds the scores of other logs, or by another checkpoint, from a run that "
+            "was stopped; repeat that run, or remove the folder"
+        )
+
+
+def _write_part(
+    path: Path, records: Sequence[Record], scores: Float32[ndarray, "record"], form: _Format
+) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    form.write(unfinished, records, scores)
+    unfinished.replace(path)
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def _write_json_lines(
+    path: Path, records: Sequence[Record], scores: Float32[ndarray, "record"]
+) -> None:
+    with path.open("wb") as file:
+        for record, score in zip(records, scores.tolist(), strict=True):
+            line = {"workload_key": record.workload_key, "score": score}
+            file.write(orjson.dumps(line) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _join_json_lines(parts: Sequence[Path], out: Path) -> None:
+    with out.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as chunk:
+                shutil.copyfileobj(chunk, file)
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise CwmError("scores as Parquet: pip install 'cwm-jax[parquet]' first") from error
+    return pyarrow
+
+
+def _write_parquet(
+    path: Path, records: Sequence[Record], scores: Float32[ndarray, "record"]
+) -> None:
+    arrow = _arrow()
+    keys = arrow.array([record.workload_key for record in records], arrow.string())
+    arrow.parquet.write_table(arrow.table({"workload_key": keys, "score": scores}), path)
+
+
+def _join_parquet(parts: Sequence[Path], out: Path) -> None:
+    parquet = _arrow().parquet
+    schema = parquet.read_schema(parts[0])
+    with parquet.ParquetWriter(out, schema) as writer:
+        for part in parts:
+            writer.write_table(parquet.read_table(part))
+
+
+_JSON_LINES = _Format(_write_json_lines, _join_json_lines)
+_PARQUET = _Format(_write_parquet, _join_parquet)

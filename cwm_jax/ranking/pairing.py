@@ -1,0 +1,60 @@
+"""Whether a model is asked about what it was trained for."""
+
+import re
+import warnings
+from collections.abc import Collection
+
+from cwm_jax.features.hardware import HardwareCard
+
+_CPU_TARGETS = ("llvm", "c", "hybrid")
+
+
+class PairingWarning(UserWarning):
+    """A model ranks for another device, or reads another engine's steps, than it was trained."""
+
+
+def warn_of_target(card: HardwareCard, target: str, cores: int | None = None) -> None:
+    """Warns where a target is not of the device that a model ranks for.
+
+    Args:
+        card: The device that the model ranks for.
+        target: TVM target string, or the JSON of one.
+        cores: CPU cores that the target runs on, if known.
+    """
+    kind = _kind(target)
+    wrong_cores = kind == card.kind == "cpu" and cores is not None and cores != card.cores
+    if kind == card.kind and not wrong_cores:
+        return
+    found = f"a {kind}" + (f" of {cores} cores" if wrong_cores else "")
+    ranked = f"a {card.kind}" + (f" of {card.cores} cores" if wrong_cores else "")
+    warnings.warn(
+        f"the world model ranks for {card.name}, {ranked}, but {target!r} is {found}: name its "
+        "hardware card (--hardware CARD, Scorer.load(..., hardware=CARD)), or train a checkpoint "
+        "for it with `cwm train`",
+        PairingWarning,
+        stacklevel=3,
+    )
+
+
+def warn_of_engine(engines: Collection[str], engine: str) -> None:
+    """Warns where a model has seen no steps of an engine.
+
+    Args:
+        engines: Whose records it was trained on.
+        engine: Whose schedules it is to rank.
+    """
+    if engine in engines:
+        return
+    warnings.warn(
+        f"the world model was trained on steps of {' and '.join(sorted(engines))} only, but ranks "
+        f"those of {engine}: their vocabularies differ, so measure some records with "
+        f"`cwm collect --engine {engine}` and train on them with `cwm train --also`",
+        PairingWarning,
+        stacklevel=3,
+    )
+
+
+def _kind(target: str) -> str:
+    name = re.search(r'"kind"\s*:\s*"(\w+)"', target)
+    word = name.group(1) if name else target.partition(" ")[0]
+    return "cpu" if word in _CPU_TARGETS else "gpu"

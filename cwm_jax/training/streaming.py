@@ -1,0 +1,87 @@
+"""Data sets larger than memory: encoded chunk by chunk, kept on disk, read as training goes.
+
+A workload whose records lie in several chunks becomes several lists of candidates, each ranked
+within itself; all are labelled by the workload's best latency.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+
+import numpy as np
+
+from cwm_jax.errors import RecordError
+from cwm_jax.features.hardware import HardwareCard
+from cwm_jax.features.steps import StepArrays
+from cwm_jax.records.program import Program, shape_only_program
+from cwm_jax.records.record import Record
+from cwm_jax.training.dataset import WorkloadData, encode_workload
+from cwm_jax.training.disk_arrays import RowFile
+
+CHUNK = 32768
+"""Records that are in memory at once."""
+
+_LARGE = ("kind", "tag", "stage", "other", "values")
+
+
+def stream_dataset(
+    records: Iterable[Record],
+    programs: Mapping[str, Program],
+    hardware: HardwareCard,
+    file: RowFile,
+    chunk: int = CHUNK,
+) -> dict[str, WorkloadData]:
+    """Encodes valid records as `build_dataset` does, but keeps the schedules on disk.
+
+    Args:
+        records: Records of one device.
+        programs: Compute graphs by workload key; workloads without one are shape-only.
+        hardware: The device that measured them.
+        file: Where the encoded schedules go.
+        chunk: Records in memory at once.
+
+    Returns:
+        Parts of workloads by name: `WorkloadData.key` says of which.
+
+    Raises:
+        RecordError: No workload has two valid measurements in one chunk.
+    """
+    parts: dict[str, list[WorkloadData]] = defaultdict(list)
+    for group in _groups(records, chunk):
+        key = group[0].workload_key
+        encoded = encode_workload(group, programs.get(key) or shape_only_program(key), hardware)
+        parts[key].append(_on_disk(encoded, file))
+    if not parts:
+        raise RecordError("no workload has two valid measurements, so there is nothing to rank")
+    found: dict[str, WorkloadData] = {}
+    for key, of_workload in sorted(parts.items()):
+        best = min(float(part.latencies.min()) for part in of_workload)
+        for at, part in enumerate(of_workload):
+            name = f"{key}#{at}" if at else key
+            share = np.float32(best / float(part.latencies.min()))
+            throughput = part.throughput * share
+            found[name] = dataclasses.replace(part, throughput=throughput)
+    return found
+
+
+def _groups(records: Iterable[Record], chunk: int) -> Iterator[list[Record]]:
+    """Valid records by workload, of one chunk after another; a lone one waits for the next."""
+    iterator = iter(records)
+    waiting: dict[str, list[Record]] = {}
+    while loaded := list(islice(iterator, chunk)):
+        groups: dict[str, list[Record]] = defaultdict(list, waiting)
+        for record in loaded:
+            if record.valid:
+                groups[record.workload_key].append(record)
+        waiting = {key: group for key, group in groups.items() if len(group) == 1}
+        for key, group in sorted(groups.items()):
+            if key not in waiting:
+                yield group
+
+
+def _on_disk(workload: WorkloadData, file: RowFile) -> WorkloadData:
+    steps = workload.steps
+    large = {name: file.append(getattr(steps, name)) for name in _LARGE}
+    on_disk = StepArrays(**large, length=steps.length, slots=steps.slots)  # type: ignore[arg-type]
+    return dataclasses.replace(workload, steps=on_disk)

@@ -1,0 +1,51 @@
+"""The fastest programs of Ansor's searches, built and measured again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
+from cwm_jax.tvm_bridge.results import latency_of
+from cwm_jax.tvm_bridge.runtime import use
+from cwm_jax.tvm_bridge.search_benchmark import Winner, program_name
+from cwm_jax.tvm_bridge.targets import host_target
+from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
+
+
+class AnsorWinners:
+    """Finds and measures winners.
+
+    Args:
+        workloads: What was searched, as for `cwm tune`.
+
+    Attributes:
+        target: TVM target of this machine.
+    """
+
+    def __init__(self, workloads: Sequence[str]) -> None:
+        self._tvm = use("ansor")
+        self._ansor = self._tvm.auto_scheduler
+        self._target = host_target(self._tvm)
+        self.target = str(self._target)
+        self._workloads = [parse_workload(text) for text in dict.fromkeys(workloads)]
+        self._tasks: dict[str, Any] = {}
+        self._builder = self._ansor.LocalBuilder(timeout=60)
+        self._runner = self._ansor.LocalRunner(timeout=30, repeat=3, min_repeat_ms=100)
+
+    def after(self, log: Path, trials: int) -> Winner:
+        """Returns the fastest of the first `trials` records of a log."""
+        records = load_records(log, summary=LogSummary())[:trials]
+        best = min(records, key=lambda record: record.latency)
+        line = format_line(best)
+        return Winner(program_name(line), best.latency, (best.workload_key, line))
+
+    def measure(self, winner: Winner) -> float:
+        """Builds a program and measures it, in a fresh process; infinity if it fails."""
+        key, line = winner.program
+        if not self._tasks:
+            tasks = [create_task(self._tvm, what, self._target) for what in self._workloads]
+            self._tasks = {str(task.workload_key): task for task in tasks}
+        loaded, _ = self._ansor.measure_record.load_record_from_string(line)
+        inputs = [self._ansor.MeasureInput(self._tasks[key], loaded.state)]
+        built = self._builder.build(inputs, verbose=0)
+        return latency_of(self._runner.run(inputs, built, verbose=0)[0])

@@ -1,0 +1,58 @@
+"""The fastest programs of MetaSchedule's searches, built and measured again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+
+from cwm_jax.records.ansor_log import LogSummary, load_records
+from cwm_jax.records.metaschedule_database import RECORDS_FILE
+from cwm_jax.tvm_bridge.measuring import MeasureConfig
+from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
+from cwm_jax.tvm_bridge.metaschedule_targets import host_target
+from cwm_jax.tvm_bridge.metaschedule_tuning import SearchFolder
+from cwm_jax.tvm_bridge.runtime import use
+from cwm_jax.tvm_bridge.search_benchmark import Winner, program_name
+from cwm_jax.tvm_bridge.workloads import parse_workload
+
+
+class MetaScheduleWinners:
+    """Finds and measures winners.
+
+    Args:
+        workloads: What was searched, as for `cwm tune`.
+
+    Attributes:
+        target: TVM target of this machine.
+    """
+
+    def __init__(self, workloads: Sequence[str]) -> None:
+        self._tvm = use("metaschedule")
+        self._ms = self._tvm.s_tir.meta_schedule
+        target = host_target(self._tvm)
+        self.target = str(target)
+        config = MeasureConfig(build_timeout=60, run_timeout=30, repeat=3, min_repeat_ms=100)
+        self._device = MetaScheduleDevice(self._tvm, target, config)
+        for text in workloads:  # refuses what is none before anything is searched
+            parse_workload(text)
+
+    def after(self, log: Path, trials: int) -> Winner:
+        """Returns the fastest of the first `trials` records of a search's folder."""
+        records = load_records(log / "records.jsonl", summary=LogSummary())[:trials]
+        at = min(range(len(records)), key=lambda row: records[row].latency)
+        line = (log / RECORDS_FILE).read_bytes().splitlines()[at]
+        return Winner(program_name(line), records[at].latency, (log, line))
+
+    def measure(self, winner: Winner) -> float:
+        """Builds a program and measures it, in a fresh process; infinity if it fails."""
+        folder, line = winner.program
+        _, fields = orjson.loads(line)
+        database = SearchFolder(self._tvm, folder).database
+        workload = database.get_all_tuning_records()[0].workload
+        record = self._ms.database.TuningRecord.from_json(fields, workload)
+        candidates = [record.as_measure_candidate()]
+        built = self._device.build(candidates)
+        try:
+            return self._device.latency(self._device.run(candidates, built)[0])
+        finally:
+            self._device.discard(built[0])

@@ -1,0 +1,24 @@
+"""The search benchmark with MetaSchedule, with searches of a few trials."""
+
+import json
+
+from cwm_jax.cli.main import main
+
+
+def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
+    out, result = tmp_path / "searches", tmp_path / "search.json"
+    arguments = ["bench", "search", "--engine", "metaschedule", "--workloads", "matmul:64,64,64"]
+    arguments += ["--variants", "random", "xgboost", "--seeds", "0", "--trials", "2", "4"]
+    arguments += ["--rounds", "1", "--out", str(out), "--json", str(result)]
+    assert main(arguments) == 0
+    data = json.loads(result.read_text())
+    assert {"geomean_vs_xgb_4", "worst_vs_xgb_4", "round_seconds_ratio"} < set(data)
+    assert data["variants"]["random"]["speedup"]["2"]["pairs"] == 1
+    assert all(0 < row["latency"] < 1 for row in data["rows"])
+    assert len(data["rows"]) == 4
+    winners = (out / "winners.jsonl").read_text()
+    assert main(arguments) == 0
+    assert (out / "winners.jsonl").read_text() == winners
+
+    assert main([*arguments, "--variants", "xgboost-pretrained"]) == 2
+    assert "is not a way to search metaschedule" in capsys.readouterr().err

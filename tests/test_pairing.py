@@ -1,0 +1,55 @@
+"""A model that is asked about another device or engine says so."""
+
+import dataclasses
+import warnings
+
+import pytest
+
+from cwm_jax.features.hardware import load_hardware
+from cwm_jax.ranking.pairing import PairingWarning, warn_of_engine, warn_of_target
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import TRANSLATED, load_records
+
+CPU, GPU = load_hardware("cpu-x86-2core"), load_hardware("cuda-v100")
+
+
+@pytest.mark.parametrize(
+    ("card", "target", "cores"),
+    [
+        (CPU, "llvm -mcpu=core-avx2", 2),
+        (CPU, "llvm", None),
+        (CPU, '{"kind":"llvm","num-cores":2}', 2),
+        (GPU, "cuda -arch=sm_70", 80),
+        (GPU, '{"kind": "cuda"}', None),
+    ],
+)
+def test_what_fits_is_silent(card, target, cores):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_target(card, target, cores)
+        warn_of_engine(("ansor", "metaschedule"), "metaschedule")
+
+
+@pytest.mark.parametrize(
+    ("card", "target", "cores", "says"),
+    [
+        (CPU, "cuda -arch=sm_70", None, "cpu-x86-2core, a cpu, but 'cuda -arch=sm_70' is a gpu"),
+        (GPU, '{"kind":"llvm"}', 8, "ranks for cuda-v100, a gpu, but .* is a cpu"),
+        (CPU, "llvm", 16, "a cpu of 2 cores, but 'llvm' is a cpu of 16 cores"),
+    ],
+)
+def test_another_device_is_named(card, target, cores, says):
+    with pytest.warns(PairingWarning, match=says) as caught:
+        warn_of_target(card, target, cores)
+    assert "--hardware CARD" in str(caught[0].message)
+    assert "cwm train" in str(caught[0].message)
+
+
+def test_a_scorer_looks_at_the_records_it_scores(measured_log):
+    records = load_records(measured_log)[:3]
+    scorer = Scorer.load("cpu-x86-2core", hardware="cuda-v100")
+    with pytest.warns(PairingWarning, match="cuda-v100"):
+        scorer.score(records)
+    translated = [dataclasses.replace(record, version=TRANSLATED) for record in records]
+    with pytest.warns(PairingWarning, match="steps of ansor only, but ranks those of metaschedule"):
+        Scorer.load("cpu-x86-2core").score(translated)
