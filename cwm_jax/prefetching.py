@@ -1,10 +1,18 @@
-"""The next item of an iterator is made while the caller works on this one."""
+"""Reading ahead: items in chunks, and the next one made while the caller works on this one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+
+def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yields lists of `size` items, the last one as long as what is left."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 def prefetched(items: Iterator[Item]) -> Iterator[Item]:

@@ -7,6 +7,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from small_onnx import expected, write_onnx
 
 from cwm_jax import load_records
 from cwm_jax.cli.main import main
@@ -81,6 +82,19 @@ def test_a_network_resumes_from_its_log(tuned, tmp_path):
 def test_unknown_networks_are_named(text, says, tvm):
     with pytest.raises(WorkloadError, match=says):
         load_network(tvm, text)
+
+
+def test_an_onnx_network_computes_what_it_computed(tvm, tmp_path):
+    source = load_network(tvm, str(write_onnx(tmp_path / "net.onnx", 1)))
+    assert source.inputs == {"x": ((1, 3, 16, 16), "float32")}
+    library = tvm.relay.build(source.module, "llvm", params=dict(source.params))
+    executor = tvm.contrib.graph_executor.GraphModule(library["default"](tvm.cpu(0)))
+    image = np.random.default_rng(1).normal(size=(1, 3, 16, 16)).astype(np.float32)
+    executor.run(x=image)
+    found = executor.get_output(0).numpy()
+    np.testing.assert_allclose(found, expected(image), rtol=1e-4, atol=1e-4)
+    with pytest.raises(WorkloadError, match="input 'x' has no fixed shape"):
+        load_network(tvm, str(write_onnx(tmp_path / "dynamic.onnx", "n")))
 
 
 def test_too_few_trials_for_all_tasks(capsys):

@@ -13,6 +13,7 @@ from cwm_jax.evaluation.search_summary import (
     compare,
     geometric_interval,
     geometric_mean,
+    predict_speedup,
     round_seconds_ratio,
 )
 
@@ -68,3 +69,13 @@ def test_headroom_is_one_at_the_optimum_and_none_at_the_rival(optimum, short):
 
 def test_curves_never_rise():
     assert best_so_far([None, 3.0, 5.0, 2.0]) == [math.inf, 3.0, 3.0, 2.0]
+
+
+def test_prediction_rates_are_compared_pair_by_pair():
+    curves = [
+        {"workload": f"w{at}", "seed": 0, "variant": name, "predicted_per_second": rate}
+        for at, rates in enumerate([(100, 10), (300, 10), (50, 10), (None, 10), (7, None)])
+        for name, rate in zip(("world-model", "xgboost"), rates, strict=True)
+    ]
+    assert predict_speedup(curves, "world-model", "xgboost") == 10
+    assert predict_speedup(curves[6:], "world-model", "xgboost") is None

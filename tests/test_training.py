@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics
 from cwm_jax.evaluation.sequence_models import SequenceModel
 from cwm_jax.features.hardware import load_hardware
+from cwm_jax.features.program import pad_slots
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.world_model import WorldModel, create_model
@@ -99,6 +101,39 @@ def test_every_record_is_seen_once_an_epoch(dataset):
         seen.extend(batch.throughput[batch.valid].tolist())
     expected = np.concatenate([workload.throughput for workload in dataset.values()])
     assert sorted(seen) == sorted(expected.tolist())
+
+
+def test_sizes_that_fill_no_batch_are_padded_to_the_next(dataset):
+    """A larger program in between changes no list's order, only what it is padded to."""
+    small = list(dataset.values())
+    large = dataclasses.replace(
+        small[0], program=pad_slots(small[0].program, 16), steps=_with_slots(small[0].steps, 16)
+    )
+    model = create_small(0)
+
+    def shapes_and_scores(workloads, lists):
+        found = {}
+        for batch in batches(workloads, lists=lists, candidates=64, rng=np.random.default_rng(0)):
+            assert batch.programs.present.shape[1] >= batch.schedules.stage.max() + 1
+            ranking = jax.vmap(model.rank)(batch.programs, batch.schedules, batch.hardware)
+            for row, position in enumerate(batch.workload):
+                if batch.valid[row].any():
+                    found.setdefault(int(position), []).append(
+                        np.sort(ranking.score[row][batch.valid[row]])
+                    )
+        return batch.programs.present.shape[1], found
+
+    slots, alone = shapes_and_scores(small, 1)
+    assert slots == 8
+    slots, together = shapes_and_scores([*small, large], len(small) + 1)
+    assert slots == 16
+    for position, scores in alone.items():
+        for one, other in zip(scores, together[position], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def _with_slots(steps, slots):
+    return dataclasses.replace(steps, slots=slots)
 
 
 @given(st.sets(st.text(min_size=1), min_size=1, max_size=40), st.integers(0, 5))

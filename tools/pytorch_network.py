@@ -9,6 +9,8 @@ a batch normalisation, as it is folded for inference. Prints seconds of one infe
 import argparse
 import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +125,7 @@ def main() -> None:
     print(json.dumps({"torch": torch.__version__, "seconds": seconds}))
 
 
-def _seconds(network: nn.Module, data: Tensor) -> float:
+def _seconds(network: Callable[[Tensor], Any], data: Tensor) -> float:
     """Mean of as many inferences as take `_LEAST_SECONDS`."""
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < _LEAST_SECONDS:

@@ -1,17 +1,30 @@
-"""`cwm bench`: search and throughput on this machine, against Ansor's own model."""
+"""`cwm bench`: search and throughput on this machine, against the engine's own model."""
 
 import argparse
 import dataclasses
 import statistics
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from cwm_jax.cli.bench_search import add_search_parser
-from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.cli.common import (
+    LIKEST,
+    add_json_option,
+    checkpoint_of,
+    positive,
+    say,
+    write_json,
+)
 from cwm_jax.tvm_bridge.machine import describe_machine
-from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
+from cwm_jax.tvm_bridge.workloads import parse_workload
+
+if TYPE_CHECKING:
+    from cwm_jax.tvm_bridge.throughput_benchmark import Boundary
+
+_BATCHES = {"ansor": [64, 2048, 10000], "metaschedule": [64, 512, 2048]}
 
 
 def add_parser(commands: Any) -> None:
@@ -20,37 +33,44 @@ def add_parser(commands: Any) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     add_search_parser(kinds)
     throughput = kinds.add_parser(
-        "throughput", help="candidates scored per second at Ansor's predict"
+        "throughput", help="candidates scored per second where a search asks for scores"
     )
     throughput.add_argument("--workload", default="conv2d:1,48,48,96,96,3,1,1")
-    throughput.add_argument("--batches", nargs="+", type=positive, default=[64, 2048, 10000])
+    throughput.add_argument("--engine", choices=list(_BATCHES), default="ansor", help="(ansor)")
+    throughput.add_argument(
+        "--batches", nargs="+", type=positive, help="(64 2048 10000; MetaSchedule 64 512 2048)"
+    )
     throughput.add_argument("--repeats", type=positive, default=5)
-    throughput.add_argument("--checkpoint", default="cpu-x86-2core")
+    throughput.add_argument("--checkpoint", help=f"(default: {LIKEST})")
     add_json_option(throughput)
     throughput.set_defaults(run=run_throughput_benchmark)
+
+
+def _boundary(engine: str) -> "Callable[[str, str, int], Boundary]":
+    """Returns the engine's part; a process holds one TVM."""
+    if engine == "ansor":
+        from cwm_jax.tvm_bridge.ansor_throughput import ansor_boundary
+
+        return ansor_boundary
+    from cwm_jax.tvm_bridge.metaschedule_throughput import metaschedule_boundary
+
+    return metaschedule_boundary
 
 
 def run_throughput_benchmark(options: argparse.Namespace) -> int:
     """Times both models and the start-up, prints the table."""
     from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.tvm_bridge import throughput_benchmark as benchmark
-    from cwm_jax.tvm_bridge.ansor import schedules_of_states
-    from cwm_jax.tvm_bridge.programs import program_of_task
-    from cwm_jax.tvm_bridge.runtime import use
-    from cwm_jax.tvm_bridge.targets import host_target
 
-    workload = parse_workload(options.workload)
-    starts = benchmark.first_score_seconds(options.checkpoint, options.repeats)
-    tvm = use("ansor")
-    task = create_task(tvm, workload, host_target(tvm))
-    scorer = Scorer.load(options.checkpoint)
-    states = benchmark.sample_states(tvm, task, max(options.batches))
-    schedules = schedules_of_states(task, states)
-    rates = benchmark.array_rates(program_of_task(tvm, task), schedules, scorer, options.repeats)
-    memory = benchmark.peak_memory_bytes()  # before Ansor's features of the same states
-    found = benchmark.measure_throughput(
-        tvm, task, states, scorer, options.batches, options.repeats
-    )
+    parse_workload(options.workload)
+    checkpoint = checkpoint_of(options)
+    starts = benchmark.first_score_seconds(checkpoint, options.repeats)
+    batches = options.batches or _BATCHES[options.engine]
+    boundary = _boundary(options.engine)(options.workload, checkpoint, max(batches))
+    scorer = Scorer.load(checkpoint)
+    rates = benchmark.array_rates(boundary.program, boundary.schedules, scorer, options.repeats)
+    memory = benchmark.peak_memory_bytes()  # before the engine's features of the same states
+    found = benchmark.measure_throughput(boundary.predict, batches, options.repeats)
     console = Console()
     table = Table("batch", "world model, 1/s", "XGBoost with features, 1/s", "ratio")
     for row in found:
@@ -64,7 +84,9 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
         options.json,
         {
             "machine": describe_machine(),
+            "engine": options.engine,
             "workload": options.workload,
+            "checkpoint": checkpoint,
             "predict_speedup": {str(row.batch): row.ratio for row in found},
             "predict": [dataclasses.asdict(row) for row in found],
             "array_candidates_per_second": statistics.median(rates),

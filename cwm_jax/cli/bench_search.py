@@ -13,7 +13,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.cli.common import (
+    LIKEST,
+    add_json_option,
+    checkpoint_of,
+    positive,
+    say,
+    write_json,
+)
 from cwm_jax.errors import CwmError
 from cwm_jax.tvm_bridge.machine import describe_machine, machine_identity, note_machine
 
@@ -53,7 +60,7 @@ def add_search_parser(kinds: Any) -> None:
         help="workloads whose headroom is told by a long search of Ansor with XGBoost",
     )
     search.add_argument("--reference-trials", type=positive, default=1000)
-    search.add_argument("--checkpoint", default="cpu-x86-2core")
+    search.add_argument("--checkpoint", help=f"(default: {LIKEST})")
     search.add_argument(
         "--corpus",
         type=Path,
@@ -68,7 +75,7 @@ def add_search_parser(kinds: Any) -> None:
 
 def run_search_benchmark(options: argparse.Namespace) -> int:
     """Runs the searches, measures the winners, prints the table."""
-    from cwm_jax.evaluation.search_summary import Found, best_so_far
+    from cwm_jax.evaluation.search_summary import Found, best_so_far, predict_speedup
     from cwm_jax.tvm_bridge import search_benchmark as benchmark
 
     missing = [name for name in options.variants if name not in benchmark.VARIANTS[options.engine]]
@@ -78,6 +85,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     engine = _winners(options.engine, [*options.workloads, *options.reference])
     options.out.mkdir(parents=True, exist_ok=True)
     note_machine(options.out / "machine.json", machine_identity(engine.target))
+    checkpoint = checkpoint_of(options)
     longest = max(options.trials)
     runs = benchmark.plan_runs(options.workloads, options.variants, options.seeds, longest)
     runs += [
@@ -90,7 +98,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         for run in runs:
             progress.update(bar, description=run.name)
             data = benchmark.run_search(
-                run, options.engine, options.checkpoint, options.corpus, options.out
+                run, options.engine, checkpoint, options.corpus, options.out
             )
             seconds = _round_seconds(data["rounds"])
             log = benchmark.log_of(run, options.engine, options.out)
@@ -98,7 +106,14 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
                 winners.append(engine.after(log, trials))
                 told.append((run, trials, seconds))
             best = best_so_far(data["latencies"])
-            curves.append({**dataclasses.asdict(run), "best": _finite(best), **_clock(data)})
+            curves.append(
+                {
+                    **dataclasses.asdict(run),
+                    "best": _finite(best),
+                    **_clock(data),
+                    "predicted_per_second": _predicted_per_second(data["rounds"]),
+                }
+            )
             progress.advance(bar)
         distinct = len({winner.name for winner in winners})
         bar = progress.add_task("measuring the winners", total=options.rounds * distinct)
@@ -127,10 +142,11 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         options.json,
         {
             **_headline(summary, options.variants[0], longest, options.engine),
+            "predict_speedup": predict_speedup(curves, options.variants[0], _RIVAL),
             "machine": describe_machine(),
             "engine": options.engine,
             "target": engine.target,
-            "checkpoint": options.checkpoint,
+            "checkpoint": checkpoint,
             "variants": summary,
             "optimum": optimum,
             "rows": rows,
@@ -153,6 +169,16 @@ def _winners(engine: str, workloads: Sequence[str]) -> Any:
 
 def _round_seconds(rounds: Sequence[Mapping[str, float]]) -> float:
     return statistics.median(done["search_seconds"] + done["model_seconds"] for done in rounds)
+
+
+def _predicted_per_second(rounds: Sequence[Mapping[str, float]]) -> float | None:
+    """Candidates scored per second in the model, learning included, once it has learned.
+
+    None where the engine does not tell how many.
+    """
+    later = [done for done in rounds[1:] if done.get("predicted")]
+    seconds = sum(done["model_seconds"] for done in later)
+    return sum(done["predicted"] for done in later) / seconds if later else None
 
 
 def _clock(data: Mapping[str, Any]) -> dict[str, list[float]]:

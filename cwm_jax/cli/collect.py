@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.cli.common import (
+    LIKEST,
+    add_json_option,
+    checkpoint_of,
+    positive,
+    say,
+    write_json,
+)
 from cwm_jax.errors import CwmError
 
 if TYPE_CHECKING:
@@ -55,8 +62,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--checkpoint",
-        default="cpu-x86-2core",
-        help="world model that guides, or 'none' (default: cpu-x86-2core)",
+        help=f"world model that guides, or 'none' (default: {LIKEST})",
     )
     parser.add_argument("--target", help="TVM target (default: this machine's CPU)")
     parser.add_argument(
@@ -212,7 +218,7 @@ def _scorer(options: argparse.Namespace) -> "Scorer | None":
         return None
     from cwm_jax.ranking.scorer import Scorer
 
-    return Scorer.load(options.checkpoint)
+    return Scorer.load(checkpoint_of(options))
 
 
 def _progress(console: Console) -> Progress:

@@ -33,12 +33,20 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
         raise CwmError(f"{path}: cannot be written ({error})") from error
 
 
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--checkpoint NAME` and `--hardware CARD`."""
+LIKEST = "the shipped one whose CPU is most like this machine's"
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    """Adds `--checkpoint NAME` and `--hardware CARD`.
+
+    Args:
+        parser: The subcommand's.
+        default: A checkpoint, or None for the one of a machine like this (`checkpoint_of`).
+    """
     parser.add_argument(
         "--checkpoint",
-        default="cpu-x86-2core",
-        help="name of a shipped world model, or a folder (default: cpu-x86-2core)",
+        default=default,
+        help=f"name of a shipped world model, or a folder (default: {default or LIKEST})",
     )
     parser.add_argument(
         "--hardware",
@@ -46,6 +54,17 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         help="rank for this device in place of the checkpoint's own: name of a hardware card, or "
         "the path of a .json card",
     )
+
+
+def checkpoint_of(options: argparse.Namespace) -> str:
+    """Returns the checkpoint that is asked for, or the shipped one for a machine like this.
+
+    Raises:
+        CheckpointError: None is asked for, and none for a CPU is shipped.
+    """
+    from cwm_jax.ranking.nearest import nearest_checkpoint
+
+    return options.checkpoint or nearest_checkpoint(getattr(options, "engine", "ansor"))
 
 
 def load_programs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:

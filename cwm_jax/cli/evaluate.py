@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
         "on are left out.",
     )
     parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
-    add_checkpoint_options(parser)
+    add_checkpoint_options(parser, "cpu-x86-2core")
     parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
     parser.add_argument(
         "--include-training",

@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--out", required=True, type=Path, help="file to write: FILE.parquet, or else JSON lines"
     )
-    add_checkpoint_options(parser)
+    add_checkpoint_options(parser, "cpu-x86-2core")
     parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
     parser.add_argument(
         "--ray",

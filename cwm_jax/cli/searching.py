@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from cwm_jax.cli.common import milliseconds
+from cwm_jax.cli.common import checkpoint_of, milliseconds
 from cwm_jax.errors import CwmError, RecordError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def load_scorer(options: argparse.Namespace) -> "Scorer | None":
         return None
     from cwm_jax.ranking.scorer import Scorer
 
-    return Scorer.load(options.checkpoint, options.hardware)
+    return Scorer.load(checkpoint_of(options), options.hardware)
 
 
 def log_path(options: argparse.Namespace, what: str) -> Path:

@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
         default="world-model",
         help="which model ranks; mlp is MetaSchedule's (default: world-model)",
     )
-    add_checkpoint_options(parser)
+    add_checkpoint_options(parser, None)
     parser.add_argument(
         "--search",
         choices=("evolutionary", "planner"),

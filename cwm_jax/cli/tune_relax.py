@@ -16,7 +16,6 @@ from cwm_jax.cli.network_outcome import (
 from cwm_jax.cli.searching import load_scorer, search_folder, shown_search
 from cwm_jax.cli.tune_metaschedule import refuse_ansors_options, search_config
 from cwm_jax.cli.tune_network import TIMINGS
-from cwm_jax.tvm_bridge.networks import parse_network
 
 if TYPE_CHECKING:
     from cwm_jax.tvm_bridge.network_rounds import NetworkRound
@@ -26,7 +25,6 @@ def run_relax(options: argparse.Namespace) -> int:
     """Tunes, compiles, times and exports a network."""
     refuse_ansors_options(options)
     check_export(options.export)
-    network = parse_network(options.network)
     folder = search_folder(options, options.network)
     scorer = load_scorer(options)
 
@@ -38,12 +36,13 @@ def run_relax(options: argparse.Namespace) -> int:
         tune_modules,
     )
     from cwm_jax.tvm_bridge.metaschedule_targets import resolve_target
-    from cwm_jax.tvm_bridge.relax_networks import extract_modules, relax_module
+    from cwm_jax.tvm_bridge.relax_networks import extract_modules
+    from cwm_jax.tvm_bridge.relax_sources import load_relax_network
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
     target = resolve_target(tvm, options.target)
-    module = relax_module(tvm, network)
+    network, module = load_relax_network(tvm, options.network)
     tasks = extract_modules(tvm, module, target)
     check_trials(options, len(tasks))
     programs = programs_of_tasks(tvm, tasks)
@@ -67,5 +66,5 @@ def run_relax(options: argparse.Namespace) -> int:
     executable = compile_network(tvm, module, target, folder)
     arguments = random_arguments(module, options.seed)
     timings = time_executable(tvm, executable, target, arguments, TIMINGS)
-    finish(options, console, str(network), str(target), rows, result, timings, executable, folder)
+    finish(options, console, network, str(target), rows, result, timings, executable, folder)
     return 0

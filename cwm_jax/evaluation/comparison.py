@@ -20,7 +20,7 @@ from cwm_jax.evaluation.baselines import (
 from cwm_jax.evaluation.boosted_trees import score_trees, train_trees
 from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics, weighted_top_k
 from cwm_jax.evaluation.replay import replay_summary
-from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceModel
+from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceKind, SequenceModel
 from cwm_jax.evaluation.splits import NetworkSplit
 from cwm_jax.features.replay import COLUMNS, STATED, STEP_WIDTH
 from cwm_jax.features.steps import StepArrays
@@ -86,36 +86,47 @@ class WithoutActions(WorldModel):
 
 
 def contenders() -> dict[str, Fit]:
-    """Returns all models of the table by name."""
+    """Returns all models of the table by name.
+
+    Ablations have one member, to be compared with `ablation-one-member`; the bag of steps is
+    also there as an ensemble as large as the world model's.
+    """
     config = ModelConfig()
     world = lambda seed: create_model(config, seed)  # noqa: E731
-    found: dict[str, Fit] = {
-        "world-model": _neural(world),
-        "ablation-one-member": _neural(world, members=1),
-        "ablation-no-alignment": _neural(world, changes={"alignment_weight": 0.0}),
-        "ablation-no-ratios": _neural(world, changes={"ratio_weight": 0.0}),
-        "ablation-shuffled-steps": _neural(world, view=_shuffle_steps),
-        "ablation-no-program": _neural(world, view=_without_program),
-        "ablation-no-hardware": _neural(world, view=_without_hardware),
-        "ablation-no-actions": _neural(lambda seed: WithoutActions(config, rngs=nnx.Rngs(seed))),
+    one: dict[str, Fit] = {
+        "one-member": _neural(world, members=1),
+        "no-alignment": _neural(world, changes={"alignment_weight": 0.0}, members=1),
+        "no-ratios": _neural(world, changes={"ratio_weight": 0.0}, members=1),
+        "shuffled-steps": _neural(world, view=_shuffle_steps, members=1),
+        "no-program": _neural(world, view=_without_program, members=1),
+        "no-hardware": _neural(world, view=_without_hardware, members=1),
+        "no-actions": _neural(lambda seed: WithoutActions(config, rngs=nnx.Rngs(seed)), members=1),
+        "raw-steps": _neural(world, view=_raw_steps, members=1),
+        "raw-bag": _neural(_sequence("bag", config), view=_raw_steps, members=1),
     }
     for kind in SEQUENCE_KINDS:
-        found[f"ablation-{kind}"] = _neural(
-            lambda seed, kind=kind: SequenceModel(kind, config, rngs=nnx.Rngs(seed))
-        )
-    found["ablation-raw-steps"] = _neural(world, view=_raw_steps)
-    found["ablation-raw-bag"] = _neural(
-        lambda seed: SequenceModel("bag", config, rngs=nnx.Rngs(seed)), view=_raw_steps
-    )
-    found["tenset-mlp"] = _neural(
-        lambda seed: TensetMlp(rngs=nnx.Rngs(seed)), view=_as_stores, changes=_RANKING, members=1
-    )
-    found["tlp"] = _neural(
-        lambda seed: Tlp(rngs=nnx.Rngs(seed)), view=_as_primitives, changes=_RANKING, members=1
-    )
-    found["xgboost"] = _fit_trees
-    found["random"] = _guess
-    return found
+        name = "one-member-bag" if kind == "bag" else kind
+        one[name] = _neural(_sequence(kind, config), members=1)
+    return {
+        "world-model": _neural(world),
+        "ablation-bag": _neural(_sequence("bag", config)),
+        **{f"ablation-{name}": fit for name, fit in one.items()},
+        "tenset-mlp": _neural(
+            lambda seed: TensetMlp(rngs=nnx.Rngs(seed)),
+            view=_as_stores,
+            changes=_RANKING,
+            members=1,
+        ),
+        "tlp": _neural(
+            lambda seed: Tlp(rngs=nnx.Rngs(seed)), view=_as_primitives, changes=_RANKING, members=1
+        ),
+        "xgboost": _fit_trees,
+        "random": _guess,
+    }
+
+
+def _sequence(kind: SequenceKind, config: ModelConfig) -> Callable[[int], SequenceModel]:
+    return lambda seed: SequenceModel(kind, config, rngs=nnx.Rngs(seed))
 
 
 # Published models learn to rank by differences of throughput, and nothing beside it.

@@ -136,6 +136,28 @@ def round_seconds_ratio(found: Sequence[Found], variant: str, reference: str) ->
     return statistics.median(ratios) if ratios else math.nan
 
 
+def predict_speedup(
+    curves: Sequence[Mapping[str, Any]], variant: str, reference: str
+) -> float | None:
+    """Median over pairs of searches: candidates scored per second over the reference's.
+
+    Args:
+        curves: `workload`, `seed`, `variant` and `predicted_per_second` of each search.
+        variant: What is compared.
+        reference: With what.
+
+    Returns:
+        The ratio, None where no pair tells.
+    """
+    rates = {(c["workload"], c["seed"], c["variant"]): c["predicted_per_second"] for c in curves}
+    ratios = [
+        ours / theirs
+        for (workload, seed, name), ours in rates.items()
+        if name == variant and ours and (theirs := rates.get((workload, seed, reference)))
+    ]
+    return statistics.median(ratios) if ratios else None
+
+
 def best_so_far(latencies: Sequence[float | None]) -> list[float]:
     """Best latency after each trial; infinity, or None in a file, stands for a failure."""
     best, curve = math.inf, []

@@ -88,6 +88,17 @@ def encode_program(program: Program, slots: int) -> ProgramArrays:
     return ProgramArrays(stages, present, reads, _encode_whole(program))
 
 
+def pad_slots(program: ProgramArrays, slots: int) -> ProgramArrays:
+    """Adds slots that hold no stage; `slots` is at least what there is."""
+    more = slots - len(program.present)
+    return ProgramArrays(
+        np.pad(program.stages, ((0, more), (0, 0))),
+        np.pad(program.present, (0, more)),
+        np.pad(program.reads, ((0, more), (0, more))),
+        program.whole,
+    )
+
+
 def _log(value: float) -> float:
     return float(np.log2(1 + max(value, 0))) / 8
 

@@ -17,9 +17,9 @@ class ModelConfig:
         members: Models of the ensemble. 1 to 8.
     """
 
-    latent_width: int = 32
-    action_width: int = 48
+    latent_width: int = 48
+    action_width: int = 96
     hardware_width: int = 16
-    head_width: int = 64
+    head_width: int = 128
     message_rounds: int = 2
-    members: int = 4
+    members: int = 3

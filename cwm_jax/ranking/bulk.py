@@ -7,10 +7,9 @@ While it runs, finished chunks lie beside the result:
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import orjson
 from jaxtyping import Float32
@@ -18,7 +17,7 @@ from numpy import ndarray
 
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.files import write_atomically
-from cwm_jax.prefetching import prefetched
+from cwm_jax.prefetching import in_chunks, prefetched
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
 from cwm_jax.records.program import Program
@@ -26,8 +25,6 @@ from cwm_jax.records.record import Record
 
 CHUNK = 16384
 """Records that are held in memory and scored together."""
-
-Item = TypeVar("Item")
 
 
 class _Format(NamedTuple):
@@ -78,7 +75,7 @@ def score_logs(
         records = (record for log in logs for record in iterate_records(log, summary))
         written: list[Path] = []
         scored = 0
-        for number, part in enumerate(prefetched(_chunks(records, chunk))):
+        for number, part in enumerate(prefetched(in_chunks(records, chunk))):
             path = parts / f"{number:08}"
             if not path.exists():
                 _write_part(path, part, scorer.score(part, programs), form)
@@ -130,12 +127,6 @@ def _write_part(
     unfinished = path.with_suffix(".unfinished")
     form.write(unfinished, records, scores)
     unfinished.replace(path)
-
-
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
 
 
 def _write_json_lines(

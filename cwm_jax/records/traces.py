@@ -57,11 +57,7 @@ def parse_trace(data: Any) -> Trace:
     Raises:
         RecordError: It is none; the message names the instruction.
     """
-    match data:
-        case [list(instructions), list(decisions)]:
-            pass
-        case _:
-            raise RecordError("trace: expected [instructions, decisions]")
+    instructions, decisions = _both_parts(data)
     if len(instructions) > MAX_INSTRUCTIONS:
         raise RecordError(f"trace: {len(instructions)} instructions, at most {MAX_INSTRUCTIONS}")
     parsed: list[Instruction] = []
@@ -69,6 +65,27 @@ def parse_trace(data: Any) -> Trace:
         if isinstance(instruction, list) and instruction[:1] == [POSTPROCESSING]:
             break
         parsed.append(_parse_instruction(instruction, position))
+    return Trace(tuple(parsed), _as_drawn(decisions))
+
+
+def parse_decisions(data: Any) -> dict[int, Any]:
+    """Reads what was drawn in a trace, as `parse_trace` does.
+
+    Raises:
+        RecordError: It is no trace.
+    """
+    return _as_drawn(_both_parts(data)[1])
+
+
+def _both_parts(data: Any) -> tuple[list[Any], list[Any]]:
+    match data:
+        case [list(instructions), list(decisions)]:
+            return instructions, decisions
+        case _:
+            raise RecordError("trace: expected [instructions, decisions]")
+
+
+def _as_drawn(decisions: list[Any]) -> dict[int, Any]:
     drawn: dict[int, Any] = {}
     for decision in decisions:
         match decision:
@@ -76,7 +93,7 @@ def parse_trace(data: Any) -> Trace:
                 drawn[position] = drawn_value
             case _:
                 raise RecordError("trace: a decision is not [instruction, value]")
-    return Trace(tuple(parsed), drawn)
+    return drawn
 
 
 def _parse_instruction(data: Any, position: int) -> Instruction:

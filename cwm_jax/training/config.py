@@ -24,11 +24,11 @@ class TrainingConfig:
     """
 
     seed: int = 0
-    epochs: int = 12
+    epochs: int = 30
     lists: int = 8
     candidates: int = 32
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.3
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.05
     listwise_weight: float = 0.5
     ratio_weight: float = 1.0
     temperature: float = 0.1

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int32
 from cwm_jax.errors import RecordError
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
-from cwm_jax.features.program import ProgramArrays, encode_program
+from cwm_jax.features.program import ProgramArrays, encode_program, pad_slots
 from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.records.program import Program, shape_only_program
@@ -185,7 +185,7 @@ def batches(
                 if len(chunk) > 1:
                     pending[_padded_size(workload)].append((position, workload, chunk))
     chunks: list[tuple[_Size, list[_Member]]] = []
-    for size, members in pending.items():
+    for size, members in _with_small_ones_merged(pending, lists).items():
         shuffled = [members[at] for at in rng.permutation(len(members))]
         chunks += [(size, shuffled[at : at + lists]) for at in range(0, len(members), lists)]
     for at in rng.permutation(len(chunks)):
@@ -199,13 +199,28 @@ def _padded_size(workload: WorkloadData) -> _Size:
     return steps, bucket(workload.steps.slots, SLOT_BUCKETS)
 
 
+def _with_small_ones_merged(
+    groups: Mapping[_Size, list[_Member]], lists: int
+) -> dict[_Size, list[_Member]]:
+    """Pads lists of sizes that do not fill a batch to the next size that there is.
+
+    Each size is a program to compile, and a batch costs the same however few lists it holds.
+    """
+    merged = {size: list(members) for size, members in groups.items()}
+    for size in sorted(groups):
+        larger = [other for other in merged if other > size and other[1] >= size[1]]
+        if len(merged[size]) < lists and larger:
+            merged[min(larger)] += merged.pop(size)
+    return merged
+
+
 def _collate(
     size: _Size,
     members: list[_Member],
     lists: int,
     candidates: int,
 ) -> Batch:
-    steps, _ = size
+    steps, slots = size
     throughput = np.zeros((lists, candidates), np.float32)
     valid = np.zeros((lists, candidates), bool)
     targets = members[0][1].alignment.shape[1]
@@ -220,7 +235,7 @@ def _collate(
     filled = [*members, *members[:1] * (lists - len(members))]
     workloads = [workload for _, workload, _ in filled]
     positions = np.array([position for position, _, _ in filled], np.int32)
-    programs = [workload.program for workload in workloads]
+    programs = [pad_slots(workload.program, slots) for workload in workloads]
     for row, (_, workload, chosen) in enumerate(members):
         count = len(chosen)
         throughput[row, :count] = workload.throughput[chosen]

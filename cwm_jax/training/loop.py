@@ -129,7 +129,8 @@ def train(
     optimizer_state = replicate(jax.vmap(optimizer.init)(trained.state), mesh)
     shape = (members, len(chosen))
     emphasis = rng.exponential(size=shape) if members > 1 else np.ones(shape)
-    update = _make_update(graph, optimizer, config, scale, emphasis.astype(np.float32))
+    constant = replicate(Constant(scale, emphasis.astype(np.float32)), mesh)
+    update = _make_update(graph, optimizer, config)
     position = Position(1, 0, [], [], dict(rng.bit_generator.state))
     run = run_identity(config, chosen, trained.state)
     if snapshots and (found := snapshots.restore(run, (trained.state, optimizer_state))):
@@ -148,7 +149,8 @@ def train(
         losses: list[Any] = list(position.losses)
         todo = islice(_epoch(chosen, config, rng), position.batch, None)
         for batch in prefetched(todo):
-            state, optimizer_state, loss = update(state, optimizer_state, share_out(batch, mesh))
+            here = share_out(batch, mesh)
+            state, optimizer_state, loss = update(state, optimizer_state, constant, here)
             losses.append(loss)
             if snapshots and snapshots.due():
                 step = (position.epoch - 1) * steps_per_epoch + len(losses)
@@ -217,19 +219,27 @@ def _optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTr
     )
 
 
+class Constant(NamedTuple):
+    """What stays the same over a run, but is not compiled in: the next run's may differ.
+
+    Attributes:
+        scale: Of the steps' values.
+        emphasis: How much each workload counts for each member.
+    """
+
+    scale: Float32[np.ndarray, "column"]
+    emphasis: Float32[np.ndarray, "member workload"]
+
+
 def _make_update(
-    graph: Any,
-    optimizer: optax.GradientTransformation,
-    config: TrainingConfig,
-    scale: Float32[np.ndarray, "column"],
-    emphasis: Float32[np.ndarray, "member workload"],
-) -> Callable[[Any, Any, Batch], tuple[Any, Any, Float[Array, "member"]]]:
-    def loss_of(state: Any, emphasis: Float[Array, "workload"], batch: Batch) -> Float[Array, ""]:
+    graph: Any, optimizer: optax.GradientTransformation, config: TrainingConfig
+) -> Callable[[Any, Any, Constant, Batch], tuple[Any, Any, Float[Array, "member"]]]:
+    def loss_of(state: Any, constant: Constant, batch: Batch) -> Float[Array, ""]:
         both: _WithAlignment = nnx.merge(graph, _as_type(state, config.precision))
-        schedules = batch.schedules._replace(values=batch.schedules.values * scale)
+        schedules = batch.schedules._replace(values=batch.schedules.values * constant.scale)
         inputs = _as_type((batch.programs, schedules, batch.hardware), config.precision)
         ranking = _as_type(jax.vmap(both.model.rank)(*inputs), "float32")
-        weight = emphasis[batch.workload]
+        weight = constant.emphasis[batch.workload]
         labels = batch.throughput, batch.valid
         pairwise = pairwise_loss(ranking.score, *labels, weight, config.ratio_weight)
         listwise = listwise_loss(ranking.score, *labels, config.temperature, weight)
@@ -241,17 +251,19 @@ def _make_update(
         return loss + config.alignment_weight * aligned
 
     def update_one(
-        state: Any, optimizer_state: Any, emphasis: Float[Array, "workload"], batch: Batch
+        state: Any, optimizer_state: Any, constant: Constant, batch: Batch
     ) -> tuple[Any, Any, Any]:
-        loss, gradient = jax.value_and_grad(loss_of)(state, emphasis, batch)
+        loss, gradient = jax.value_and_grad(loss_of)(state, constant, batch)
         changes, optimizer_state = optimizer.update(gradient, optimizer_state, state)
         return optax.apply_updates(state, changes), optimizer_state, loss
 
-    members = jax.vmap(update_one, in_axes=(0, 0, 0, None))
+    members = jax.vmap(update_one, in_axes=(0, 0, Constant(None, 0), None))  # type: ignore[arg-type]
 
     @partial(jax.jit, donate_argnames=("state", "optimizer_state"))
-    def update(state: Any, optimizer_state: Any, batch: Batch) -> tuple[Any, Any, Any]:
-        return members(state, optimizer_state, jnp.asarray(emphasis), batch)
+    def update(
+        state: Any, optimizer_state: Any, constant: Constant, batch: Batch
+    ) -> tuple[Any, Any, Any]:
+        return members(state, optimizer_state, constant, batch)
 
     return update
 

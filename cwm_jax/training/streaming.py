@@ -7,13 +7,13 @@ within itself; all are labelled by the workload's best latency.
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 
 import numpy as np
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.hardware import HardwareCard
 from cwm_jax.features.steps import StepArrays
+from cwm_jax.prefetching import in_chunks
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
 from cwm_jax.training.dataset import WorkloadData, encode_workload
@@ -67,9 +67,8 @@ def stream_dataset(
 
 def _groups(records: Iterable[Record], chunk: int) -> Iterator[list[Record]]:
     """Valid records by workload, of one chunk after another; a lone one waits for the next."""
-    iterator = iter(records)
     waiting: dict[str, list[Record]] = {}
-    while loaded := list(islice(iterator, chunk)):
+    for loaded in in_chunks(records, chunk):
         groups: dict[str, list[Record]] = defaultdict(list, waiting)
         for record in loaded:
             if record.valid:

@@ -8,15 +8,20 @@ from typing import Any
 import orjson
 
 from cwm_jax.errors import CorpusError
+from cwm_jax.features.host import host_caches
 from cwm_jax.files import write_atomically
 from cwm_jax.tvm_bridge.cores import threads_in_use, usable_cores
 
 
 def machine_identity(target: str) -> dict[str, Any]:
-    """Returns the target, the CPU's model, the cores it has and the threads programs run on."""
+    """Returns the target, the CPU, its caches and cores, and the threads programs run on.
+
+    Cloud machines call CPUs of several generations by one name; their caches differ.
+    """
     return {
         "target": target,
         "cpu": cpu_model(),
+        "caches_kib": list(host_caches()),
         "cores": usable_cores(),
         "threads": threads_in_use(),
     }
@@ -64,6 +69,7 @@ def describe_machine() -> dict[str, Any]:
     names = ("jax", "flax", "numpy", "xgboost", "bitblas")
     return {
         "cpu": cpu_model(),
+        "caches_kib": list(host_caches()),
         "cores": usable_cores(),
         "threads": threads_in_use(),
         "system": platform.platform(),

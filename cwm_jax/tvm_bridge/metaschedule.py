@@ -20,11 +20,13 @@ from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule_records import seconds_of_result, steps_of_candidates
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 _tvm: Any = use("metaschedule")
+load_intrinsics()
 _structural_hash: Any = importlib.import_module("tvm_ffi").structural_hash
 _derived_object: Any = _tvm.ir.utils.derived_object
 _ms: Any = _tvm.s_tir.meta_schedule

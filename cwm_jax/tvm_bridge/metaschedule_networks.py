@@ -140,14 +140,15 @@ def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
 
 
 def random_arguments(module: Any, seed: int) -> dict[str, np.ndarray]:
-    """Draws the arguments of `main`: uniform in [-0.1, 0.1), by name."""
+    """Draws the arguments of `main` by name: uniform in [-0.1, 0.1), integers all 1."""
     rng = np.random.default_rng(seed)
-    return {
-        str(variable.name): rng.uniform(
-            -0.1, 0.1, [int(extent) for extent in variable.ty.shape]
-        ).astype(np.float32)
-        for variable in module["main"].params
-    }
+    found: dict[str, np.ndarray] = {}
+    for variable in module["main"].params:
+        shape = [int(extent) for extent in variable.ty.shape]
+        dtype = str(variable.ty.dtype)
+        drawn = rng.uniform(-0.1, 0.1, shape) if "float" in dtype else np.ones(shape)
+        found[str(variable.name)] = drawn.astype(dtype)
+    return found
 
 
 def time_executable(

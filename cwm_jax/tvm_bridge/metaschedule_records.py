@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.ansor_log import TRANSLATED
-from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE, parse_trace_line
+from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE, parse_trace_lines
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
@@ -72,12 +72,17 @@ def steps_of_candidates(
 ) -> list[tuple[Step, ...]]:
     """Returns the steps of candidates of one module.
 
+    What postprocessing added to a trace says nothing new, and is most of it.
+
     Raises:
         RecordError: A trace is not one of the program, or this version does not know it.
     """
-    entries = [Entry(candidate.sch.trace, [1.0], []) for candidate in candidates]
+    entries = [
+        Entry(candidate.sch.trace.simplified(remove_postproc=True), [1.0], [])
+        for candidate in candidates
+    ]
     lines = database_lines(tvm, module, target, entries)
-    return [translate_trace(parse_trace_line(line), program) for line in lines]
+    return [translate_trace(trace, program) for trace in parse_trace_lines(lines)]
 
 
 def seconds_of_result(result: Any) -> tuple[float, ...]:

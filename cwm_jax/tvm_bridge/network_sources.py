@@ -1,7 +1,6 @@
 """A network to tune, from where users have it: built in, PyTorch, or ONNX."""
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 
 from cwm_jax.errors import WorkloadError
 from cwm_jax.tvm_bridge.networks import NETWORKS, network_module, parse_network
-from cwm_jax.tvm_bridge.user_code import users_function
+from cwm_jax.tvm_bridge.user_code import last_line, users_model, users_onnx
 
 _INPUT = "data"
 _SCALE = 0.1
@@ -42,7 +41,7 @@ def networks_help() -> str:
             *(f"      {name}" for name in NETWORKS),
             "  FILE.py:FUNCTION  a function of yours that returns a torch.nn.Module and a tuple",
             "      of example inputs; needs PyTorch in this environment",
-            "  FILE.onnx  an ONNX model with fixed shapes; needs onnx in this environment",
+            "  FILE.onnx  an ONNX model with fixed shapes; pip install 'cwm-jax[onnx]' first",
         ]
     )
 
@@ -85,23 +84,7 @@ def _built_in(tvm: Any, text: str, seed: int) -> NetworkSource:
 
 def _from_pytorch(tvm: Any, file: Path, function: str) -> NetworkSource:
     text = f"{file}:{function}"
-    if not function.isidentifier():
-        raise WorkloadError(f"{text!r}: expected FILE.py:FUNCTION")
-    make = users_function(file, function)
-    torch = _imported("torch", text)
-    try:
-        made = make()
-    except Exception as error:  # the user's own code
-        raise WorkloadError(f"{text} failed ({_last_line(error)})") from error
-    match made:
-        case (torch.nn.Module() as model, tuple(examples)) if examples:
-            pass
-        case _:
-            raise WorkloadError(
-                f"{text}: expected a torch.nn.Module and a tuple of example inputs, got "
-                f"{type(made).__name__}"
-            )
-    model = model.eval()
+    torch, model, examples = users_model(file, function)
     with torch.no_grad():
         traced = torch.jit.trace(model, examples)
     inputs = {
@@ -111,19 +94,16 @@ def _from_pytorch(tvm: Any, file: Path, function: str) -> NetworkSource:
     try:
         module, params = tvm.relay.frontend.from_pytorch(traced, list(inputs.items()))
     except Exception as error:  # TVM raises whatever its converter stumbles over
-        raise WorkloadError(f"{text}: TVM cannot import it ({_last_line(error)})") from error
+        raise WorkloadError(f"{text}: TVM cannot import it ({last_line(error)})") from error
     return NetworkSource(f"{file.stem}-{function}", module, params, inputs)
 
 
 def _from_onnx(tvm: Any, file: Path) -> NetworkSource:
-    if not file.is_file():
-        raise WorkloadError(f"{file}: no such file")
-    onnx = _imported("onnx", str(file))
+    model = users_onnx(file)
     try:
-        model = onnx.load(str(file))
         module, params = tvm.relay.frontend.from_onnx(model)
-    except Exception as error:  # onnx and TVM raise whatever they stumble over
-        raise WorkloadError(f"{file}: cannot be imported ({_last_line(error)})") from error
+    except Exception as error:  # TVM raises whatever it stumbles over
+        raise WorkloadError(f"{file}: cannot be imported ({last_line(error)})") from error
     passes = (tvm.relay.transform.DynamicToStatic(), tvm.relay.transform.InferType())
     module = tvm.transform.Sequential(passes)(module)
     inputs: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -135,15 +115,3 @@ def _from_onnx(tvm: Any, file: Path) -> NetworkSource:
             raise WorkloadError(f"{file}: input {name!r} has no fixed shape, {list(kind.shape)}")
         inputs[name] = (tuple(int(extent) for extent in kind.shape), str(kind.dtype))
     return NetworkSource(file.stem, module, params, inputs)
-
-
-def _imported(package: str, text: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise WorkloadError(f"{text}: needs the package {package} ({error})") from error
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -184,10 +184,7 @@ def _last_two_swapped(value: Any) -> list[int]:
 
 
 def relax_module(tvm: Any, network: Network) -> Any:
-    """Returns a network's `tvm.IRModule`: `main` takes the input, then the weights.
-
-    Operators are lowered and fused, so that MetaSchedule finds its tasks.
-    """
+    """Returns a network's `tvm.IRModule`, prepared: `main` takes the input, then the weights."""
     builder = tvm.relax.BlockBuilder()
     with builder.function("main"):
         with builder.dataflow():
@@ -195,9 +192,16 @@ def relax_module(tvm: Any, network: Network) -> Any:
             out = builder.emit_output(build_network(ops, network).value)
         inputs = sorted(ops.variables, key=lambda variable: str(variable.name) != _DATA)
         builder.emit_func_output(out, inputs)
+    return prepare_module(tvm, builder.get())
+
+
+def prepare_module(tvm: Any, module: Any) -> Any:
+    """Lowers and fuses the operators of a module, so that MetaSchedule finds its tasks."""
     passes = tvm.relax.transform
     prepare = tvm.transform.Sequential(
         [
+            passes.FoldBatchnormToConv2D(),
+            passes.DecomposeOpsForInference(),
             passes.FuseTransposeMatmul(),
             passes.LegalizeOps(),
             passes.AnnotateTIROpPattern(),
@@ -207,7 +211,7 @@ def relax_module(tvm: Any, network: Network) -> Any:
             passes.DeadCodeElimination(),
         ]
     )
-    return prepare(builder.get())
+    return prepare(module)
 
 
 def extract_modules(tvm: Any, module: Any, target: Any) -> list[tuple[Any, int]]:

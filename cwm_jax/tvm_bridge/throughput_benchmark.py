@@ -1,4 +1,4 @@
-"""Candidates scored per second where Ansor asks for scores: `predict(task, states)`."""
+"""Candidates scored per second where a search asks for scores, and from arrays."""
 
 import dataclasses
 import resource
@@ -6,8 +6,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from cwm_jax.features.steps import encode_schedules
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.cost_models import create_cost_model
 
 _FIRST_SCORE = """
 import sys, time
@@ -38,7 +37,7 @@ class Throughput:
     Attributes:
         batch: States a call.
         world_model: Of the world model.
-        xgboost: Of Ansor's XGBoost model, feature extraction included.
+        xgboost: Of the engine's XGBoost model, feature extraction included.
         ratio: Median of the ratios of neighbouring repeats.
     """
 
@@ -48,47 +47,36 @@ class Throughput:
     ratio: float
 
 
-def sample_states(tvm: Any, task: Any, count: int) -> list[Any]:
-    """Samples states as the first population of a search."""
-    states: list[Any] = []
-    seed = 1
-    while len(states) < count:
-        policy = tvm.auto_scheduler.SketchPolicy(task, verbose=0, seed=seed)
-        states += list(policy.sample_initial_population())
-        seed += 1
-    return states[:count]
+class Boundary(NamedTuple):
+    """What an engine asks its cost model, for one workload.
+
+    Attributes:
+        program: The workload.
+        schedules: Steps of the candidates.
+        predict: World model and rival: scores the first so many candidates as the engine's own.
+    """
+
+    program: Program
+    schedules: Sequence[tuple[Step, ...]]
+    predict: Mapping[str, Callable[[int], Any]]
 
 
 def measure_throughput(
-    tvm: Any,
-    task: Any,
-    states: Sequence[Any],
-    scorer: Scorer,
-    batches: Sequence[int],
-    repeats: int,
+    predict: Mapping[str, Callable[[int], Any]], batches: Sequence[int], repeats: int
 ) -> list[Throughput]:
-    """Times `predict` of both models on the same states, in turn.
+    """Times the predictions of `world-model` and `xgboost` of the same candidates, in turn.
 
     Args:
-        tvm: A TVM with Ansor.
-        task: A search task.
-        states: Of the task, as many as the largest batch.
-        scorer: The world model's checkpoint.
+        predict: As `Boundary` has it.
         batches: Batch sizes.
         repeats: Timed calls of each model at each size, after one that is not timed.
     """
-    models = {
-        name: create_cost_model(tvm, name, scorer=scorer, round_size=16, seed=0)[0]
-        for name in ("world-model", "xgboost")
-    }
-    for model in models.values():
-        model.update(*_pretend_measurements(tvm, task, states[:64]))
     found: list[Throughput] = []
     for batch in batches:
-        rates: dict[str, list[float]] = {name: [] for name in models}
+        rates: dict[str, list[float]] = {name: [] for name in predict}
         for repeat in range(repeats + 1):
-            for name, model in models.items():
-                seconds = _seconds(model.predict, task, states[:batch])
+            for name, score in predict.items():
+                seconds = _seconds(score, batch)
                 if repeat:
                     rates[name].append(batch / seconds)
         ours, theirs = rates["world-model"], rates["xgboost"]
@@ -119,12 +107,9 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _pretend_measurements(tvm: Any, task: Any, states: Sequence[Any]) -> tuple[list, list]:
+def pretend_latencies(count: int) -> list[float]:
     """Latencies out of thin air: only the cost of a trained model is looked at."""
-    measure = tvm.auto_scheduler.measure
-    latencies = np.random.default_rng(0).uniform(1e-3, 1e-2, len(states))
-    inputs = [measure.MeasureInput(task, state) for state in states]
-    return inputs, [measure.MeasureResult([float(x)], 0, "", 1.0, 0) for x in latencies]
+    return np.random.default_rng(0).uniform(1e-3, 1e-2, count).tolist()
 
 
 def _seconds(function: Callable[..., Any], *arguments: Any) -> float:

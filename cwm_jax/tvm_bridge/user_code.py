@@ -1,9 +1,10 @@
-"""Functions in a user's own Python files."""
+"""What users bring along: functions in Python files, PyTorch and ONNX models."""
 
+import importlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cwm_jax.errors import WorkloadError
 
@@ -28,3 +29,70 @@ def users_function(file: Path, name: str) -> Callable[..., Any]:
     if not callable(function):
         raise WorkloadError(f"{file}: has no function {name!r}")
     return function
+
+
+class UsersModel(NamedTuple):
+    """A PyTorch model.
+
+    Attributes:
+        torch: The package, which is imported only where a user brings a model.
+        model: `torch.nn.Module` in evaluation mode.
+        examples: Its inputs.
+    """
+
+    torch: Any
+    model: Any
+    examples: tuple[Any, ...]
+
+
+def users_model(file: Path, function: str) -> UsersModel:
+    """Makes the PyTorch model of a user's function.
+
+    Raises:
+        WorkloadError: PyTorch is missing, or the function is, or it returns something else.
+    """
+    text = f"{file}:{function}"
+    if not function.isidentifier():
+        raise WorkloadError(f"{text!r}: expected FILE.py:FUNCTION")
+    make = users_function(file, function)
+    torch = _imported("torch", text)
+    try:
+        made = make()
+    except Exception as error:  # the user's own code
+        raise WorkloadError(f"{text} failed ({last_line(error)})") from error
+    match made:
+        case (torch.nn.Module() as model, tuple(examples)) if examples:
+            return UsersModel(torch, model.eval(), examples)
+        case _:
+            raise WorkloadError(
+                f"{text}: expected a torch.nn.Module and a tuple of example inputs, got "
+                f"{type(made).__name__}"
+            )
+
+
+def users_onnx(file: Path) -> Any:
+    """Reads an ONNX file as `onnx.ModelProto`.
+
+    Raises:
+        WorkloadError: It is missing or broken, or the package onnx is missing.
+    """
+    if not file.is_file():
+        raise WorkloadError(f"{file}: no such file")
+    onnx = _imported("onnx", str(file))
+    try:
+        return onnx.load(str(file))
+    except Exception as error:  # whatever protobuf stumbles over
+        raise WorkloadError(f"{file}: cannot be read ({last_line(error)})") from error
+
+
+def last_line(error: Exception) -> str:
+    """Returns what an error of a long trace says in the end."""
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
+def _imported(package: str, text: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise WorkloadError(f"{text}: needs the package {package} ({error})") from error

@@ -22,3 +22,14 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
 
     assert main([*arguments, "--variants", "xgboost-pretrained"]) == 2
     assert "is not a way to search metaschedule" in capsys.readouterr().err
+
+
+def test_throughput_is_measured_where_metaschedule_asks(tmp_path):
+    result = tmp_path / "throughput.json"
+    arguments = ["bench", "throughput", "--engine", "metaschedule", "--repeats", "1"]
+    arguments += ["--workload", "matmul:64,64,64", "--batches", "8", "32"]
+    assert main([*arguments, "--json", str(result)]) == 0
+    data = json.loads(result.read_text())
+    assert set(data["predict_speedup"]) == {"8", "32"}
+    assert all(ratio > 0 for ratio in data["predict_speedup"].values())
+    assert data["array_candidates_per_second"] > 100

@@ -1,0 +1,36 @@
+"""Which checkpoint a machine gets by default."""
+
+import pytest
+
+from cwm_jax.features.hardware import load_hardware
+from cwm_jax.features.host import Caches, host_caches
+from cwm_jax.model.checkpoint import read_card
+from cwm_jax.model.locations import checkpoints_folder
+from cwm_jax.ranking.nearest import nearest_checkpoint
+
+
+def _index(folder, name, kind, level, size):
+    (folder / name).mkdir(parents=True)
+    for field, text in (("type", kind), ("level", level), ("size", size)):
+        (folder / name / field).write_text(text + "\n")
+
+
+def test_caches_are_read_from_the_system(tmp_path):
+    _index(tmp_path, "index0", "Data", "1", "48K")
+    _index(tmp_path, "index1", "Instruction", "1", "32K")
+    _index(tmp_path, "index2", "Unified", "2", "1024K")
+    assert host_caches(tmp_path) == Caches(48, 1024, 0)
+    assert host_caches(tmp_path / "missing") == Caches(0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["cpu-x86-2core", "cpu-x86-zen5"])
+def test_a_machine_gets_the_checkpoint_that_is_its_own(name):
+    card = load_hardware(name)
+    caches = Caches(int(card.l1_kib), int(card.l2_kib), int(card.l3_kib))
+    assert nearest_checkpoint("ansor", caches) == name
+
+
+def test_a_machine_that_tells_nothing_gets_a_checkpoint_for_a_cpu():
+    for engine in ("ansor", "metaschedule"):
+        name = nearest_checkpoint(engine, Caches(0, 0, 0))
+        assert read_card(checkpoints_folder() / name)["hardware"]["kind"] == "cpu"
