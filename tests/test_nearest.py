@@ -2,11 +2,13 @@
 
 import pytest
 
+from cwm_jax.errors import CorpusError
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.features.host import Caches, host_caches
 from cwm_jax.model.checkpoint import read_card
 from cwm_jax.model.locations import checkpoints_folder
 from cwm_jax.ranking.nearest import nearest_checkpoint
+from cwm_jax.tvm_bridge.machine import machine_identity, note_machine
 
 
 def _index(folder, name, kind, level, size):
@@ -21,6 +23,15 @@ def test_caches_are_read_from_the_system(tmp_path):
     _index(tmp_path, "index2", "Unified", "2", "1024K")
     assert host_caches(tmp_path) == Caches(48, 1024, 0)
     assert host_caches(tmp_path / "missing") == Caches(0, 0, 0)
+
+
+def test_a_folder_of_another_generation_of_one_cpu_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TVM_NUM_THREADS", "2")
+    note = tmp_path / "machine.json"
+    here = machine_identity("llvm")
+    note_machine(note, here | {"caches_kib": [1, 2, 3]})
+    with pytest.raises(CorpusError, match="was measured with caches_kib"):
+        note_machine(note, here)
 
 
 @pytest.mark.parametrize("name", ["cpu-x86-2core", "cpu-x86-zen5"])

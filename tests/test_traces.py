@@ -21,7 +21,7 @@ from cwm_jax.records.metaschedule_database import (
 )
 from cwm_jax.records.program import read_programs
 from cwm_jax.records.trace_translation import translate_trace
-from cwm_jax.records.traces import parse_trace
+from cwm_jax.records.traces import parse_trace, parse_traces
 
 DATA = Path(__file__).parent / "data"
 PROGRAMS = read_programs(DATA / "traces.programs.jsonl.gz")
@@ -54,6 +54,14 @@ def test_postprocessing_changes_nothing():
         assert end < len(instructions) - 1
         before = {**golden, "trace": [instructions[:end], decisions]}
         assert steps_of(before) == steps_of(golden)
+
+
+def test_traces_read_together_are_those_read_one_by_one():
+    shared, (_, drawn) = GOLDEN[0]["trace"], GOLDEN[1]["trace"]
+    together = [golden["trace"] for golden in GOLDEN] + [[shared[0], drawn], shared]
+    assert parse_traces(together) == [parse_trace(trace) for trace in together]
+    with pytest.raises(RecordError, match="expected \\[instructions, decisions\\]"):
+        parse_traces([shared, [shared[0]]])
 
 
 def test_all_that_is_translated_can_be_encoded():

@@ -107,7 +107,9 @@ def test_sizes_that_fill_no_batch_are_padded_to_the_next(dataset):
     """A larger program in between changes no list's order, only what it is padded to."""
     small = list(dataset.values())
     large = dataclasses.replace(
-        small[0], program=pad_slots(small[0].program, 16), steps=_with_slots(small[0].steps, 16)
+        small[0],
+        program=pad_slots(small[0].program, 16),
+        steps=dataclasses.replace(small[0].steps, slots=16),
     )
     model = create_small(0)
 
@@ -130,10 +132,6 @@ def test_sizes_that_fill_no_batch_are_padded_to_the_next(dataset):
     for position, scores in alone.items():
         for one, other in zip(scores, together[position], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
-
-
-def _with_slots(steps, slots):
-    return dataclasses.replace(steps, slots=slots)
 
 
 @given(st.sets(st.text(min_size=1), min_size=1, max_size=40), st.integers(0, 5))

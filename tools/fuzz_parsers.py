@@ -24,7 +24,7 @@ with atheris.instrument_imports(include=["cwm_jax"]):  # type: ignore[attr-defin
     from cwm_jax.features.steps import encode_schedules
     from cwm_jax.model.checkpoint import read_card
     from cwm_jax.records.ansor_log import LogSummary, iterate_records
-    from cwm_jax.records.metaschedule_database import parse_trace_line
+    from cwm_jax.records.metaschedule_database import parse_trace_lines
     from cwm_jax.records.program import read_programs, shape_only_program
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def _programs(data: bytes) -> None:
 
 
 def _database(data: bytes) -> None:
-    parse_trace_line(data)
+    parse_trace_lines([data])
 
 
 def _hardware(data: bytes) -> None:

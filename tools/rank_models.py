@@ -7,9 +7,9 @@ All models see the same records; the held-out networks' workloads are in nobody'
 A corpus without networks (`tools/import_log.py`) holds a fifth of its workloads out. All models
 train on corpora of other devices, too, where they are given, less the held-out workloads. Goes on
 with an existing file: a model and seed that are in it are not trained again, and several processes
-can share the work (a core for each trains 1.4 times as much as two for one). The replay column is
-the latency of the recorded search over the model's after 64 measurements, where histories are long
-enough (`cwm_jax.evaluation.replay`).
+can share the work (of two that write in the same moment, one may have to be trained again). The
+replay column is the latency of the recorded search over the model's after 64 measurements, where
+histories are long enough (`cwm_jax.evaluation.replay`).
 """
 
 import argparse
@@ -144,8 +144,6 @@ def summarise(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, by_seed in runs.items():
         rows = list(by_seed.values())
-        if not rows:
-            continue
         columns = [c for c, value in rows[0].items() if isinstance(value, int | float)]
         found[name] = {c: statistics.fmean(row[c] for row in rows) for c in columns}
         top1 = [row["top1"] for row in rows]

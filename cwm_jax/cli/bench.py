@@ -22,6 +22,7 @@ from cwm_jax.tvm_bridge.machine import describe_machine
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 if TYPE_CHECKING:
+    from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.tvm_bridge.throughput_benchmark import Boundary
 
 _BATCHES = {"ansor": [64, 2048, 10000], "metaschedule": [64, 512, 2048]}
@@ -46,7 +47,7 @@ def add_parser(commands: Any) -> None:
     throughput.set_defaults(run=run_throughput_benchmark)
 
 
-def _boundary(engine: str) -> "Callable[[str, str, int], Boundary]":
+def _boundary(engine: str) -> "Callable[[str, Scorer, int], Boundary]":
     """Returns the engine's part; a process holds one TVM."""
     if engine == "ansor":
         from cwm_jax.tvm_bridge.ansor_throughput import ansor_boundary
@@ -66,8 +67,8 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
     checkpoint = checkpoint_of(options)
     starts = benchmark.first_score_seconds(checkpoint, options.repeats)
     batches = options.batches or _BATCHES[options.engine]
-    boundary = _boundary(options.engine)(options.workload, checkpoint, max(batches))
     scorer = Scorer.load(checkpoint)
+    boundary = _boundary(options.engine)(options.workload, scorer, max(batches))
     rates = benchmark.array_rates(boundary.program, boundary.schedules, scorer, options.repeats)
     memory = benchmark.peak_memory_bytes()  # before the engine's features of the same states
     found = benchmark.measure_throughput(boundary.predict, batches, options.repeats)

@@ -59,12 +59,15 @@ def add_checkpoint_options(parser: argparse.ArgumentParser, default: str | None)
 def checkpoint_of(options: argparse.Namespace) -> str:
     """Returns the checkpoint that is asked for, or the shipped one for a machine like this.
 
+    Args:
+        options: With `checkpoint` and `engine`.
+
     Raises:
         CheckpointError: None is asked for, and none for a CPU is shipped.
     """
     from cwm_jax.ranking.nearest import nearest_checkpoint
 
-    return options.checkpoint or nearest_checkpoint(getattr(options, "engine", "ansor"))
+    return options.checkpoint or nearest_checkpoint(options.engine)
 
 
 def load_programs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:

@@ -17,7 +17,7 @@ from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, read_lines
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.trace_translation import translate_trace
-from cwm_jax.records.traces import Instruction, Trace, parse_decisions, parse_trace
+from cwm_jax.records.traces import Trace, parse_trace, parse_traces
 
 WORKLOADS_FILE = "database_workload.json"
 RECORDS_FILE = "database_tuning_record.json"
@@ -25,32 +25,13 @@ _FAILED_SECONDS = 1e9
 """TVM writes 1e10 for a candidate that did not run."""
 
 
-def parse_trace_line(line: bytes) -> Trace:
-    """Returns the trace of one line of records.
-
-    Raises:
-        RecordError: The line is no record.
-    """
-    return parse_trace(_parse_record_line(line)[1])
-
-
 def parse_trace_lines(lines: Iterable[bytes]) -> list[Trace]:
-    """Returns the traces of lines of records; instructions that repeat are read once.
+    """Returns the traces of lines of records.
 
     Raises:
         RecordError: A line is no record.
     """
-    known: dict[bytes, tuple[Instruction, ...]] = {}
-    traces: list[Trace] = []
-    for line in lines:
-        data = _parse_record_line(line)[1]
-        text = orjson.dumps(data[:1] if isinstance(data, list) else data)
-        if text in known:
-            traces.append(Trace(known[text], parse_decisions(data)))
-        else:
-            traces.append(parse_trace(data))
-            known[text] = traces[-1].instructions
-    return traces
+    return parse_traces(_parse_record_line(line)[1] for line in lines)
 
 
 def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], Any]:

@@ -6,7 +6,10 @@ or are numbers, quoted strings or `"None"`.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+import orjson
 
 from cwm_jax.errors import RecordError
 
@@ -58,23 +61,24 @@ def parse_trace(data: Any) -> Trace:
         RecordError: It is none; the message names the instruction.
     """
     instructions, decisions = _both_parts(data)
-    if len(instructions) > MAX_INSTRUCTIONS:
-        raise RecordError(f"trace: {len(instructions)} instructions, at most {MAX_INSTRUCTIONS}")
-    parsed: list[Instruction] = []
-    for position, instruction in enumerate(instructions):
-        if isinstance(instruction, list) and instruction[:1] == [POSTPROCESSING]:
-            break
-        parsed.append(_parse_instruction(instruction, position))
-    return Trace(tuple(parsed), _as_drawn(decisions))
+    return Trace(_parse_instructions(instructions), _as_drawn(decisions))
 
 
-def parse_decisions(data: Any) -> dict[int, Any]:
-    """Reads what was drawn in a trace, as `parse_trace` does.
+def parse_traces(many: Iterable[Any]) -> list[Trace]:
+    """Reads traces as `parse_trace` does; instructions that several share are read once.
 
     Raises:
-        RecordError: It is no trace.
+        RecordError: One is none; the message names the instruction.
     """
-    return _as_drawn(_both_parts(data)[1])
+    known: dict[bytes, tuple[Instruction, ...]] = {}
+    traces: list[Trace] = []
+    for data in many:
+        instructions, decisions = _both_parts(data)
+        text = orjson.dumps(instructions)
+        if text not in known:
+            known[text] = _parse_instructions(instructions)
+        traces.append(Trace(known[text], _as_drawn(decisions)))
+    return traces
 
 
 def _both_parts(data: Any) -> tuple[list[Any], list[Any]]:
@@ -83,6 +87,17 @@ def _both_parts(data: Any) -> tuple[list[Any], list[Any]]:
             return instructions, decisions
         case _:
             raise RecordError("trace: expected [instructions, decisions]")
+
+
+def _parse_instructions(instructions: list[Any]) -> tuple[Instruction, ...]:
+    if len(instructions) > MAX_INSTRUCTIONS:
+        raise RecordError(f"trace: {len(instructions)} instructions, at most {MAX_INSTRUCTIONS}")
+    parsed: list[Instruction] = []
+    for position, instruction in enumerate(instructions):
+        if isinstance(instruction, list) and instruction[:1] == [POSTPROCESSING]:
+            break
+        parsed.append(_parse_instruction(instruction, position))
+    return tuple(parsed)
 
 
 def _as_drawn(decisions: list[Any]) -> dict[int, Any]:

@@ -149,8 +149,8 @@ def train(
         losses: list[Any] = list(position.losses)
         todo = islice(_epoch(chosen, config, rng), position.batch, None)
         for batch in prefetched(todo):
-            here = share_out(batch, mesh)
-            state, optimizer_state, loss = update(state, optimizer_state, constant, here)
+            shares = share_out(batch, mesh)
+            state, optimizer_state, loss = update(state, optimizer_state, constant, shares)
             losses.append(loss)
             if snapshots and snapshots.due():
                 step = (position.epoch - 1) * steps_per_epoch + len(losses)

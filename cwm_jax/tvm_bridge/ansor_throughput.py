@@ -7,18 +7,16 @@ from cwm_jax.tvm_bridge.cost_models import create_cost_model
 from cwm_jax.tvm_bridge.programs import program_of_task
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.targets import host_target
-from cwm_jax.tvm_bridge.throughput_benchmark import Boundary, pretend_latencies
+from cwm_jax.tvm_bridge.throughput_benchmark import LEARNED, Boundary, pretend_latencies
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
 
-_LEARNED = 64
 
-
-def ansor_boundary(workload: str, checkpoint: str, count: int) -> Boundary:
+def ansor_boundary(workload: str, scorer: Scorer, count: int) -> Boundary:
     """Samples states as first populations of a search, and has both models learn from some.
 
     Args:
         workload: As for `cwm tune`.
-        checkpoint: Of the world model.
+        scorer: The world model's checkpoint.
         count: How many states.
     """
     tvm = use("ansor")
@@ -26,13 +24,12 @@ def ansor_boundary(workload: str, checkpoint: str, count: int) -> Boundary:
 
     task = create_task(tvm, parse_workload(workload), host_target(tvm))
     states = _sample_states(tvm, task, count)
-    scorer = Scorer.load(checkpoint)
     models = {
         name: create_cost_model(tvm, name, scorer=scorer, round_size=16, seed=0)[0]
         for name in ("world-model", "xgboost")
     }
     measure = tvm.auto_scheduler.measure
-    learned = states[:_LEARNED]
+    learned = states[:LEARNED]
     inputs = [measure.MeasureInput(task, state) for state in learned]
     results = [
         measure.MeasureResult([latency], 0, "", 1.0, 0)

@@ -88,18 +88,10 @@ def _drawn(
     if count <= 0:
         return {}
     ms = tvm.s_tir.meta_schedule
-    context = ms.TuneContext(
-        mod=module,
-        target=target,
-        space_generator="post-order-apply",
-        search_strategy=strategy,
-        task_name="main",
-        rand_state=seed % 2**30 + 1,
-    )
-    database = ms.database.MemoryDatabase()
-    database.commit_workload(module)
     size = 2 * count
-    context.pre_tuning(_PATIENCE * size, size, context.generate_design_space(), database, model)
+    context = sampling_context(
+        tvm, module, target, strategy, model, seed, trials=_PATIENCE * size, round_size=size
+    )
     found: Candidates = {}
     for _ in range(_PATIENCE):
         candidates: Sequence[Any] = list(context.generate_measure_candidates() or ())
@@ -115,3 +107,41 @@ def _drawn(
         context.notify_runner_results(candidates, [unmeasured] * len(candidates))
     context.post_tuning()
     return found
+
+
+def sampling_context(
+    tvm: Any,
+    module: Any,
+    target: Any,
+    strategy: Any,
+    model: Any,
+    seed: int,
+    *,
+    trials: int,
+    round_size: int,
+) -> Any:
+    """Returns a `TuneContext` that can be asked for candidates, with nothing measured before.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        target: TVM target.
+        strategy: `SearchStrategy`.
+        model: `CostModel` that it asks.
+        seed: Of the draw.
+        trials: Candidates that may be asked for in all.
+        round_size: Candidates that come at a time.
+    """
+    ms = tvm.s_tir.meta_schedule
+    context = ms.TuneContext(
+        mod=module,
+        target=target,
+        space_generator="post-order-apply",
+        search_strategy=strategy,
+        task_name="main",
+        rand_state=seed % 2**30 + 1,
+    )
+    database = ms.database.MemoryDatabase()
+    database.commit_workload(module)
+    context.pre_tuning(trials, round_size, context.generate_design_space(), database, model)
+    return context

@@ -1,25 +1,23 @@
 """What MetaSchedule asks a cost model: `predict(context, candidates)`."""
 
-from typing import Any
-
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.tvm_bridge.metaschedule_candidates import sampling_context
 from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates
 from cwm_jax.tvm_bridge.metaschedule_targets import create_module, host_target
 from cwm_jax.tvm_bridge.runtime import use
-from cwm_jax.tvm_bridge.throughput_benchmark import Boundary, pretend_latencies
+from cwm_jax.tvm_bridge.throughput_benchmark import LEARNED, Boundary, pretend_latencies
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
-_LEARNED = 64
 _ROUND = 16
 
 
-def metaschedule_boundary(workload: str, checkpoint: str, count: int) -> Boundary:
+def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary:
     """Samples candidates as a search does at first, and has both models learn from some.
 
     Args:
         workload: As for `cwm tune`.
-        checkpoint: Of the world model.
+        scorer: The world model's checkpoint.
         count: How many candidates.
     """
     tvm = use("metaschedule")
@@ -28,12 +26,22 @@ def metaschedule_boundary(workload: str, checkpoint: str, count: int) -> Boundar
     ms = tvm.s_tir.meta_schedule
     target = host_target(tvm)
     module = create_module(tvm, parse_workload(workload), target)
-    context, candidates = _sampled(tvm, module, target, count)
+    context = sampling_context(
+        tvm,
+        module,
+        target,
+        ms.search_strategy.ReplayTrace(),
+        ms.cost_model.RandomModel(),
+        0,
+        trials=count,
+        round_size=count,
+    )
+    candidates = list(context.generate_measure_candidates() or ())
     models = {
-        "world-model": WorldModelCostModel(Scorer.load(checkpoint)),
+        "world-model": WorldModelCostModel(scorer),
         "xgboost": ms.cost_model.XGBModel(num_warmup_samples=_ROUND - 1),
     }
-    learned = candidates[:_LEARNED]
+    learned = candidates[:LEARNED]
     results = [
         ms.runner.RunnerResult([latency], None) for latency in pretend_latencies(len(learned))
     ]
@@ -48,21 +56,3 @@ def metaschedule_boundary(workload: str, checkpoint: str, count: int) -> Boundar
             for name, model in models.items()
         },
     )
-
-
-def _sampled(tvm: Any, module: Any, target: Any, count: int) -> tuple[Any, list[Any]]:
-    """Returns a search's context, and random candidates as its first population has them."""
-    ms = tvm.s_tir.meta_schedule
-    context = ms.TuneContext(
-        mod=module,
-        target=target,
-        space_generator="post-order-apply",
-        search_strategy=ms.search_strategy.ReplayTrace(),
-        task_name="main",
-        rand_state=1,
-    )
-    database = ms.database.MemoryDatabase()
-    database.commit_workload(module)
-    spaces = context.generate_design_space()
-    context.pre_tuning(count, count, spaces, database, ms.cost_model.RandomModel())
-    return context, list(context.generate_measure_candidates() or ())

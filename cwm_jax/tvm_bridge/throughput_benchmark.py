@@ -17,6 +17,9 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 
+LEARNED = 64
+"""Candidates that models have learned from before they are timed."""
+
 _FIRST_SCORE = """
 import sys, time
 started = time.perf_counter()
