@@ -1,6 +1,5 @@
 """Fixtures: the TVM with Ansor, which this process loads at most once, and measured records."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,3 @@ def tvm():
 def measured_log() -> Path:
     """Records that `cwm tune` measured on a two-core x86 machine, several workloads."""
     return DATA / "measured.jsonl.gz"
-
-
-# The machine that runs the tests need not be quiet: what a batch is worth is tested elsewhere.
-@pytest.fixture
-def loud(monkeypatch):
-    import cwm_jax.tvm_bridge.measuring as measuring
-
-    tolerant = dataclasses.make_dataclass(
-        "Tolerant", [("tolerance", float, 1e9)], bases=(measuring.MeasureConfig,), frozen=True
-    )
-    monkeypatch.setattr(measuring, "MeasureConfig", tolerant)

@@ -14,7 +14,7 @@ import pytest
 
 from cwm_jax import load_records
 from cwm_jax.errors import RecordError
-from cwm_jax.features.replay import Replay
+from cwm_jax.features.replay import Notes, Replay
 from cwm_jax.features.steps import split_step
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import format_line
@@ -73,7 +73,8 @@ def test_bookkeeping_agrees_with_ansor_on_stages_and_loops(tvm, scorer):
         for state, schedule in zip(sampled, schedules_of_states(task, sampled), strict=True):
             pieces = [split_step(step) for step in schedule]
             numbers = [number for _, part in pieces for number in part]
-            replay = Replay(program, np.array([numbers], np.float64))
+            notes = Notes.empty(1, len(schedule))
+            replay = Replay(program, np.array([numbers], np.float64), notes)
             for at, (shape, _) in enumerate(pieces):
                 replay.apply(at, shape)
             assert len(state.stages) == len(replay.state.nests)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from strategies import schedules
 
 from cwm_jax.errors import RecordError
@@ -164,6 +165,22 @@ def test_a_schedule_is_encoded_alone_as_in_a_batch(schedule):
                 getattr(alone, name)[0, :steps], getattr(together, name)[row, :steps]
             )
     assert together.length.tolist() == [steps + 2, steps, steps]
+
+
+@given(schedules(max_size=6), st.lists(schedules(max_size=4), min_size=2, max_size=6))
+def test_schedules_that_begin_alike_are_encoded_as_alone(start, ends):
+    batch = [*(start + end for end in ends), start, ends[0] + start]
+    for program in (SHAPE_ONLY, padded_matmul()):
+        together = encode_schedules(batch, program)
+        assert together.length.tolist() == [*map(len, batch)]
+        for row, schedule in enumerate(batch):
+            alone = encode_schedules([schedule], program)
+            for name in ("kind", "tag", "stage", "other", "values"):
+                found = getattr(together, name)[row]
+                np.testing.assert_array_equal(
+                    getattr(alone, name)[0, : len(schedule)], found[: len(schedule)]
+                )
+                assert not found[len(schedule) :].any()
 
 
 @given(schedules())

@@ -66,9 +66,11 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
     parse_workload(options.workload)
     checkpoint = checkpoint_of(options)
     starts = benchmark.first_score_seconds(checkpoint, options.repeats)
-    batches = options.batches or _BATCHES[options.engine]
+    wanted = options.batches or _BATCHES[options.engine]
     scorer = Scorer.load(checkpoint)
-    boundary = _boundary(options.engine)(options.workload, scorer, max(batches))
+    boundary = _boundary(options.engine)(options.workload, scorer, max(wanted))
+    # A small search space has fewer candidates.
+    batches = sorted({min(batch, len(boundary.schedules)) for batch in wanted})
     rates = benchmark.array_rates(boundary.program, boundary.schedules, scorer, options.repeats)
     memory = benchmark.peak_memory_bytes()  # before the engine's features of the same states
     found = benchmark.measure_throughput(boundary.predict, batches, options.repeats)

@@ -64,6 +64,13 @@ def add_parser(commands: Any) -> None:
         "--checkpoint",
         help=f"world model that guides, or 'none' (default: {LIKEST})",
     )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="how far the reference may be off in a quiet batch (0.05)",
+    )
     parser.add_argument("--target", help="TVM target (default: this machine's CPU)")
     parser.add_argument(
         "--max-flop",
@@ -99,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console(stderr=True)
     plan = _plan(options)
-    config = MeasureConfig()
+    config = MeasureConfig(tolerance=options.tolerance)
     start = _ansor if options.engine == "ansor" else _metaschedule
     engine = start(options.target, _scorer(options), config)
     tasks = open_corpus(

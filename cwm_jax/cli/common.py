@@ -79,6 +79,19 @@ def load_programs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:
     return programs
 
 
+def occurrences_beside(log: Path) -> dict[str, dict[str, int]]:
+    """Returns how often each network holds each workload of a log that `cwm collect` wrote.
+
+    Empty for any other log.
+    """
+    from cwm_jax.tvm_bridge.corpus_files import Corpus
+    from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
+
+    path = Corpus(log.parent).tasks
+    tasks = read_tasks(path) if path.exists() else []
+    return {task.workload_key: task.occurrences for task in tasks}
+
+
 def say(console: Console, text: str) -> None:
     """Prints text as it is: unwrapped, so that paths can be copied, and without markup."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)

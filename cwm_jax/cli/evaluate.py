@@ -14,6 +14,7 @@ from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
     load_programs,
+    occurrences_beside,
     say,
     write_json,
 )
@@ -37,6 +38,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
     add_checkpoint_options(parser, "cpu-x86-2core")
     parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        metavar="NETWORK",
+        help="rank workloads of these networks only (of a corpus that cwm collect wrote)",
+    )
     parser.add_argument(
         "--include-training",
         action="store_true",
@@ -68,6 +75,15 @@ def run(options: argparse.Namespace) -> int:
     split = loaded.card.get("split", {})
     seen = {hashed for part, hashes in split.items() if part != "test" for hashed in hashes}
     keys = [key for key in dataset if options.include_training or key_hash(key) not in seen]
+    if options.networks:
+        from cwm_jax.evaluation.splits import split_by_network
+
+        found = {k: n for log in options.records for k, n in occurrences_beside(log).items()}
+        chosen = {*split_by_network(found, options.networks).test_keys}
+        keys = [key for key in keys if key in chosen]
+        if not keys:
+            shown = ", ".join(options.networks)
+            raise RecordError(f"--networks: no workload to be ranked is of {shown}")
     if not keys:
         raise RecordError(
             f"{options.checkpoint} was trained on all {len(dataset)} workloads of these logs; "

@@ -16,16 +16,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cwm_jax import __version__
-from cwm_jax.cli.common import add_json_option, load_programs, positive, say, write_json
+from cwm_jax.cli.common import (
+    add_json_option,
+    load_programs,
+    occurrences_beside,
+    positive,
+    say,
+    write_json,
+)
 from cwm_jax.errors import CwmError
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import load_with_stores
+from cwm_jax.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from cwm_jax.features.hardware import HardwareCard
-    from cwm_jax.training.config import TrainingConfig
     from cwm_jax.training.dataset import Split, WorkloadData
 
 _VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -76,7 +83,12 @@ def add_parser(commands: Any) -> None:
         help="adapt this checkpoint, of another device perhaps, in place of a fresh model",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=positive, default=12, help="passes over the logs (12)")
+    parser.add_argument(
+        "--epochs",
+        type=positive,
+        default=TrainingConfig().epochs,
+        help=f"passes over the logs ({TrainingConfig().epochs})",
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
@@ -108,7 +120,6 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.model.config import ModelConfig
     from cwm_jax.model.locations import find_checkpoint
     from cwm_jax.model.world_model import create_model
-    from cwm_jax.training.config import TrainingConfig
     from cwm_jax.training.loop import Epoch, evaluate_model, train
     from cwm_jax.training.snapshots import Snapshots
     from cwm_jax.training.summaries import write_curves
@@ -256,7 +267,7 @@ def _join_hosts(options: argparse.Namespace) -> bool:
     return options.process == 0
 
 
-def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig") -> "Split":
+def _split(keys: list[str], options: argparse.Namespace, config: TrainingConfig) -> "Split":
     """Holds out networks, or a random share of the workloads."""
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.training.dataset import Split, split_workloads
@@ -266,7 +277,7 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
     occurrences: dict[str, dict[str, int]] = {key: {} for key in keys}
     names: set[str] = set()
     for log in options.records:
-        found = _occurrences_beside(log)
+        found = occurrences_beside(log)
         occurrences |= {key: found[key] for key in keys if key in found}
         names |= {text.partition(":")[0] for of in found.values() for text in of}
     held = split_by_network(occurrences, options.hold_out)
@@ -275,16 +286,6 @@ def _split(keys: list[str], options: argparse.Namespace, config: "TrainingConfig
         shown = ", ".join(missing or options.hold_out)
         raise CwmError(f"--hold-out: no workload of these logs is of {shown}")
     return Split(held.train, held.test_keys)
-
-
-def _occurrences_beside(log: Path) -> dict[str, dict[str, int]]:
-    """Where the workloads of a log occur, if it is one that `cwm collect` wrote."""
-    from cwm_jax.tvm_bridge.corpus_files import Corpus
-    from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
-
-    path = Corpus(log.parent).tasks
-    tasks = read_tasks(path) if path.exists() else []
-    return {task.workload_key: task.occurrences for task in tasks}
 
 
 def _other_devices(
@@ -308,7 +309,7 @@ def _other_devices(
         records, stores = load_with_stores([log], LogSummary())
         engines |= {record.engine for record in records}
         dataset = build_dataset(records, load_programs([log], []), load_hardware(name), stores)
-        held = {*held_out, *split_by_network(_occurrences_beside(log), networks).test_keys}
+        held = {*held_out, *split_by_network(occurrences_beside(log), networks).test_keys}
         found |= {f"{name} {key}": workload for key, workload in dataset.items() if key not in held}
     return found, engines
 

@@ -9,7 +9,7 @@ Where Ansor would run bound inference (extents of a stage computed at another's 
 known extent is kept; the next split of that loop states its true one.
 """
 
-import dataclasses
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,12 +40,16 @@ class Loop(NamedTuple):
     reduction: bool
     covers: tuple[Cover, ...] = ()
 
+    def part(self, some: slice) -> "Loop":
+        """Returns the loop of some of the candidates."""
+        covers = tuple(Cover(cover.axis, cover.extent[some]) for cover in self.covers)
+        return Loop(self.extent[some], self.reduction, covers)
 
-@dataclasses.dataclass
+
 class Nest:
     """The loops of one stage, outermost first.
 
-    Attributes:
+    Args:
         slot: The stage's row in the latent state; never changes.
         shape: Spatial loops of the stage's output buffer, as a copy of it would have.
         loops: Current loops.
@@ -54,12 +58,51 @@ class Nest:
         selects: Whether it chooses between values, as padding does.
     """
 
-    slot: int
-    shape: list[Loop]
-    loops: list[Loop]
-    accesses: tuple[Access, ...] = ()
-    buffer: int = -1
-    selects: bool = False
+    def __init__(
+        self,
+        slot: int,
+        shape: list[Loop],
+        loops: list[Loop],
+        accesses: tuple[Access, ...] = (),
+        *,
+        buffer: int,
+        selects: bool = False,
+    ) -> None:
+        self.slot, self.accesses, self.buffer, self.selects = slot, accesses, buffer, selects
+        self._shape, self._loops = shape, loops
+        self._some: slice | None = None
+
+    @property
+    def shape(self) -> list[Loop]:
+        """Spatial loops of the output buffer."""
+        self._cut()
+        return self._shape
+
+    @property
+    def loops(self) -> list[Loop]:
+        """Current loops; the list is the nest's own."""
+        self._cut()
+        return self._loops
+
+    def replace(self, shape: list[Loop], loops: list[Loop]) -> None:
+        """Gives the nest other loops."""
+        self._some, self._shape, self._loops = None, shape, loops
+
+    def part(self, some: slice) -> "Nest":
+        """Returns a copy for some of the candidates; this one must not change any more.
+
+        Few stages are looked at again, so the loops are cut only then.
+        """
+        found = copy.copy(self)
+        start = self._some.start if self._some else 0
+        found._some = slice(start + some.start, start + some.stop)
+        return found
+
+    def _cut(self) -> None:
+        if self._some is not None:
+            self._shape = [loop.part(self._some) for loop in self._shape]
+            self._loops = [loop.part(self._some) for loop in self._loops]
+            self._some = None
 
     @property
     def points(self) -> Extents | float:
@@ -90,7 +133,7 @@ class Attachment(NamedTuple):
 
 
 class ScheduleState:
-    """The stages of a program while steps are applied to many candidates of one structure."""
+    """The stages of a program while the same steps, but for numbers, are applied to candidates."""
 
     def __init__(self, program: Program, candidates: int) -> None:
         self._unknown: Extents = np.zeros(candidates)
@@ -109,6 +152,21 @@ class ScheduleState:
             self.nests.append(Nest(at, shape, loops, accesses, buffer=at, selects=selects))
         self.slots = len(self.nests)
         self._inlined_into: dict[int, Nest] = {}
+
+    def part(self, some: slice) -> "ScheduleState":
+        """Returns a copy for some of the candidates; this one must not change any more."""
+        found = copy.copy(self)
+        found._unknown, found._ones = self._unknown[some], self._ones[some]
+        found.split_factors = {
+            step: [factor[some] for factor in factors]
+            for step, factors in self.split_factors.items()
+        }
+        found.nests = [nest.part(some) for nest in self.nests]
+        by_slot = {nest.slot: nest for nest in found.nests}
+        found._inlined_into = {
+            slot: by_slot[reader.slot] for slot, reader in self._inlined_into.items()
+        }
+        return found
 
     def _axis(self, axis: int, extent: int, *, reduction: bool = False) -> Loop:
         trips = self._ones * extent
@@ -131,8 +189,8 @@ class ScheduleState:
         if self.slots >= MAX_STAGES:
             raise RecordError(f"a schedule has at most {MAX_STAGES} stages")
         axes = len(shape)
-        copy = tuple(Access(access.strides[:axes], access.element_bytes) for access in source[:1])
-        nest = Nest(self.slots, list(shape), list(shape), copy * 2, buffer=self.slots)
+        write = tuple(Access(access.strides[:axes], access.element_bytes) for access in source[:1])
+        nest = Nest(self.slots, list(shape), list(shape), write * 2, buffer=self.slots)
         self.slots += 1
         self.nests.insert(position, nest)
         return nest
@@ -236,24 +294,19 @@ class ScheduleState:
         covers = [loop.covers for loop in target.loops[position + 1 :]]
         axes = len(target.accesses[0].strides) if target.accesses else 0
         covered = coverage(covers, axes, len(self._ones))
-        elements = max(
-            (
-                touched(access, covered)[0][0]
-                for access in target.accesses[1:]
-                if access.producer == nest.buffer
-            ),
-            key=np.max,
-            default=self._unknown,
-        )
+        elements = self._unknown
+        for access in target.accesses[1:]:
+            if access.producer == nest.buffer:
+                elements = np.maximum(elements, touched(access, covered)[0][0])
         whole = np.maximum(product_of(nest.shape), 1)
         return Attachment(runs, elements, runs * elements / whole)
 
     def cache_read(self, stage: int) -> Nest:
         """Inserts a copy of a stage's buffer behind it."""
         source = self.nest(stage)
-        copy = self._insert(stage + 1, source.shape, source.accesses)
-        copy.buffer = source.buffer
-        return copy
+        inserted = self._insert(stage + 1, source.shape, source.accesses)
+        inserted.buffer = source.buffer
+        return inserted
 
     def cache_write(self, stage: int) -> Nest:
         """Inserts the stage that copies a local result out; the old slot keeps computing."""
@@ -274,7 +327,7 @@ class ScheduleState:
         final.loops.append(factored._replace(covers=()))
         spatial = list(nest.shape)
         spatial.insert(factor_position, factored._replace(reduction=False))
-        nest.shape, nest.loops = spatial, [*spatial, *reductions]
+        nest.replace(spatial, [*spatial, *reductions])
         return final
 
 

@@ -1,11 +1,12 @@
 """What each step looks like to the model: the bookkeeping of a schedule, noted step by step."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int32
 
 from cwm_jax.features.locality import (
     CAPACITIES,
@@ -187,13 +188,10 @@ def _data_columns(stage: StageData) -> dict[str, Extents]:
     }
 
 
-class Replay:
-    """Applies steps to a `ScheduleState` and notes each step's features.
-
-    Candidates share their structure; each list holds one entry a step.
+class Notes(NamedTuple):
+    """What a replay notes of candidates; zeros where nothing is noted.
 
     Attributes:
-        state: Stages and loops after the steps applied so far.
         kind: Position of the step's kind in `STEP_KINDS`.
         tag: Position of its tag in `TAGS`.
         stage: Slot that the step changes.
@@ -201,18 +199,57 @@ class Replay:
         values: The columns `COLUMNS`, sizes as they are.
     """
 
-    def __init__(self, program: Program, numbers: Float[np.ndarray, "candidate number"]) -> None:
+    kind: Int32[np.ndarray, "candidate step"]
+    tag: Int32[np.ndarray, "candidate step"]
+    stage: Int32[np.ndarray, "candidate step"]
+    other: Int32[np.ndarray, "candidate step"]
+    values: Float32[np.ndarray, "candidate step column"]
+
+    @classmethod
+    def empty(cls, candidates: int, steps: int) -> "Notes":
+        """Returns notes of nothing."""
+        ids = (np.zeros((candidates, steps), np.int32) for _ in range(4))
+        return cls(*ids, np.zeros((candidates, steps, STEP_WIDTH), np.float32))
+
+
+class Replay:
+    """Applies steps to a `ScheduleState` and notes each step's features.
+
+    The steps applied so far differ in numbers only; `part` goes on with some of the candidates.
+
+    Args:
+        program: The program.
+        numbers: Of all steps to come, in the order of the steps' fields.
+        notes: Where the features are noted, for at least as many steps.
+
+    Attributes:
+        state: Stages and loops after the steps applied so far.
+    """
+
+    def __init__(
+        self, program: Program, numbers: Float[np.ndarray, "candidate number"], notes: Notes
+    ) -> None:
         self.state = ScheduleState(program, len(numbers))
-        self.kind: list[int] = []
-        self.tag: list[int] = []
-        self.stage: list[int] = []
-        self.other: list[int] = []
-        self.values: list[Float32[np.ndarray, "candidate column"]] = []
+        self._notes = notes
         self._numbers = numbers
         self._next = 0
         self._last_step: dict[int, int] = {}
         self._annotated: dict[tuple[int, str], Extents] = {}
         self._unroll: dict[int, Extents] = {}
+
+    def part(self, some: slice) -> "Replay":
+        """Returns a copy that goes on with some of the candidates, and notes in the same place.
+
+        This one must apply no more steps.
+        """
+        found = copy.copy(self)
+        found.state = self.state.part(some)
+        found._notes = Notes(*(array[some] for array in self._notes))
+        found._numbers = self._numbers[some]
+        found._last_step = dict(self._last_step)
+        found._annotated = {key: extent[some] for key, extent in self._annotated.items()}
+        found._unroll = {slot: limit[some] for slot, limit in self._unroll.items()}
+        return found
 
     def _number(self) -> Extents:
         self._next += 1
@@ -226,11 +263,11 @@ class Replay:
         nest = self.state.nest(stage)
         written, other = _APPLY[shape.kind](self, at, shape.fields, nest)
         self._describe_nest(written)
-        self.kind.append(STEP_KIND_IDS[shape.kind])
-        self.tag.append(self._tag)
-        self.stage.append(written.slot)
-        self.other.append(other.slot)
-        self.values.append(self._row)
+        self._notes.values[:, at] = self._row
+        self._notes.kind[:, at] = STEP_KIND_IDS[shape.kind]
+        self._notes.tag[:, at] = self._tag
+        self._notes.stage[:, at] = written.slot
+        self._notes.other[:, at] = other.slot
         if shape.kind != "CI":
             self._last_step[written.slot] = at
 
@@ -245,7 +282,7 @@ class Replay:
             at = self._last_step.get(nest.slot)
             if at is None:
                 continue
-            self._row = self.values[at]
+            self._row = self._notes.values[:, at]
             for tag, column in _SUMMED_UP.items():
                 if (nest.slot, tag) in self._annotated:
                     self._set(column, self._annotated[nest.slot, tag])
@@ -359,19 +396,19 @@ class Replay:
         return nest, nest
 
     def _cache_read(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
-        copy = self.state.cache_read(fields[0])
+        inserted = self.state.cache_read(fields[0])
         self._tag = fields[1]
         self._set("number", self._number())
-        self._set("extent", copy.points)
+        self._set("extent", inserted.points)
         self._set("readers", len(fields[2]) / 4)
-        return copy, nest
+        return inserted, nest
 
     def _cache_write(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
-        copy = self.state.cache_write(fields[0])
+        inserted = self.state.cache_write(fields[0])
         self._tag = fields[1]
         self._set("number", self._number())
-        self._set("extent", copy.points)
-        return copy, nest
+        self._set("extent", inserted.points)
+        return inserted, nest
 
     def _rfactor(self, at: int, fields: tuple, nest: Nest) -> tuple[Nest, Nest]:
         self._describe_loop(nest, fields[1])

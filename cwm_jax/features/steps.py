@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
-from cwm_jax.features.replay import SIZES, STEP_WIDTH, Replay, StepShape, describe_data
+from cwm_jax.features.replay import SIZES, Notes, Replay, StepShape, describe_data
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import STEPS, Role, Step, split_tag
 
@@ -145,35 +145,109 @@ def encode_groups(groups: Groups, program: Program) -> StepArrays:
     Raises:
         RecordError: A schedule addresses a stage or loop that no program can have.
     """
-    count = sum(len(rows) for rows, _ in groups)
-    longest = max((len(group.structure) for _, group in groups), default=0)
-    size = (count, bucket(max(longest, 1), STEP_BUCKETS))
-    kind, tag, stage, other = (np.zeros(size, np.int32) for _ in range(4))
-    values = np.zeros((*size, STEP_WIDTH), np.float32)
-    length = np.zeros(count, np.int32)
-    slots = max(len(program.stages), 1)
+    ordered = _side_by_side([group for _, group in groups])
+    members = [groups[at] for at in ordered]
+    rows = np.concatenate([np.zeros(0, np.int32), *(rows for rows, _ in members)])
+    structures = [group.structure for _, group in members]
+    longest = max(map(len, structures), default=0)
+    notes = Notes.empty(len(rows), bucket(max(longest, 1), STEP_BUCKETS))
+    sizes = [len(rows) for rows, _ in members]
     # Absurd extents overflow; they are brought back to a finite size below.
     with np.errstate(over="ignore", invalid="ignore"):
-        replays = [_replay(program, group) for _, group in groups]
+        whole = Replay(program, _numbers_together([group for _, group in members]), notes)
+        replays = _replay_together(whole, structures, sizes)
         describe_data([stage for replay in replays for stage in replay.finish()])
-    for (rows, (structure, _)), replay in zip(groups, replays, strict=True):
-        steps = len(structure)
-        kind[rows, :steps] = replay.kind
-        tag[rows, :steps] = replay.tag
-        stage[rows, :steps] = replay.stage
-        other[rows, :steps] = replay.other
-        if steps:
-            values[rows, :steps] = np.stack(replay.values, axis=1)
-        length[rows] = steps
-        slots = max(slots, replay.state.slots)
-    np.nan_to_num(values, copy=False, posinf=_LARGEST)
-    sizes = slice(0, len(SIZES))
-    values[:, :, sizes] = np.log2(1 + values[:, :, sizes]) / 8
-    return StepArrays(kind, tag, stage, other, values, length, bucket(slots, SLOT_BUCKETS))
+    np.nan_to_num(notes.values, copy=False, posinf=_LARGEST)
+    extents = notes.values[:, :, : len(SIZES)]
+    extents[:] = np.log2(1 + extents) / 8
+    slots = max([1, len(program.stages), *(replay.state.slots for replay in replays)])
+    length = np.repeat(np.array([*map(len, structures)], np.int32), sizes)
+    place = np.empty(len(rows), np.int32)
+    place[rows] = np.arange(len(rows), dtype=np.int32)
+    found = StepArrays(*notes, length, bucket(slots, SLOT_BUCKETS))
+    return found if (place == np.arange(len(rows))).all() else found.take(place)
 
 
-def _replay(program: Program, group: ScheduleGroup) -> Replay:
-    replay = Replay(program, group.numbers)
-    for at, shape in enumerate(group.structure):
-        replay.apply(at, shape)
-    return replay
+def _side_by_side(groups: Sequence[ScheduleGroup]) -> list[int]:
+    """Orders groups so that those which begin alike stand together, shorter ones first."""
+    root: _Branch = _Branch()
+    for at, group in enumerate(groups):
+        branch = root
+        for shape in group.structure:
+            branch = branch.next.setdefault(shape, _Branch())
+        branch.ends.append(at)
+    ordered: list[int] = []
+    todo = [root]
+    while todo:
+        branch = todo.pop()
+        ordered += branch.ends
+        todo += branch.next.values()
+    return ordered
+
+
+class _Branch:
+    """Structures that begin alike: those that end here, and how the others go on."""
+
+    __slots__ = ("ends", "next")
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+        self.next: dict[StepShape, _Branch] = {}
+
+
+def _numbers_together(groups: Sequence[ScheduleGroup]) -> Float[np.ndarray, "candidate number"]:
+    """Stacks the numbers of groups, zeros behind those of shorter ones."""
+    width = max((group.numbers.shape[1] for group in groups), default=0)
+    # A step reads a column.
+    found = np.zeros((sum(len(group.numbers) for group in groups), width), order="F")
+    start = 0
+    for group in groups:
+        stop = start + len(group.numbers)
+        found[start:stop, : group.numbers.shape[1]] = group.numbers
+        start = stop
+    return found
+
+
+def _replay_together(
+    whole: Replay, structures: Sequence[tuple[StepShape, ...]], sizes: Sequence[int]
+) -> list[Replay]:
+    """Replays schedules; what several structures begin with is replayed once.
+
+    Args:
+        whole: Of all candidates, before the first step.
+        structures: In the order of `_side_by_side`.
+        sizes: Candidates of each.
+
+    Returns:
+        The replays at the end of each structure.
+    """
+    starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+    done: list[Replay] = []
+    todo = [(whole, 0, len(structures), 0)] if structures else []
+    while todo:
+        replay, low, high, at = todo.pop()
+        while True:
+            first, last = (
+                structure[at] if at < len(structure) else None
+                for structure in (structures[low], structures[high - 1])
+            )
+            if first != last:
+                break
+            if first is None:
+                done.append(replay)
+                break
+            replay.apply(at, first)
+            at += 1
+        if first == last:
+            continue
+        begin = low
+        for end in range(low + 1, high + 1):
+            here, there = (
+                None if number == high else structures[number][at : at + 1]
+                for number in (begin, end)
+            )
+            if here != there:
+                some = slice(starts[begin] - starts[low], starts[end] - starts[low])
+                todo.append((replay.part(some), begin, end, at))
+                begin = end
+    return done

@@ -104,6 +104,22 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
         return self._online.rank(program, schedules).astype(np.float64)
 
+    def choose(
+        self, program: Program, schedules: Sequence[tuple[Step, ...]], size: int
+    ) -> list[int]:
+        """Chooses schedules of a program to measure together: good, unsure, unlike each other.
+
+        Args:
+            program: The program.
+            schedules: To choose from.
+            size: How many to choose at most.
+
+        Returns:
+            Positions, best first.
+        """
+        scores = self._online.scorer.rank_schedules(program, schedules)
+        return self._online.choose(program, scores, size)
+
     def _program(self, context: Any) -> Program:
         module = context.mod
         if module not in self._programs:

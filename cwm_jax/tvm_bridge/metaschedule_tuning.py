@@ -16,6 +16,7 @@ from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.records.program import Program, programs_path, write_programs
 from cwm_jax.records.record import Record
+from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
@@ -28,6 +29,12 @@ from cwm_jax.tvm_bridge.metaschedule_records import (
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
+Schedule = tuple[Step, ...]
+
+_OFFERED = 4
+"""Candidates that evolution offers for each one that a model which chooses measures."""
+_POOL = 512
+"""Offered candidates that are kept for later rounds: evolution never offers one twice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,11 +234,14 @@ class TimedModel(NamedTuple):
         model: `CostModel`.
         clock: When its predictions ran.
         predicted: Returns how many candidates it has scored.
+        choose: Chooses which of a program's schedules to measure together, at most so many; None
+            for a model that can only score them.
     """
 
     model: Any
     clock: Clock
     predicted: Callable[[], int]
+    choose: Callable[[Program, Sequence[Schedule], int], list[int]] | None
 
 
 class FoundRound(NamedTuple):
@@ -277,7 +287,9 @@ class ModuleSearch:
         self._program, self._target, self._files = program, target, files
         self._interrupt = interrupt
         self._known = {record.steps for record in earlier}
-        self._model, self._clock, self._predicted = timed
+        self._pool: dict[Schedule, Any] = {}
+        self._model, self._clock, self._predicted, self._choose = timed
+        offered = _OFFERED if self._choose else 1
         self._context = ms.TuneContext(
             mod=module,
             target=target,
@@ -291,8 +303,9 @@ class ModuleSearch:
         self._workload = files.database.commit_workload(module)
         _remind(ms, files.database, self._workload, self._context, self._model)
         self._context.pre_tuning(
-            config.trials - len(earlier),
-            config.round_size,
+            # TVM counts what is measured, but cuts what it offers by its own round.
+            config.trials - len(earlier) + (offered - 1) * config.round_size,
+            offered * config.round_size,
             self._context.generate_design_space(),
             files.database,
             self._model,
@@ -312,13 +325,13 @@ class ModuleSearch:
         except RuntimeError:  # what TVM makes of an error in the cost model
             self._stop_if_requested()
             raise
-        searched = time.perf_counter()
         schedules = steps_of_candidates(
             self._tvm, self._context.mod, self._target, candidates, self._program
         )
-        # TVM forgets what an earlier run measured.
-        fresh = dict(zip(schedules, candidates, strict=True))
-        chosen = [pair for pair in fresh.items() if pair[0] not in self._known][:most]
+        for schedule, candidate in zip(schedules, candidates, strict=True):
+            if schedule not in self._known:  # TVM forgets what an earlier run measured
+                self._pool.setdefault(schedule, candidate)
+        chosen = self._take(most)
         candidates = [candidate for _, candidate in chosen]
         measuring = time.perf_counter()
         results = self._measure(candidates)
@@ -339,12 +352,25 @@ class ModuleSearch:
             records,
             next((str(result.error_msg) for result in results if result.error_msg), ""),
             (
-                searched - started - predicting,
+                measuring - started - predicting,
                 predicting + updated - measured,
                 measured - measuring,
             ),
             self._predicted() - before,
         )
+
+    def _take(self, most: int) -> list[tuple[Schedule, Any]]:
+        """Takes what is measured next out of the pool."""
+        pool = list(self._pool.items())
+        if self._choose is None:
+            self._pool.clear()
+            return pool[:most]
+        chosen = self._choose(self._program, list(self._pool), most)
+        taken = [pool[at] for at in chosen]
+        for schedule, _ in taken:
+            del self._pool[schedule]
+        self._pool = dict(list(self._pool.items())[-_POOL:])
+        return taken
 
     def _measure(self, candidates: Sequence[Any]) -> list[Any]:
         built = self._device.build(candidates)
@@ -394,12 +420,15 @@ def create_cost_model(
         interrupt: Ends the search at the next prediction.
     """
     ms = tvm.s_tir.meta_schedule
+    clock = Clock()
+    choose = None
     if config.cost_model == "world-model":
         from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
 
         if scorer is None:
             raise ValueError("the world model needs a scorer")
         inner: Any = WorldModelCostModel(scorer, ADAPTATIONS[config.adaptation])
+        choose = clock.around(inner.choose)
     elif config.cost_model == "xgboost":
         inner = ms.cost_model.XGBModel(num_warmup_samples=config.round_size - 1)
     elif config.cost_model == "mlp":
@@ -408,7 +437,6 @@ def create_cost_model(
         inner = MLPModel()
     else:
         inner = ms.cost_model.RandomModel(seed=config.seed)
-    clock = Clock()
     count = 0
 
     @tvm.ir.utils.derived_object
@@ -427,7 +455,7 @@ def create_cost_model(
             count += len(candidates)
             return clock.around(interrupt.guard(inner.predict))(context, candidates)
 
-    return TimedModel(Timed(), clock, lambda: count)
+    return TimedModel(Timed(), clock, lambda: count, choose)
 
 
 def _remind(ms: Any, database: Any, workload: Any, context: Any, model: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.replay import Replay
+from cwm_jax.features.replay import Notes, Replay
 from cwm_jax.features.steps import split_step
 from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.program import Program
@@ -102,7 +102,7 @@ def replays(program: Program, schedule: tuple[Step, ...]) -> bool:
     """
     pieces = [split_step(step) for step in schedule]
     numbers = np.array([[n for _, part in pieces for n in part]], np.float64)
-    replay = Replay(program, numbers)
+    replay = Replay(program, numbers, Notes.empty(1, len(schedule)))
     inferred: set[int] = set()
     touched: set[int] = set()
     inserted = 0

@@ -33,3 +33,13 @@ def test_throughput_is_measured_where_metaschedule_asks(tmp_path):
     assert set(data["predict_speedup"]) == {"8", "32"}
     assert all(ratio > 0 for ratio in data["predict_speedup"].values())
     assert data["array_candidates_per_second"] > 100
+
+
+def test_a_batch_is_as_large_as_the_search_space(tmp_path):
+    result = tmp_path / "throughput.json"
+    arguments = ["bench", "throughput", "--engine", "metaschedule", "--repeats", "1"]
+    arguments += ["--workload", "matmul:2,2,2", "--batches", "4", "4096"]
+    assert main([*arguments, "--json", str(result)]) == 0
+    batches = sorted(map(int, json.loads(result.read_text())["predict_speedup"]))
+    assert batches[0] == 4
+    assert 4 < batches[1] < 4096

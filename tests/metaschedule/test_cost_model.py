@@ -72,6 +72,18 @@ def test_measurements_correct_the_ranking_and_can_be_kept(tvm, task, scorer, tmp
     np.testing.assert_allclose(again.predict(task.context, candidates), after, rtol=1e-5)
 
 
+def test_a_batch_holds_the_favourite_and_unlike_ones(tvm, task, scorer):
+    model = WorldModelCostModel(scorer)
+    candidates = task.candidates(tvm, 48)
+    scores = model.predict(task.context, candidates)
+    chosen = model.choose(task.program, task.steps(tvm, candidates), 8)
+    assert len(chosen) == len({*chosen}) == 8
+    assert chosen[0] == scores.argmax()
+    assert {*chosen} != {*np.argsort(-scores)[:8].tolist()}
+    assert np.mean(scores[chosen]) > np.mean(scores)
+    assert sorted(model.choose(task.program, task.steps(tvm, candidates[:3]), 8)) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"measured": 3}', '{"measured": [[1, 2]]}'])
 def test_what_is_no_saved_model_is_refused(scorer, tmp_path, text):
     path = tmp_path / "model.json"
