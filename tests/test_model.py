@@ -7,6 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,8 @@ from cwm_jax.model.ensemble import Ensemble, parameter_count
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.transition import Action, Latent, rollout
 from cwm_jax.model.world_model import create_ensemble, create_model
+from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
 from cwm_jax.records.steps import Step
 
@@ -193,6 +196,28 @@ def test_batches_of_any_size_compile_few_programs():
         assert np.isfinite(found.score).all()
     scorer.rank_schedules(PROGRAMS[1], [schedule])
     assert scorer._ranker._rank._cache_size() - before <= len(BATCH_BUCKETS)
+
+
+def test_a_search_ranks_a_schedule_once(monkeypatch):
+    batch = [(Step("SP", (2, 0, 64, (factor,), 1)), Step("AN", (2, 1, 2))) for factor in range(40)]
+    new = (Step("SP", (2, 1, 64, (8,), 1)),)
+    scorer = Scorer(create_ensemble(CONFIG, seed=3), CARD)
+    online = OnlineRanker(scorer, AdaptationConfig())
+    first = online.rank(PROGRAMS[1], batch)
+    asked = []
+    rank = scorer.rank_schedules
+
+    def note(program, schedules):
+        asked.extend(schedules)
+        return rank(program, schedules)
+
+    monkeypatch.setattr(scorer, "rank_schedules", note)
+    again = online.rank(PROGRAMS[1], [new, *batch[::-1], new])
+    assert asked == [new]
+    np.testing.assert_array_equal(again[1:-1][::-1], first)
+    assert again[0] == again[-1] == pytest.approx(rank(PROGRAMS[1], [new]).score[0], rel=1e-5)
+    online.rank(PROGRAMS[0], batch[:1])
+    assert asked == [new, batch[0]]
 
 
 _ON_DEVICES = """

@@ -21,7 +21,7 @@ from cwm_jax.records.metaschedule_database import (
 )
 from cwm_jax.records.program import read_programs
 from cwm_jax.records.trace_translation import translate_trace
-from cwm_jax.records.traces import parse_trace, parse_traces
+from cwm_jax.records.traces import Skeletons, parse_trace
 
 DATA = Path(__file__).parent / "data"
 PROGRAMS = read_programs(DATA / "traces.programs.jsonl.gz")
@@ -59,9 +59,13 @@ def test_postprocessing_changes_nothing():
 def test_traces_read_together_are_those_read_one_by_one():
     shared, (_, drawn) = GOLDEN[0]["trace"], GOLDEN[1]["trace"]
     together = [golden["trace"] for golden in GOLDEN] + [[shared[0], drawn], shared]
-    assert parse_traces(together) == [parse_trace(trace) for trace in together]
+    skeletons = Skeletons()
+    traces = [skeletons.parse(trace) for trace in together]
+    assert traces == [parse_trace(trace) for trace in together]
+    assert traces[0].instructions is traces[-1].instructions
+    assert [skeletons.format(trace) for trace in traces] == together
     with pytest.raises(RecordError, match="expected \\[instructions, decisions\\]"):
-        parse_traces([shared, [shared[0]]])
+        skeletons.parse([shared[0]])
 
 
 def test_all_that_is_translated_can_be_encoded():

@@ -26,6 +26,7 @@ with atheris.instrument_imports(include=["cwm_jax"]):  # type: ignore[attr-defin
     from cwm_jax.records.ansor_log import LogSummary, iterate_records
     from cwm_jax.records.metaschedule_database import parse_trace_lines
     from cwm_jax.records.program import read_programs, shape_only_program
+    from cwm_jax.records.traces import Skeletons
 
 ROOT = Path(__file__).parents[1]
 _SEED_BYTES = 1 << 15
@@ -50,7 +51,7 @@ def _programs(data: bytes) -> None:
 
 
 def _database(data: bytes) -> None:
-    parse_trace_lines([data])
+    parse_trace_lines([data], Skeletons())
 
 
 def _hardware(data: bytes) -> None:

@@ -73,7 +73,7 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
     batches = sorted({min(batch, len(boundary.schedules)) for batch in wanted})
     rates = benchmark.array_rates(boundary.program, boundary.schedules, scorer, options.repeats)
     memory = benchmark.peak_memory_bytes()  # before the engine's features of the same states
-    found = benchmark.measure_throughput(boundary.predict, batches, options.repeats)
+    found = benchmark.measure_throughput(boundary.prepare, batches, options.repeats)
     console = Console()
     table = Table("batch", "world model, 1/s", "XGBoost with features, 1/s", "ratio")
     for row in found:

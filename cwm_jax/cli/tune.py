@@ -60,7 +60,7 @@ def add_parser(commands: Any) -> None:
         "--search",
         choices=("evolutionary", "planner"),
         help="the engine's own evolutionary search, or planning in latent space (default: "
-        "planner for the world model with Ansor, else evolutionary)",
+        "planner for the world model, else evolutionary)",
     )
     parser.add_argument(
         "--adaptation",
@@ -109,8 +109,7 @@ def run(options: argparse.Namespace) -> int:
     if options.round is None:
         options.round = 16 if options.network else min(max(options.trials // 4, 8), 64)
     if options.search is None:
-        plans = options.cost_model == "world-model" and options.engine == "ansor"
-        options.search = "planner" if plans else "evolutionary"
+        options.search = "planner" if options.cost_model == "world-model" else "evolutionary"
     if options.search == "planner" and options.cost_model != "world-model":
         raise CwmError("--search planner imagines with the world model: --cost-model world-model")
     if options.pretrain and options.cost_model != "xgboost":

@@ -57,6 +57,7 @@ def search_config(options: argparse.Namespace) -> "SearchConfig":
         cost_model=options.cost_model,
         seed=options.seed,
         adaptation=options.adaptation,
+        search=options.search,
     )
 
 
@@ -66,8 +67,6 @@ def refuse_ansors_options(options: argparse.Namespace) -> None:
     Raises:
         CwmError: Names the option.
     """
-    if options.search == "planner":
-        raise CwmError("--search planner imagines Ansor's steps: --engine ansor")
     for name in ("rpc", "pretrain"):
         if getattr(options, name):
             raise CwmError(f"--{name} is for --engine ansor")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32
 
-from cwm_jax.features.steps import Groups, group_schedules
+from cwm_jax.features.steps import Groups
 from cwm_jax.ranking.adaptation import (
     Adaptation,
     AdaptationConfig,
@@ -20,6 +20,9 @@ from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 
 Schedule = tuple[Step, ...]
+
+_REMEMBERED = 32768
+"""Schedules of a program whose pretrained scores are kept."""
 
 
 class OnlineRanker:
@@ -35,6 +38,7 @@ class OnlineRanker:
         self._config = config
         self._schedules: dict[str, list[Schedule]] = defaultdict(list)
         self._latencies: dict[str, list[float]] = defaultdict(list)
+        self._ranked: dict[str, dict[Schedule, tuple]] = defaultdict(dict)
         # By workload: how many measurements it was fitted to, and the correction.
         self._fitted: dict[str, tuple[int, Adaptation | None]] = {}
 
@@ -61,7 +65,28 @@ class OnlineRanker:
         self, program: Program, schedules: Sequence[Schedule]
     ) -> Float32[np.ndarray, "schedule"]:
         """Scores schedules of a program; higher is better."""
-        return self.rank_groups(program, group_schedules(schedules))
+        if not schedules:
+            return np.zeros(0, np.float32)
+        return self.corrected(program, self.pretrained_scores(program, schedules))
+
+    def pretrained_scores(self, program: Program, schedules: Sequence[Schedule]) -> Scores:
+        """Returns what the pretrained model says of schedules; each is ranked only once.
+
+        A search asks again about what it kept from one generation to the next.
+
+        Args:
+            program: The program.
+            schedules: At least one.
+        """
+        known = self._ranked[program.workload_key]
+        if len(known) + len(schedules) > _REMEMBERED:
+            known.clear()
+        fresh = [schedule for schedule in dict.fromkeys(schedules) if schedule not in known]
+        if fresh:
+            found = self.scorer.rank_schedules(program, fresh)
+            known.update(zip(fresh, zip(*found, strict=True), strict=True))
+        rows = (known[schedule] for schedule in schedules)
+        return Scores(*(np.stack(column) for column in zip(*rows, strict=True)))
 
     def rank_groups(self, program: Program, groups: Groups) -> Float32[np.ndarray, "schedule"]:
         """Scores schedules of a program that are grouped by structure; higher is better."""
@@ -102,7 +127,7 @@ class OnlineRanker:
             return None
         known = self._fitted.get(key)
         if known is None or known[0] != len(latencies):
-            ranked = self.scorer.rank_schedules(program, self._schedules[key])
+            ranked = self.pretrained_scores(program, self._schedules[key])
             throughput = latencies.min() / latencies
             fitted = fit_adaptation(ranked.score, ranked.features, throughput, self._config)
             known = self._fitted[key] = (len(latencies), fitted)

@@ -43,6 +43,11 @@ class Scores(NamedTuple):
     features: Float32[np.ndarray, "candidate feature"]
 
 
+def join_scores(parts: Sequence[Scores]) -> Scores:
+    """Returns the scores of several lists of candidates as one."""
+    return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
 class Ranker:
     """An ensemble compiled for a few padded batch sizes; local devices share each batch."""
 
@@ -72,7 +77,7 @@ class Ranker:
         if not parts:
             none = np.zeros((0, 0), np.float32)
             return Scores(np.zeros(0, np.float32), none, none)
-        return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        return join_scores(parts)
 
 
 class Scorer:

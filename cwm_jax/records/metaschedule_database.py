@@ -17,7 +17,7 @@ from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, read_lines
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.trace_translation import translate_trace
-from cwm_jax.records.traces import Trace, parse_trace, parse_traces
+from cwm_jax.records.traces import Skeletons, Trace, parse_trace
 
 WORKLOADS_FILE = "database_workload.json"
 RECORDS_FILE = "database_tuning_record.json"
@@ -25,13 +25,17 @@ _FAILED_SECONDS = 1e9
 """TVM writes 1e10 for a candidate that did not run."""
 
 
-def parse_trace_lines(lines: Iterable[bytes]) -> list[Trace]:
+def parse_trace_lines(lines: Iterable[bytes], skeletons: Skeletons) -> list[Trace]:
     """Returns the traces of lines of records.
+
+    Args:
+        lines: As TVM's database has them.
+        skeletons: Of earlier ones; instructions are read once.
 
     Raises:
         RecordError: A line is no record.
     """
-    return parse_traces(_parse_record_line(line)[1] for line in lines)
+    return [skeletons.parse(_parse_record_line(line)[1]) for line in lines]
 
 
 def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], Any]:

@@ -133,7 +133,11 @@ class _Translator:
             return [_MARKERS[at]]
         consumers = self._blocks.consumers(self._block(instruction.inputs[0]))
         loops = self._blocks.common_loops(consumers)
-        return [loops[at]]
+        if at < 0:
+            raise RecordError(f"location {at}, expected a loop")
+        # In place of a loop that is not there or makes one step TVM takes the next one outside.
+        outwards = reversed(loops[: at + 1])
+        return [next((loop for loop in outwards if loop.extent != 1), _MARKERS[_ROOT])]
 
     # What is addressed.
 

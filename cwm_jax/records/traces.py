@@ -6,7 +6,6 @@ or are numbers, quoted strings or `"None"`.
 """
 
 import re
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import orjson
@@ -64,21 +63,30 @@ def parse_trace(data: Any) -> Trace:
     return Trace(_parse_instructions(instructions), _as_drawn(decisions))
 
 
-def parse_traces(many: Iterable[Any]) -> list[Trace]:
-    """Reads traces as `parse_trace` does; instructions that several share are read once.
+class Skeletons:
+    """The instructions that traces share: each list of them is read once, and is one object."""
 
-    Raises:
-        RecordError: One is none; the message names the instruction.
-    """
-    known: dict[bytes, tuple[Instruction, ...]] = {}
-    traces: list[Trace] = []
-    for data in many:
+    def __init__(self) -> None:
+        self._parsed: dict[bytes, tuple[Instruction, ...]] = {}
+        self._json: dict[int, list[Any]] = {}
+
+    def parse(self, data: Any) -> Trace:
+        """Reads a trace as `parse_trace` does.
+
+        Raises:
+            RecordError: It is none; the message names the instruction.
+        """
         instructions, decisions = _both_parts(data)
         text = orjson.dumps(instructions)
-        if text not in known:
-            known[text] = _parse_instructions(instructions)
-        traces.append(Trace(known[text], _as_drawn(decisions)))
-    return traces
+        if text not in self._parsed:
+            self._parsed[text] = _parse_instructions(instructions)
+            self._json[id(self._parsed[text])] = instructions
+        return Trace(self._parsed[text], _as_drawn(decisions))
+
+    def format(self, trace: Trace) -> list[Any]:
+        """Returns the JSON form of a trace whose instructions were read here."""
+        drawn = [[at, decision] for at, decision in trace.decisions.items()]
+        return [self._json[id(trace.instructions)], drawn]
 
 
 def _both_parts(data: Any) -> tuple[list[Any], list[Any]]:

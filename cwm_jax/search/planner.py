@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int
 
 from cwm_jax.features.replay import StepShape
 from cwm_jax.features.steps import ScheduleGroup, StepArrays, encode_groups, group_schedules
-from cwm_jax.ranking.scorer import Scores
+from cwm_jax.ranking.scorer import Scores, join_scores
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.search.moves import Layout, graft, layout_of, mutate, same_shape, with_numbers
@@ -162,7 +162,7 @@ class Planner:
                 self._families[structure] = family
             else:
                 family.numbers = np.concatenate([family.numbers, numbers])
-                family.ranked = _joined([family.ranked, part])
+                family.ranked = join_scores([family.ranked, part])
                 family.scores = np.concatenate([family.scores, part.score])
         return [self._families[structure] for _, structure, _ in fresh_parts]
 
@@ -170,7 +170,7 @@ class Planner:
         """Corrects all schedules of some families, in one batch."""
         if not families:
             return
-        scores = correct(_joined([family.ranked for family in families]))
+        scores = correct(join_scores([family.ranked for family in families]))
         ends = np.cumsum([len(family.scores) for family in families])[:-1]
         for family, part in zip(families, np.split(scores, ends), strict=True):
             family.scores = part
@@ -257,10 +257,6 @@ def _unseen(numbers: _Numbers, known: set[bytes]) -> _Numbers:
             known.add(name)
             fresh.append(at)
     return numbers[fresh]
-
-
-def _joined(parts: Sequence[Scores]) -> Scores:
-    return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _flat(

@@ -1,5 +1,6 @@
 """What Ansor asks a cost model: `predict(task, states)`."""
 
+from functools import partial
 from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
@@ -41,7 +42,7 @@ def ansor_boundary(workload: str, scorer: Scorer, count: int) -> Boundary:
         program_of_task(tvm, task),
         schedules_of_states(task, states),
         {
-            name: lambda batch, model=model: model.predict(task, states[:batch])
+            name: lambda batch, model=model: partial(model.predict, task, states[:batch])
             for name, model in models.items()
         },
     )

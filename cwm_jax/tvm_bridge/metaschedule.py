@@ -42,6 +42,9 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
         adaptation: How measurements of a workload correct its ranking.
 
+    Attributes:
+        online: Ranks the steps of candidates, corrected by what is measured.
+
     Raises:
         CheckpointError: The checkpoint is missing or does not fit.
     """
@@ -53,7 +56,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
     ) -> None:
         super().__init__()
         scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
-        self._online = OnlineRanker(scorer, adaptation or AdaptationConfig())
+        self.online = OnlineRanker(scorer, adaptation or AdaptationConfig())
         # By module: MetaSchedule asks about one module thousands of times.
         self._programs: dict[Any, Program] = {}
 
@@ -67,7 +70,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         try:
             for key, fields, latency in orjson.loads(Path(path).read_bytes())["measured"]:
                 steps = tuple(Step(kind, tuple(map(_frozen, values))) for kind, values in fields)
-                self._online.learn(key, steps, float("inf") if latency is None else latency)
+                self.online.learn(key, steps, float("inf") if latency is None else latency)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: no saved measurements ({error})") from error
 
@@ -75,7 +78,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         """Writes the measurements seen so far as JSON; the checkpoint is not copied."""
         measured = [
             (key, [(step.kind, step.fields) for step in schedule], latency)
-            for key, found in self._online.measured.items()
+            for key, found in self.online.measured.items()
             for schedule, latency in found
         ]
         write_atomically(Path(path), orjson.dumps({"measured": measured}))
@@ -91,7 +94,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         program = self._program(context)
         schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
         for schedule, result in zip(schedules, results, strict=True):
-            self._online.learn(program.workload_key, schedule, latency_of_result(result))
+            self.online.learn(program.workload_key, schedule, latency_of_result(result))
 
     def predict(self, context: Any, candidates: Sequence[Any]) -> Float64[np.ndarray, "candidate"]:
         """Scores candidates of one module, higher is better.
@@ -102,29 +105,13 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         """
         program = self._program(context)
         schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
-        return self._online.rank(program, schedules).astype(np.float64)
-
-    def choose(
-        self, program: Program, schedules: Sequence[tuple[Step, ...]], size: int
-    ) -> list[int]:
-        """Chooses schedules of a program to measure together: good, unsure, unlike each other.
-
-        Args:
-            program: The program.
-            schedules: To choose from.
-            size: How many to choose at most.
-
-        Returns:
-            Positions, best first.
-        """
-        scores = self._online.scorer.rank_schedules(program, schedules)
-        return self._online.choose(program, scores, size)
+        return self.online.rank(program, schedules).astype(np.float64)
 
     def _program(self, context: Any) -> Program:
         module = context.mod
         if module not in self._programs:
             self._programs[module] = program_of_module(_tvm, module, workload_key(module))
-            scorer = self._online.scorer
+            scorer = self.online.scorer
             cores = context.target.attrs.get("num-cores")
             warn_of_target(
                 scorer.hardware, str(context.target), None if cores is None else int(cores)

@@ -14,6 +14,7 @@ from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
 from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.traces import Skeletons
 
 FAILED_SECONDS = 1e10
 """What TVM's own callback writes for a candidate that did not run."""
@@ -67,22 +68,34 @@ def database_lines(tvm: Any, module: Any, target: Any, entries: Sequence[Entry])
     return lines
 
 
-def steps_of_candidates(
-    tvm: Any, module: Any, target: Any, candidates: Sequence[Any], program: Program
-) -> list[tuple[Step, ...]]:
-    """Returns the steps of candidates of one module.
+def trace_lines(tvm: Any, module: Any, target: Any, candidates: Sequence[Any]) -> list[bytes]:
+    """Returns a database line of each candidate of one module, without its postprocessing.
 
     What postprocessing added to a trace says nothing new, and is most of it.
-
-    Raises:
-        RecordError: A trace is not one of the program, or this version does not know it.
     """
     entries = [
         Entry(candidate.sch.trace.simplified(remove_postproc=True), [1.0], [])
         for candidate in candidates
     ]
-    lines = database_lines(tvm, module, target, entries)
-    return [translate_trace(trace, program) for trace in parse_trace_lines(lines)]
+    return database_lines(tvm, module, target, entries)
+
+
+def steps_of_candidates(
+    tvm: Any, module: Any, target: Any, candidates: Sequence[Any], program: Program
+) -> list[tuple[Step, ...]]:
+    """Returns the steps of candidates of one module.
+
+    A generation of an evolutionary search holds many a schedule more than once.
+
+    Raises:
+        RecordError: A trace is not one of the program, or this version does not know it.
+    """
+    lines = trace_lines(tvm, module, target, candidates)
+    distinct = list(dict.fromkeys(lines))
+    traces = parse_trace_lines(distinct, Skeletons())
+    translated = (translate_trace(trace, program) for trace in traces)
+    steps = dict(zip(distinct, translated, strict=True))
+    return [steps[line] for line in lines]
 
 
 def seconds_of_result(result: Any) -> tuple[float, ...]:

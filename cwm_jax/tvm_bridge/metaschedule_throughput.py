@@ -1,5 +1,9 @@
 """What MetaSchedule asks a cost model: `predict(context, candidates)`."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.metaschedule_candidates import sampling_context
 from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates
@@ -33,26 +37,29 @@ def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary
         ms.search_strategy.ReplayTrace(),
         ms.cost_model.RandomModel(),
         0,
-        trials=count,
-        round_size=count,
+        trials=LEARNED + count,
+        round_size=LEARNED + count,
     )
-    candidates = list(context.generate_measure_candidates() or ())
-    models = {
-        "world-model": WorldModelCostModel(scorer),
-        "xgboost": ms.cost_model.XGBModel(num_warmup_samples=_ROUND - 1),
-    }
-    learned = candidates[:LEARNED]
+    found = list(context.generate_measure_candidates() or ())
+    learned, candidates = found[:LEARNED], found[LEARNED:] or found
     results = [
         ms.runner.RunnerResult([latency], None) for latency in pretend_latencies(len(learned))
     ]
-    for model in models.values():
+    rival = ms.cost_model.XGBModel(num_warmup_samples=_ROUND - 1)
+    rival.update(context, learned, results)
+
+    def prepare_ours(batch: int) -> Callable[[], Any]:
+        model = WorldModelCostModel(scorer)  # one that has scored candidates remembers them
         model.update(context, learned, results)
+        model.predict(context, learned[:1])  # fits what it has learned
+        return partial(model.predict, context, candidates[:batch])
+
     program = program_of_module(tvm, module, workload_key(module))
     return Boundary(
         program,
         steps_of_candidates(tvm, module, target, candidates, program),
         {
-            name: lambda batch, model=model: model.predict(context, candidates[:batch])
-            for name, model in models.items()
+            "world-model": prepare_ours,
+            "xgboost": lambda batch: partial(rival.predict, context, candidates[:batch]),
         },
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cwm_jax.errors import RecordError
+from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
@@ -21,20 +22,17 @@ from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
-from cwm_jax.tvm_bridge.metaschedule_records import (
-    FAILED_SECONDS,
-    record_of_result,
-    steps_of_candidates,
-)
+from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS, record_of_result
+from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Source
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
 Schedule = tuple[Step, ...]
 
 _OFFERED = 4
-"""Candidates that evolution offers for each one that a model which chooses measures."""
+"""Candidates that are offered for each one that the world model chooses to measure."""
 _POOL = 512
-"""Offered candidates that are kept for later rounds: evolution never offers one twice."""
+"""Offered candidates that are kept for later rounds: none is offered twice."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +48,7 @@ class SearchConfig:
         min_repeat_ms: One measurement repeats the program for at least so long.
         population: Schedules that a generation of the evolutionary search holds.
         adaptation: How measurements correct the world model.
+        search: Where candidates come from: TVM's evolution, or the world model's imagination.
     """
 
     trials: int
@@ -60,6 +59,7 @@ class SearchConfig:
     min_repeat_ms: int = 40
     population: int = 512
     adaptation: AdaptationName = "bound"
+    search: Literal["planner", "evolutionary"] = "evolutionary"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,14 +234,13 @@ class TimedModel(NamedTuple):
         model: `CostModel`.
         clock: When its predictions ran.
         predicted: Returns how many candidates it has scored.
-        choose: Chooses which of a program's schedules to measure together, at most so many; None
-            for a model that can only score them.
+        online: The world model; None for any other.
     """
 
     model: Any
     clock: Clock
     predicted: Callable[[], int]
-    choose: Callable[[Program, Sequence[Schedule], int], list[int]] | None
+    online: OnlineRanker | None
 
 
 class FoundRound(NamedTuple):
@@ -254,7 +253,7 @@ class FoundRound(NamedTuple):
 
 
 class ModuleSearch:
-    """TVM's evolutionary search of one module, asked for one round at a time.
+    """A search of one module, asked for one round at a time.
 
     Args:
         tvm: A TVM with MetaSchedule.
@@ -282,34 +281,49 @@ class ModuleSearch:
         device: Device,
         interrupt: Interrupt,
     ) -> None:
-        ms = tvm.s_tir.meta_schedule
-        self._tvm, self._device = tvm, device
-        self._program, self._target, self._files = program, target, files
+        self._device, self._program, self._target, self._files = device, program, target, files
         self._interrupt = interrupt
         self._known = {record.steps for record in earlier}
         self._pool: dict[Schedule, Any] = {}
-        self._model, self._clock, self._predicted, self._choose = timed
-        offered = _OFFERED if self._choose else 1
-        self._context = ms.TuneContext(
-            mod=module,
-            target=target,
-            space_generator="post-order-apply",
-            search_strategy=ms.search_strategy.EvolutionarySearch(
-                population_size=config.population
-            ),
-            task_name="main",
-            rand_state=config.seed + 1 + 1000 * len(earlier),
-        )
+        self._timed = timed
         self._workload = files.database.commit_workload(module)
-        _remind(ms, files.database, self._workload, self._context, self._model)
-        self._context.pre_tuning(
-            # TVM counts what is measured, but cuts what it offers by its own round.
-            config.trials - len(earlier) + (offered - 1) * config.round_size,
-            offered * config.round_size,
-            self._context.generate_design_space(),
-            files.database,
-            self._model,
-        )
+        offered = config.round_size * (_OFFERED if timed.online else 1)
+        seed = config.seed + 1 + 1000 * len(earlier)
+        if config.search == "planner":
+            if timed.online is None:
+                raise ValueError("the planner needs the world model")
+            self._source: Source = Imagination(
+                tvm, module, program, target, timed.online, timed.clock, offered, seed
+            )
+            self._remind(tvm)
+        else:
+            self._source = Evolution(
+                tvm, program, _evolution_context(tvm, module, target, config, seed)
+            )
+            self._remind(tvm)
+            self._source.context.pre_tuning(
+                # TVM counts what is measured, but cuts what it offers by its own round.
+                config.trials - len(earlier) + offered - config.round_size,
+                offered,
+                self._source.context.generate_design_space(),
+                files.database,
+                timed.model,
+            )
+
+    def _remind(self, tvm: Any) -> None:
+        """Lets the model learn from the trials of an earlier run."""
+        ms = tvm.s_tir.meta_schedule
+        database = self._files.database
+        known = [r for r in database.get_all_tuning_records() if r.workload.same_as(self._workload)]
+        if known:
+            candidates = [record.as_measure_candidate() for record in known]
+            results = [
+                ms.runner.RunnerResult(None, "failed before")
+                if max(map(float, record.run_secs)) >= FAILED_SECONDS
+                else ms.runner.RunnerResult(record.run_secs, None)
+                for record in known
+            ]
+            self._timed.model.update(self._source.context, candidates, results)
 
     def next_round(self, most: int) -> FoundRound:
         """Measures at most so many candidates; none if the search has no more.
@@ -317,29 +331,26 @@ class ModuleSearch:
         Raises:
             KeyboardInterrupt: The user asked to stop; this round is lost.
         """
-        self._clock.calls.clear()
-        before = self._predicted()
+        clock, source, model = self._timed.clock, self._source, self._timed.model
+        clock.calls.clear()
+        before = self._timed.predicted() + source.imagined
         started = time.perf_counter()
         try:
-            candidates = list(self._context.generate_measure_candidates() or ())
+            for schedule, candidate in source.offer(self._known).items():
+                self._pool.setdefault(schedule, candidate)
         except RuntimeError:  # what TVM makes of an error in the cost model
             self._stop_if_requested()
             raise
-        schedules = steps_of_candidates(
-            self._tvm, self._context.mod, self._target, candidates, self._program
-        )
-        for schedule, candidate in zip(schedules, candidates, strict=True):
-            if schedule not in self._known:  # TVM forgets what an earlier run measured
-                self._pool.setdefault(schedule, candidate)
+        self._stop_if_requested()
         chosen = self._take(most)
         candidates = [candidate for _, candidate in chosen]
         measuring = time.perf_counter()
         results = self._measure(candidates)
         measured = time.perf_counter()
         self._stop_if_requested()  # the processes that measure were interrupted, too
-        self._context.notify_runner_results(candidates, results)
+        source.note(candidates, results)
         if candidates:
-            self._model.update(self._context, candidates, results)
+            model.update(source.context, candidates, results)
         updated = time.perf_counter()
         records = [
             record_of_result(self._program, self._target, schedule, result)
@@ -347,7 +358,7 @@ class ModuleSearch:
         ]
         self._known.update(record.steps for record in records)
         self._files.append(self._workload, self._target, candidates, records)
-        predicting = sum(end - start for start, end in self._clock.calls)
+        predicting = sum(end - start for start, end in clock.calls)
         return FoundRound(
             records,
             next((str(result.error_msg) for result in results if result.error_msg), ""),
@@ -356,16 +367,22 @@ class ModuleSearch:
                 predicting + updated - measured,
                 measured - measuring,
             ),
-            self._predicted() - before,
+            self._timed.predicted() + source.imagined - before,
         )
 
     def _take(self, most: int) -> list[tuple[Schedule, Any]]:
         """Takes what is measured next out of the pool."""
         pool = list(self._pool.items())
-        if self._choose is None:
+        online = self._timed.online
+        if online is None:
             self._pool.clear()
             return pool[:most]
-        chosen = self._choose(self._program, list(self._pool), most)
+
+        def choose() -> list[int]:
+            scores = online.pretrained_scores(self._program, list(self._pool))
+            return online.choose(self._program, scores, most)
+
+        chosen = self._timed.clock.around(choose)() if pool else []
         taken = [pool[at] for at in chosen]
         for schedule, _ in taken:
             del self._pool[schedule]
@@ -386,7 +403,7 @@ class ModuleSearch:
 
     def finish(self) -> None:
         """Tells TVM that the search is over."""
-        self._context.post_tuning()
+        self._source.close()
 
 
 def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
@@ -400,6 +417,18 @@ def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
             repeat=1,
             min_repeat_ms=config.min_repeat_ms,
         ),
+    )
+
+
+def _evolution_context(tvm: Any, module: Any, target: Any, config: SearchConfig, seed: int) -> Any:
+    ms = tvm.s_tir.meta_schedule
+    return ms.TuneContext(
+        mod=module,
+        target=target,
+        space_generator="post-order-apply",
+        search_strategy=ms.search_strategy.EvolutionarySearch(population_size=config.population),
+        task_name="main",
+        rand_state=seed,
     )
 
 
@@ -421,14 +450,14 @@ def create_cost_model(
     """
     ms = tvm.s_tir.meta_schedule
     clock = Clock()
-    choose = None
+    online = None
     if config.cost_model == "world-model":
         from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
 
         if scorer is None:
             raise ValueError("the world model needs a scorer")
         inner: Any = WorldModelCostModel(scorer, ADAPTATIONS[config.adaptation])
-        choose = clock.around(inner.choose)
+        online = inner.online
     elif config.cost_model == "xgboost":
         inner = ms.cost_model.XGBModel(num_warmup_samples=config.round_size - 1)
     elif config.cost_model == "mlp":
@@ -455,18 +484,4 @@ def create_cost_model(
             count += len(candidates)
             return clock.around(interrupt.guard(inner.predict))(context, candidates)
 
-    return TimedModel(Timed(), clock, lambda: count, choose)
-
-
-def _remind(ms: Any, database: Any, workload: Any, context: Any, model: Any) -> None:
-    """Lets a model learn from the trials of an earlier run."""
-    known = [r for r in database.get_all_tuning_records() if r.workload.same_as(workload)]
-    if known:
-        candidates = [record.as_measure_candidate() for record in known]
-        results = [
-            ms.runner.RunnerResult(None, "failed before")
-            if max(map(float, record.run_secs)) >= FAILED_SECONDS
-            else ms.runner.RunnerResult(record.run_secs, None)
-            for record in known
-        ]
-        model.update(context, candidates, results)
+    return TimedModel(Timed(), clock, lambda: count, online)

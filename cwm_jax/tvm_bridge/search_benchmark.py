@@ -33,6 +33,7 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "metaschedule": {
         "world-model": _WORLD_MODEL,
+        "world-model-evolutionary": (*_WORLD_MODEL, "--search", "evolutionary"),
         "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
         "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
         "xgboost": ("--cost-model", "xgboost"),

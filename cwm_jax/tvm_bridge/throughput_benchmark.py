@@ -50,36 +50,40 @@ class Throughput:
     ratio: float
 
 
+Prepare = Callable[[int], Callable[[], Any]]
+
+
 class Boundary(NamedTuple):
     """What an engine asks its cost model, for one workload.
 
     Attributes:
         program: The workload.
         schedules: Steps of the candidates.
-        predict: World model and rival: scores the first so many candidates as the engine's own.
+        prepare: World model and rival: returns what scores the first so many candidates, as the
+            engine's own, with a model that has not scored them before.
     """
 
     program: Program
     schedules: Sequence[tuple[Step, ...]]
-    predict: Mapping[str, Callable[[int], Any]]
+    prepare: Mapping[str, Prepare]
 
 
 def measure_throughput(
-    predict: Mapping[str, Callable[[int], Any]], batches: Sequence[int], repeats: int
+    prepare: Mapping[str, Prepare], batches: Sequence[int], repeats: int
 ) -> list[Throughput]:
     """Times the predictions of `world-model` and `xgboost` of the same candidates, in turn.
 
     Args:
-        predict: As `Boundary` has it.
+        prepare: As `Boundary` has it.
         batches: Batch sizes.
         repeats: Timed calls of each model at each size, after one that is not timed.
     """
     found: list[Throughput] = []
     for batch in batches:
-        rates: dict[str, list[float]] = {name: [] for name in predict}
+        rates: dict[str, list[float]] = {name: [] for name in prepare}
         for repeat in range(repeats + 1):
-            for name, score in predict.items():
-                seconds = _seconds(score, batch)
+            for name, prepared in prepare.items():
+                seconds = _seconds(prepared(batch))
                 if repeat:
                     rates[name].append(batch / seconds)
         ours, theirs = rates["world-model"], rates["xgboost"]

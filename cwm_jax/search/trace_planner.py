@@ -1,0 +1,150 @@
+"""Search in imagination for MetaSchedule: evolve what traces have drawn, build none of them."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from cwm_jax.errors import RecordError
+from cwm_jax.ranking.scorer import Scores, join_scores
+from cwm_jax.records.program import Program
+from cwm_jax.records.steps import Step
+from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.traces import Trace
+from cwm_jax.search.planner import Correct
+from cwm_jax.search.trace_moves import cross, mutate
+
+Schedule = tuple[Step, ...]
+Rank = Callable[[Sequence[Schedule]], Scores]
+"""Schedules of the planned program -> what the pretrained model says of them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TracePlannerConfig:
+    """How much is imagined.
+
+    Attributes:
+        population: Traces of a generation.
+        generations: Generations of a plan.
+        temperature: Of the choice of parents, in standard deviations of the score.
+        crossed: Share of a generation that mixes two parents.
+        remembered: Traces that are kept from one plan to the next.
+    """
+
+    population: int = 512
+    generations: int = 4
+    temperature: float = 0.5
+    crossed: float = 0.1
+    remembered: int = 8192
+
+
+class TracePlan(NamedTuple):
+    """What a planner proposes, best first.
+
+    Attributes:
+        traces: Distinct traces.
+        schedules: Their steps.
+        imagined: Traces that were scored for the first time.
+    """
+
+    traces: list[Trace]
+    schedules: list[Schedule]
+    imagined: int
+
+
+class TracePlanner:
+    """Evolves the traces of one program, from one plan to the next.
+
+    Args:
+        program: The program.
+        rank: The pretrained model.
+        config: Settings.
+        rng: Source of all randomness.
+    """
+
+    def __init__(
+        self, program: Program, rank: Rank, config: TracePlannerConfig, rng: np.random.Generator
+    ) -> None:
+        self._program, self._rank, self._config, self._rng = program, rank, config, rng
+        self._traces: dict[Schedule, Trace] = {}
+        self._ranked: list[Scores] = []
+        self._refused: set[Schedule] = set()
+        self._imagined = 0
+
+    def add(self, traces: Iterable[Trace]) -> None:
+        """Takes in traces of the program as parents; those that are none of it are left out.
+
+        Args:
+            traces: Those of the same instructions share the very list of them.
+        """
+        fresh: dict[Schedule, Trace] = {}
+        for trace in traces:
+            try:
+                schedule = translate_trace(trace, self._program)
+            except RecordError:  # a location that the loops around do not have
+                continue
+            if schedule not in self._traces:
+                fresh.setdefault(schedule, trace)
+        if fresh:
+            self._ranked.append(self._rank(list(fresh)))
+            self._traces |= fresh
+            self._imagined += len(fresh)
+
+    def refuse(self, schedule: Schedule) -> None:
+        """Notes that TVM cannot build a schedule: it is neither proposed nor a parent."""
+        self._refused.add(schedule)
+
+    def plan(self, correct: Correct, wanted: int) -> TracePlan:
+        """Evolves all traces taken in and imagined so far, and returns the best.
+
+        Args:
+            correct: By what is measured.
+            wanted: How many to return at most.
+        """
+        if not self._traces:
+            return TracePlan([], [], 0)
+        for _ in range(self._config.generations):
+            self.add(self._children(self._scores(correct)))
+        scores = self._scores(correct)
+        order = np.argsort(-scores, kind="stable")
+        best = order[: max(wanted, self._config.remembered)].tolist()
+        known = list(self._traces.items())
+        found = [known[at] for at in best[:wanted] if np.isfinite(scores[at])]
+        plan = TracePlan([trace for _, trace in found], [key for key, _ in found], self._imagined)
+        self._imagined = 0
+        if len(known) > len(best):
+            self._traces = dict(known[at] for at in best)
+            self._ranked = [Scores(*(part[best] for part in join_scores(self._ranked)))]
+        return plan
+
+    def _scores(self, correct: Correct) -> Float32[np.ndarray, "trace"]:
+        self._ranked = [join_scores(self._ranked)]
+        scores = correct(self._ranked[0]).copy()
+        if self._refused:
+            scores[[schedule in self._refused for schedule in self._traces]] = -np.inf
+        return scores
+
+    def _children(self, scores: Float32[np.ndarray, "trace"]) -> list[Trace]:
+        """Draws parents by score, and moves or crosses each once."""
+        finite = scores[np.isfinite(scores)]
+        if not len(finite):
+            return []
+        spread = max(float(finite.std()), 1e-6) * self._config.temperature
+        weight = np.exp((scores - finite.max()) / spread)
+        size = self._config.population
+        drawn = self._rng.choice(len(scores), size=size, p=weight / weight.sum())
+        traces = list(self._traces.values())
+        alike: dict[int, list[Trace]] = defaultdict(list)
+        for at in drawn:
+            alike[id(traces[at].instructions)].append(traces[at])
+        children: list[Trace] = []
+        for parents in alike.values():
+            mates = self._rng.integers(len(parents), size=len(parents))
+            crossed = self._rng.random(len(parents)) < self._config.crossed
+            for parent, mate, crosses in zip(parents, mates, crossed, strict=True):
+                move = cross if crosses else mutate
+                children.append(move(parent, parents[mate], self._rng))
+        return children

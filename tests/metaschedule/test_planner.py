@@ -1,0 +1,114 @@
+"""Imagined traces of MetaSchedule: moves keep them valid, and the planner finds what is better."""
+
+import numpy as np
+import pytest
+
+from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.scorer import Scorer, Scores
+from cwm_jax.records.metaschedule_database import parse_trace_lines
+from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.traces import Skeletons
+from cwm_jax.search.trace_moves import cross, mutate
+from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
+from cwm_jax.tvm_bridge.cost_models import Clock
+from cwm_jax.tvm_bridge.metaschedule_records import trace_lines
+from cwm_jax.tvm_bridge.metaschedule_sources import Imagination
+
+
+@pytest.fixture(scope="module")
+def task(create_task):
+    return create_task("conv2d_bias_relu:1,14,14,32,64,3,1,1")
+
+
+@pytest.fixture(scope="module")
+def traces(tvm, task, target):
+    lines = trace_lines(tvm, task.module, target, task.candidates(tvm, 48))
+    return parse_trace_lines(lines, Skeletons())
+
+
+def families(traces):
+    found = {}
+    for trace in traces:
+        found.setdefault(id(trace.instructions), []).append(trace)
+    return [family for family in found.values() if len(family) > 1]
+
+
+def test_a_move_changes_one_decision_and_keeps_the_extents(traces):
+    rng = np.random.default_rng(0)
+    moved = {"SamplePerfectTile": 0, "SampleCategorical": 0, "SampleComputeLocation": 0}
+    for family in families(traces):
+        for trace in family:
+            for mate in family[:8]:
+                child = mutate(trace, mate, rng)
+                assert child.instructions is trace.instructions
+                changed = [
+                    at for at, drawn in trace.decisions.items() if child.decisions[at] != drawn
+                ]
+                assert len(changed) <= 1
+                for at in changed:
+                    kind = trace.instructions[at].kind
+                    moved[kind] += 1
+                    if kind == "SamplePerfectTile":
+                        before, after = trace.decisions[at], child.decisions[at]
+                        assert np.prod(before) == np.prod(after)
+                        assert after[-1] <= max(64, before[-1])
+    assert all(moved.values()), moved
+
+
+def test_a_child_has_its_decisions_from_its_parents(traces):
+    rng = np.random.default_rng(0)
+    for family in families(traces):
+        first, second = family[:2]
+        child = cross(first, second, rng)
+        assert child.decisions.keys() == first.decisions.keys()
+        for at, drawn in child.decisions.items():
+            assert drawn in (first.decisions[at], second.decisions[at])
+
+
+def test_the_planner_climbs_and_proposes_nothing_twice_or_refused(task, traces):
+    """The score is how much is unrolled and how large the innermost tiles are."""
+
+    def score(schedule):
+        numbers = [step.fields[3][-1] for step in schedule if step.kind == "SP"]
+        return float(np.log2(numbers).sum())
+
+    def rank(schedules):
+        scores = np.array([score(schedule) for schedule in schedules], np.float32)
+        return Scores(scores, scores[:, None], scores[:, None])
+
+    config = TracePlannerConfig(population=128, remembered=256)
+    planner = TracePlanner(task.program, rank, config, np.random.default_rng(0))
+    planner.add(traces)
+    plan = planner.plan(lambda scores: scores.score, 32)
+    found = [score(schedule) for schedule in plan.schedules]
+    assert found == sorted(found, reverse=True)
+    assert len({*plan.schedules}) == 32
+    sampled = [score(translate_trace(trace, task.program)) for trace in traces]
+    assert found[31] > max(sampled)
+    assert plan.imagined > 128
+    for trace, schedule in zip(plan.traces, plan.schedules, strict=True):
+        assert translate_trace(trace, task.program) == schedule
+
+    planner.refuse(plan.schedules[0])
+    again = planner.plan(lambda scores: scores.score, 1024)
+    assert plan.schedules[0] not in again.schedules
+    assert score(again.schedules[0]) >= found[1]
+
+
+def test_what_is_offered_is_built_by_tvm_and_is_what_was_imagined(tvm, task, target):
+    online = OnlineRanker(Scorer.load("cpu-x86-2core"), AdaptationConfig())
+    clock = Clock()
+    source = Imagination(tvm, task.module, task.program, target, online, clock, 24, seed=1)
+    first = source.offer(set())
+    assert len(first) == 24
+    assert list(first) == task.steps(tvm, list(first.values()))
+    assert clock.calls
+    assert source.imagined > 500
+    second = source.offer({*list(first)[:8]})
+    assert len(second) == 24
+    assert not first.keys() & second.keys()
+    sampled = task.steps(tvm, task.candidates(tvm, 32))
+    scores = [online.rank(task.program, part) for part in (list(first), sampled)]
+    assert np.mean(scores[0]) > np.max(scores[1])
+    source.close()
