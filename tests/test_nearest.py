@@ -34,11 +34,18 @@ def test_a_folder_of_another_generation_of_one_cpu_name_is_refused(tmp_path, mon
         note_machine(note, here)
 
 
-@pytest.mark.parametrize("name", ["cpu-x86-2core", "cpu-x86-zen5"])
-def test_a_machine_gets_the_checkpoint_that_is_its_own(name):
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        ("ansor", "cpu-x86-2core"),
+        ("ansor", "cpu-x86-zen5"),
+        ("metaschedule", "cpu-x86-zen4"),
+    ],
+)
+def test_a_machine_gets_the_checkpoint_that_is_its_own(engine, name):
     card = load_hardware(name)
     caches = Caches(int(card.l1_kib), int(card.l2_kib), int(card.l3_kib))
-    assert nearest_checkpoint("ansor", caches) == name
+    assert nearest_checkpoint(engine, caches) == name
 
 
 def test_a_machine_that_tells_nothing_gets_a_checkpoint_for_a_cpu():

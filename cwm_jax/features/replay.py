@@ -208,8 +208,9 @@ class Notes(NamedTuple):
     @classmethod
     def empty(cls, candidates: int, steps: int) -> "Notes":
         """Returns notes of nothing."""
-        ids = (np.zeros((candidates, steps), np.int32) for _ in range(4))
-        return cls(*ids, np.zeros((candidates, steps, STEP_WIDTH), np.float32))
+        kind, tag, stage, other = (np.zeros((candidates, steps), np.int32) for _ in range(4))
+        values = np.zeros((candidates, steps, STEP_WIDTH), np.float32)
+        return cls(kind, tag, stage, other, values)
 
 
 class Replay:

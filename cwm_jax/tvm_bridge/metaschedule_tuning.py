@@ -199,7 +199,8 @@ def tune_module(
             tvm, module, program, target, config, files, records, timed, device, interrupt
         )
         while len(latencies) < config.trials:
-            found = search.next_round(config.trials - len(latencies))
+            left = config.trials - len(latencies)
+            found = search.next_round(min(left, config.round_size))
             if not found.records:
                 stopped_early = True
                 break
