@@ -17,6 +17,7 @@ from cwm_jax.ranking.scorer import Scores, join_scores
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.search.moves import Layout, graft, layout_of, mutate, same_shape, with_numbers
+from cwm_jax.search.parents import draw_parents
 
 Rank = Callable[[StepArrays], Scores]
 """Encoded schedules of the planned program -> what the pretrained model says of them."""
@@ -180,10 +181,8 @@ class Planner:
         ordered = sorted(self._families.items(), key=lambda pair: -pair[1].scores.max())
         chosen = ordered[: self.config.structures]
         scores, owner, place = _flat([family for _, family in chosen])
-        spread = max(float(scores.std()), 1e-6) * self.config.temperature
-        weight = np.exp((scores - scores.max()) / spread)
-        size = self.config.population
-        parents = self._rng.choice(len(scores), size=size, p=weight / weight.sum())
+        config = self.config
+        parents = draw_parents(scores, config.population, config.temperature, self._rng)
         families = [family for _, family in chosen]
         children: list[list[_Numbers]] = [[] for _ in families]
         for at, family in enumerate(families):

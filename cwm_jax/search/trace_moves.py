@@ -2,10 +2,11 @@
 
 They are TVM's own mutations (`src/s_tir/meta_schedule/mutator/mutate_{tile_size,unroll,
 compute_location}.cc`): a divisor of a tile moves to another level, an unroll limit is drawn from
-its candidates, a compute location is one that another trace has.
+its candidates, a compute location is one that TVM has drawn for another trace.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,13 +21,25 @@ _TILE_SHARE = 0.8
 """Of moves that change a tile, where there is something else to change, too."""
 
 
-def mutate(trace: Trace, mate: Trace, rng: np.random.Generator) -> Trace:
+Locations = Mapping[int, Sequence[int]]
+"""By position of a `SampleComputeLocation`: the decisions that TVM has drawn there, each once."""
+
+
+def locations_of(trace: Trace) -> dict[int, int]:
+    """Returns the compute locations that a trace has drawn, by position."""
+    return {
+        at: decision
+        for at, decision in trace.decisions.items()
+        if trace.instructions[at].kind == _LOCATION
+    }
+
+
+def mutate(trace: Trace, locations: Locations, rng: np.random.Generator) -> Trace:
     """Returns the trace with one decision drawn anew; as it is where there is none to draw.
 
     Args:
         trace: Parent.
-        mate: Another trace of the same instructions, whose compute locations are known to fit
-            some loops.
+        locations: Known of traces of the same instructions; which ones fit depends on the loops.
         rng: Source of the move.
     """
     tiles: list[int] = []
@@ -49,7 +62,7 @@ def mutate(trace: Trace, mate: Trace, rng: np.random.Generator) -> Trace:
     elif instruction.kind == _CHOICE:
         drawn = int(rng.integers(len(instruction.attributes[0])))
     else:
-        drawn = mate.decisions[at]
+        drawn = locations[at][int(rng.integers(len(locations[at])))]
     return trace._replace(decisions={**trace.decisions, at: drawn})
 
 

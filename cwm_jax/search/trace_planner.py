@@ -14,8 +14,9 @@ from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.records.trace_translation import translate_trace
 from cwm_jax.records.traces import Trace
+from cwm_jax.search.parents import draw_parents
 from cwm_jax.search.planner import Correct
-from cwm_jax.search.trace_moves import cross, mutate
+from cwm_jax.search.trace_moves import cross, locations_of, mutate
 
 Schedule = tuple[Step, ...]
 Rank = Callable[[Sequence[Schedule]], Scores]
@@ -71,6 +72,8 @@ class TracePlanner:
         self._program, self._rank, self._config, self._rng = program, rank, config, rng
         self._traces: dict[Schedule, Trace] = {}
         self._ranked: list[Scores] = []
+        # By the identity of the instructions, and position.
+        self._locations: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         self._refused: set[Schedule] = set()
         self._imagined = 0
 
@@ -88,6 +91,10 @@ class TracePlanner:
                 continue
             if schedule not in self._traces:
                 fresh.setdefault(schedule, trace)
+            seen = self._locations[id(trace.instructions)]
+            for at, location in locations_of(trace).items():
+                if location not in seen[at]:
+                    seen[at].append(location)
         if fresh:
             self._ranked.append(self._rank(list(fresh)))
             self._traces |= fresh
@@ -129,22 +136,22 @@ class TracePlanner:
 
     def _children(self, scores: Float32[np.ndarray, "trace"]) -> list[Trace]:
         """Draws parents by score, and moves or crosses each once."""
-        finite = scores[np.isfinite(scores)]
-        if not len(finite):
+        if not np.isfinite(scores).any():
             return []
-        spread = max(float(finite.std()), 1e-6) * self._config.temperature
-        weight = np.exp((scores - finite.max()) / spread)
-        size = self._config.population
-        drawn = self._rng.choice(len(scores), size=size, p=weight / weight.sum())
+        config = self._config
+        drawn = draw_parents(scores, config.population, config.temperature, self._rng)
         traces = list(self._traces.values())
         alike: dict[int, list[Trace]] = defaultdict(list)
         for at in drawn:
             alike[id(traces[at].instructions)].append(traces[at])
         children: list[Trace] = []
-        for parents in alike.values():
+        for instructions, parents in alike.items():
             mates = self._rng.integers(len(parents), size=len(parents))
-            crossed = self._rng.random(len(parents)) < self._config.crossed
+            crossed = self._rng.random(len(parents)) < config.crossed
             for parent, mate, crosses in zip(parents, mates, crossed, strict=True):
-                move = cross if crosses else mutate
-                children.append(move(parent, parents[mate], self._rng))
+                if crosses:
+                    children.append(cross(parent, parents[mate], self._rng))
+                else:
+                    locations = self._locations[instructions]
+                    children.append(mutate(parent, locations, self._rng))
         return children

@@ -9,7 +9,7 @@ from cwm_jax.ranking.scorer import Scorer, Scores
 from cwm_jax.records.metaschedule_database import parse_trace_lines
 from cwm_jax.records.trace_translation import translate_trace
 from cwm_jax.records.traces import Skeletons
-from cwm_jax.search.trace_moves import cross, mutate
+from cwm_jax.search.trace_moves import cross, locations_of, mutate
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
 from cwm_jax.tvm_bridge.cost_models import Clock
 from cwm_jax.tvm_bridge.metaschedule_records import trace_lines
@@ -38,9 +38,14 @@ def test_a_move_changes_one_decision_and_keeps_the_extents(traces):
     rng = np.random.default_rng(0)
     moved = {"SamplePerfectTile": 0, "SampleCategorical": 0, "SampleComputeLocation": 0}
     for family in families(traces):
+        locations = {}
         for trace in family:
-            for mate in family[:8]:
-                child = mutate(trace, mate, rng)
+            for at, location in locations_of(trace).items():
+                locations.setdefault(at, set()).add(location)
+        known = {at: sorted(found) for at, found in locations.items()}
+        for trace in family:
+            for _ in range(8):
+                child = mutate(trace, known, rng)
                 assert child.instructions is trace.instructions
                 changed = [
                     at for at, drawn in trace.decisions.items() if child.decisions[at] != drawn
@@ -49,6 +54,8 @@ def test_a_move_changes_one_decision_and_keeps_the_extents(traces):
                 for at in changed:
                     kind = trace.instructions[at].kind
                     moved[kind] += 1
+                    if kind == "SampleComputeLocation":
+                        assert child.decisions[at] in known[at]
                     if kind == "SamplePerfectTile":
                         before, after = trace.decisions[at], child.decisions[at]
                         assert np.prod(before) == np.prod(after)
