@@ -40,8 +40,15 @@ def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary
         trials=LEARNED + count,
         round_size=LEARNED + count,
     )
-    found = list(context.generate_measure_candidates() or ())
-    learned, candidates = found[:LEARNED], found[LEARNED:] or found
+    program = program_of_module(tvm, module, workload_key(module))
+    drawn = list(context.generate_measure_candidates() or ())
+    # What is drawn twice would be scored once by the world model, but twice by the rival.
+    distinct = dict(
+        zip(steps_of_candidates(tvm, module, target, drawn, program), drawn, strict=True)
+    )
+    schedules, found = list(distinct), list(distinct.values())
+    learned, asked = found[:LEARNED], slice(LEARNED if len(found) > LEARNED else 0, None)
+    candidates = found[asked]
     results = [
         ms.runner.RunnerResult([latency], None) for latency in pretend_latencies(len(learned))
     ]
@@ -54,10 +61,9 @@ def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary
         model.predict(context, learned[:1])  # fits what it has learned
         return partial(model.predict, context, candidates[:batch])
 
-    program = program_of_module(tvm, module, workload_key(module))
     return Boundary(
         program,
-        steps_of_candidates(tvm, module, target, candidates, program),
+        schedules[asked],
         {
             "world-model": prepare_ours,
             "xgboost": lambda batch: partial(rival.predict, context, candidates[:batch]),

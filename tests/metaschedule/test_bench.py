@@ -41,5 +41,4 @@ def test_a_batch_is_as_large_as_the_search_space(tmp_path):
     arguments += ["--workload", "matmul:2,2,2", "--batches", "4", "4096"]
     assert main([*arguments, "--json", str(result)]) == 0
     batches = sorted(map(int, json.loads(result.read_text())["predict_speedup"]))
-    assert batches[0] == 4
-    assert 4 < batches[1] < 4096
+    assert batches[-1] < 4096
