@@ -8,7 +8,7 @@ from strategies import schedules
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.loop_nest import ScheduleState
-from cwm_jax.features.replay import COLUMNS
+from cwm_jax.features.replay import COLUMNS, Replay
 from cwm_jax.features.steps import encode_schedules
 from cwm_jax.records.program import Axis, BufferRead, Program, ProgramStage, shape_only_program
 from cwm_jax.records.steps import STEP_KIND_IDS, Step
@@ -181,6 +181,21 @@ def test_schedules_that_begin_alike_are_encoded_as_alone(start, ends):
                     getattr(alone, name)[0, : len(schedule)], found[: len(schedule)]
                 )
                 assert not found[len(schedule) :].any()
+
+
+def test_what_schedules_begin_with_is_replayed_once(monkeypatch):
+    start = (Step("SP", (2, 0, 64, (4, 8), 1)), Step("SP", (2, 3, 64, (8,), 1)))
+    ends = [Step("AN", (2, 0, 3)), Step("AN", (2, 1, 2)), Step("FU", (2, (0, 1)))]
+    applied = []
+    apply = Replay.apply
+
+    def note(self, at, shape):
+        applied.append(at)
+        apply(self, at, shape)
+
+    monkeypatch.setattr(Replay, "apply", note)
+    encode_schedules([(*start, end) for end in ends] * 2, matmul(64, 64, 32))
+    assert sorted(applied) == [0, 1, 2, 2, 2]
 
 
 @given(schedules())

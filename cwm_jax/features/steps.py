@@ -6,6 +6,7 @@ group runs once, its numbers as arrays over the group's candidates.
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -162,10 +163,9 @@ def encode_groups(groups: Groups, program: Program) -> StepArrays:
     extents[:] = np.log2(1 + extents) / 8
     slots = max([1, len(program.stages), *(replay.state.slots for replay in replays)])
     length = np.repeat(np.array([*map(len, structures)], np.int32), sizes)
-    place = np.empty(len(rows), np.int32)
-    place[rows] = np.arange(len(rows), dtype=np.int32)
     found = StepArrays(*notes, length, bucket(slots, SLOT_BUCKETS))
-    return found if (place == np.arange(len(rows))).all() else found.take(place)
+    in_order = (rows == np.arange(len(rows))).all()
+    return found if in_order else found.take(np.argsort(rows))
 
 
 def _side_by_side(groups: Sequence[ScheduleGroup]) -> list[int]:
@@ -226,28 +226,16 @@ def _replay_together(
     todo = [(whole, 0, len(structures), 0)] if structures else []
     while todo:
         replay, low, high, at = todo.pop()
-        while True:
-            first, last = (
-                structure[at] if at < len(structure) else None
-                for structure in (structures[low], structures[high - 1])
-            )
-            if first != last:
-                break
-            if first is None:
-                done.append(replay)
-                break
-            replay.apply(at, first)
+        first, last = structures[low], structures[high - 1]
+        while at < len(first) and at < len(last) and first[at] == last[at]:
+            replay.apply(at, first[at])
             at += 1
-        if first == last:
+        if at == len(first) == len(last):
+            done.append(replay)
             continue
-        begin = low
-        for end in range(low + 1, high + 1):
-            here, there = (
-                None if number == high else structures[number][at : at + 1]
-                for number in (begin, end)
-            )
-            if here != there:
-                some = slice(starts[begin] - starts[low], starts[end] - starts[low])
-                todo.append((replay.part(some), begin, end, at))
-                begin = end
+        for _, alike in groupby(range(low, high), lambda n, at=at: structures[n][at : at + 1]):
+            members = list(alike)
+            begin, end = members[0], members[-1] + 1
+            some = slice(starts[begin] - starts[low], starts[end] - starts[low])
+            todo.append((replay.part(some), begin, end, at))
     return done

@@ -9,16 +9,15 @@ import numpy as np
 from jaxtyping import Float32
 
 from cwm_jax.errors import RecordError
+from cwm_jax.ranking.online import Schedule
 from cwm_jax.ranking.scorer import Scores, join_scores
 from cwm_jax.records.program import Program
-from cwm_jax.records.steps import Step
 from cwm_jax.records.trace_translation import translate_trace
 from cwm_jax.records.traces import Trace
 from cwm_jax.search.parents import draw_parents
 from cwm_jax.search.planner import Correct
 from cwm_jax.search.trace_moves import cross, locations_of, mutate
 
-Schedule = tuple[Step, ...]
 Rank = Callable[[Sequence[Schedule]], Scores]
 """Schedules of the planned program -> what the pretrained model says of them."""
 

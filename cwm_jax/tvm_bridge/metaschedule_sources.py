@@ -6,17 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.online import OnlineRanker, Schedule
 from cwm_jax.records.metaschedule_database import parse_trace_lines
 from cwm_jax.records.program import Program
-from cwm_jax.records.steps import Step
 from cwm_jax.records.traces import Skeletons, Trace
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
 from cwm_jax.tvm_bridge.cost_models import Clock
 from cwm_jax.tvm_bridge.metaschedule_candidates import sampling_context
 from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates, trace_lines
-
-Schedule = tuple[Step, ...]
 
 _SAMPLE = 64
 """Traces that TVM draws at random for the planner: so many a round, and at first more."""
@@ -57,13 +54,43 @@ class Evolution:
 
     Args:
         tvm: A TVM with MetaSchedule.
-        program: Of the module.
-        context: `TuneContext`, told what is measured already, with its search begun.
+        module: `tvm.IRModule` of one function, `main`.
+        program: The same.
+        target: TVM target.
+        database: Of what is measured.
+        model: `CostModel` that it asks.
+        trials: Candidates to offer until it ends; TVM takes off what is measured.
+        count: Candidates to offer at a time.
+        population: Schedules of a generation.
+        seed: Of all randomness.
     """
 
-    def __init__(self, tvm: Any, program: Program, context: Any) -> None:
+    def __init__(
+        self,
+        tvm: Any,
+        module: Any,
+        program: Program,
+        target: Any,
+        database: Any,
+        model: Any,
+        *,
+        trials: int,
+        count: int,
+        population: int,
+        seed: int,
+    ) -> None:
+        ms = tvm.s_tir.meta_schedule
         self._tvm, self._program = tvm, program
-        self.context = context
+        self.context = ms.TuneContext(
+            mod=module,
+            target=target,
+            space_generator="post-order-apply",
+            search_strategy=ms.search_strategy.EvolutionarySearch(population_size=population),
+            task_name="main",
+            rand_state=seed,
+        )
+        spaces = self.context.generate_design_space()
+        self.context.pre_tuning(trials, count, spaces, database, model)
         self.imagined = 0
 
     def offer(self, known: set[Schedule]) -> dict[Schedule, Any]:
@@ -73,10 +100,7 @@ class Evolution:
             RuntimeError: What TVM makes of an error in the cost model.
         """
         candidates = list(self.context.generate_measure_candidates() or ())
-        context = self.context
-        schedules = steps_of_candidates(
-            self._tvm, context.mod, context.target, candidates, self._program
-        )
+        schedules = _steps(self._tvm, self.context, candidates, self._program)
         # TVM forgets what an earlier run measured.
         return {
             schedule: candidate
@@ -158,7 +182,8 @@ class Imagination:
         found: dict[Schedule, Any] = {}
         while (left := self._count - len(found)) and (built := self._build_some(todo, left, known)):
             # TVM may put a block at another loop than a trace says; what it built is what counts.
-            for schedule, candidate in zip(self._steps(built), built, strict=True):
+            steps = _steps(self._tvm, self.context, built, self._program)
+            for schedule, candidate in zip(steps, built, strict=True):
                 if schedule not in known and schedule not in self._offered:
                     found[schedule] = candidate
                     self._offered.add(schedule)
@@ -181,12 +206,6 @@ class Imagination:
             if len(built) == count:
                 break
         return built
-
-    def _steps(self, candidates: Sequence[Any]) -> list[Schedule]:
-        context = self.context
-        return steps_of_candidates(
-            self._tvm, context.mod, context.target, candidates, self._program
-        )
 
     def note(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
         """Does nothing: the cost model learns, and the planner asks it."""
@@ -216,3 +235,7 @@ class Imagination:
             return None
         arguments = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
         return ms.MeasureCandidate(schedule, arguments)
+
+
+def _steps(tvm: Any, context: Any, candidates: Sequence[Any], program: Program) -> list[Schedule]:
+    return steps_of_candidates(tvm, context.mod, context.target, candidates, program)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from cwm_jax.errors import RecordError
-from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.online import OnlineRanker, Schedule
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.records.program import Program, programs_path, write_programs
 from cwm_jax.records.record import Record
-from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
@@ -27,7 +26,6 @@ from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Sour
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
-Schedule = tuple[Step, ...]
 
 _OFFERED = 4
 """Candidates that are offered for each one that the world model chooses to measure."""
@@ -296,20 +294,21 @@ class ModuleSearch:
             self._source: Source = Imagination(
                 tvm, module, program, target, timed.online, timed.clock, offered, seed
             )
-            self._remind(tvm)
         else:
             self._source = Evolution(
-                tvm, program, _evolution_context(tvm, module, target, config, seed)
-            )
-            self._remind(tvm)
-            self._source.context.pre_tuning(
-                # TVM counts what is measured, but cuts what it offers by its own round.
-                config.trials - len(earlier) + offered - config.round_size,
-                offered,
-                self._source.context.generate_design_space(),
+                tvm,
+                module,
+                program,
+                target,
                 files.database,
                 timed.model,
+                # TVM counts what is measured, but cuts what it offers by its own round.
+                trials=config.trials - len(earlier) + offered - config.round_size,
+                count=offered,
+                population=config.population,
+                seed=seed,
             )
+        self._remind(tvm)
 
     def _remind(self, tvm: Any) -> None:
         """Lets the model learn from the trials of an earlier run."""
@@ -418,18 +417,6 @@ def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
             repeat=1,
             min_repeat_ms=config.min_repeat_ms,
         ),
-    )
-
-
-def _evolution_context(tvm: Any, module: Any, target: Any, config: SearchConfig, seed: int) -> Any:
-    ms = tvm.s_tir.meta_schedule
-    return ms.TuneContext(
-        mod=module,
-        target=target,
-        space_generator="post-order-apply",
-        search_strategy=ms.search_strategy.EvolutionarySearch(population_size=config.population),
-        task_name="main",
-        rand_state=seed,
     )
 
 

@@ -74,7 +74,7 @@ def test_a_child_has_its_decisions_from_its_parents(traces):
 
 
 def test_the_planner_climbs_and_proposes_nothing_twice_or_refused(task, traces):
-    """The score is how much is unrolled and how large the innermost tiles are."""
+    """The score is how large the innermost tiles are."""
 
     def score(schedule):
         numbers = [step.fields[3][-1] for step in schedule if step.kind == "SP"]
