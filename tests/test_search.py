@@ -85,9 +85,9 @@ def test_evolution_finds_the_tile_that_a_model_likes():
     best = found.schedules[0]
     assert best[0].fields[3][-1] == 6
     assert best[1].fields[3][-1] == 32
-    assert found.scores[0] == pytest.approx(0, abs=1e-6)
+    assert found.ranked.score[0] == pytest.approx(0, abs=1e-6)
     assert len(set(found.schedules)) == len(found.schedules) == 20
-    assert (np.diff(found.scores) <= 0).all()
+    assert (np.diff(found.ranked.score) <= 0).all()
     assert found.imagined > 200
 
 

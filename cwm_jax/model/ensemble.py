@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from cwm_jax.features.program import ProgramArrays
 from cwm_jax.model.inputs import Schedules
+from cwm_jax.model.step_summary import summarise_steps
 
 
 class EnsembleRanking(NamedTuple):
@@ -21,7 +22,7 @@ class EnsembleRanking(NamedTuple):
     Attributes:
         score: Mean of the members' scores; higher is faster, comparable within one workload.
         members: Scores of each member. A member's scores may be shifted as a whole.
-        features: The members' head features side by side.
+        features: What the steps do (`summarise_steps`), on which online adaptation regresses.
     """
 
     score: Float[Array, "candidate"]
@@ -75,12 +76,11 @@ def rank_together(
         hardware: As for `WorldModel.rank`.
     """
 
-    def rank(member: Any) -> tuple[Array, Array]:
-        ranking = nnx.merge(graph, member).rank(program, schedules, hardware)
-        return ranking.score, ranking.features
+    def rank(member: Any) -> Array:
+        return nnx.merge(graph, member).rank(program, schedules, hardware).score
 
-    scores, features = jax.vmap(rank, out_axes=(1, 1))(state)
-    return EnsembleRanking(scores.mean(1), scores, features.reshape(len(scores), -1))
+    scores = jax.vmap(rank, out_axes=1)(state)
+    return EnsembleRanking(scores.mean(1), scores, summarise_steps(program, schedules))
 
 
 def parameter_count(ensemble: Ensemble) -> int:

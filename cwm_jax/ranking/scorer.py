@@ -48,6 +48,18 @@ def join_scores(parts: Sequence[Scores]) -> Scores:
     return Scores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
+def take_scores(scores: Scores, rows: np.ndarray | Sequence[int]) -> Scores:
+    """Returns the scores of some candidates, by position or mask."""
+    index = np.asarray(rows)
+    return Scores(*(array[index if len(index) else slice(0)] for array in scores))
+
+
+def no_scores() -> Scores:
+    """Returns the scores of no candidates."""
+    none = np.zeros((0, 0), np.float32)
+    return Scores(np.zeros(0, np.float32), none, none)
+
+
 class Ranker:
     """An ensemble compiled for a few padded batch sizes; local devices share each batch."""
 
@@ -74,10 +86,7 @@ class Ranker:
             schedules = jax.device_put(schedules, self._shared_out)
             ranking = self._rank(self._state, program, schedules, hardware)
             parts.append(Scores(*(np.asarray(array)[: len(chunk)] for array in ranking)))
-        if not parts:
-            none = np.zeros((0, 0), np.float32)
-            return Scores(np.zeros(0, np.float32), none, none)
-        return join_scores(parts)
+        return join_scores(parts) if parts else no_scores()
 
 
 class Scorer:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int
 
 from cwm_jax.features.replay import StepShape
 from cwm_jax.features.steps import ScheduleGroup, StepArrays, encode_groups, group_schedules
-from cwm_jax.ranking.scorer import Scores, join_scores
+from cwm_jax.ranking.scorer import Scores, join_scores, no_scores, take_scores
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.search.moves import Layout, graft, layout_of, mutate, same_shape, with_numbers
@@ -54,12 +54,12 @@ class Plan(NamedTuple):
 
     Attributes:
         schedules: Distinct schedules.
-        scores: Their scores.
+        ranked: What the pretrained model says of each.
         imagined: Schedules that were scored for the first time.
     """
 
     schedules: list[tuple[Step, ...]]
-    scores: Float32[np.ndarray, "candidate"]
+    ranked: Scores
     imagined: int
 
 
@@ -129,7 +129,7 @@ class Planner:
             wanted: How many schedules to return at most.
         """
         if not self._families:
-            return Plan([], np.zeros(0, np.float32), 0)
+            return Plan([], no_scores(), 0)
         self._correct(correct, list(self._families.values()))
         for _ in range(self.config.generations):
             self._correct(correct, self._imagine(self._children()))
@@ -156,7 +156,7 @@ class Planner:
         ranked = self._rank(encode_groups(groups, self._program))
         self._imagined += int(ends[-1])
         for at, (example, structure, numbers) in zip(rows, fresh_parts, strict=True):
-            part = Scores(*(array[at] for array in ranked))
+            part = take_scores(ranked, at)
             family = self._families.get(structure)
             if family is None:
                 family = _Family(example, layout_of(structure), numbers, part, part.score)
@@ -228,7 +228,8 @@ class Planner:
         order = np.argsort(-scores, kind="stable")[:wanted]
         chosen = [(families[owner[at]], place[at]) for at in order]
         schedules = [with_numbers(family.example, family.numbers[row]) for family, row in chosen]
-        return Plan(schedules, scores[order], self._imagined)
+        ranked = join_scores([family.ranked for family in families])
+        return Plan(schedules, take_scores(ranked, order), self._imagined)
 
     def _forget(self) -> None:
         """Keeps the best schedules only; the others may be imagined again."""
@@ -242,7 +243,7 @@ class Planner:
                 del self._families[structure], self._known[structure]
                 continue
             family.numbers = family.numbers[kept]
-            family.ranked = Scores(*(array[kept] for array in family.ranked))
+            family.ranked = take_scores(family.ranked, kept)
             family.scores = family.scores[kept]
             self._known[structure] = {row.tobytes() for row in family.numbers}
 

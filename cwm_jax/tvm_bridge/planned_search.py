@@ -10,7 +10,7 @@ import numpy as np
 
 from cwm_jax.features.program import encode_program
 from cwm_jax.features.steps import StepArrays
-from cwm_jax.ranking.scorer import Scores
+from cwm_jax.ranking.scorer import Scores, take_scores
 from cwm_jax.records.ansor_log import format_line, parse_line
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
@@ -21,6 +21,8 @@ from cwm_jax.tvm_bridge.cost_models import Clock
 _FIRST_SAMPLE = 2048
 _LATER_SAMPLE = 256
 _PROPOSED_PER_TRIAL = 8
+_CONSIDERED = 4
+"""Schedules of a plan that are considered for each one that is proposed."""
 
 
 class PlannedRound(NamedTuple):
@@ -83,6 +85,8 @@ class PlannedSearch:
         self._later = self._policy(seed + 2, _LATER_SAMPLE)
         self._sampled = False
         self._seen: set[str] = set()
+        # Measured, refused, or the same program as one of these.
+        self._done: set[tuple[Step, ...]] = set()
         self._form: Record | None = None
 
     def remember(self, inputs: Sequence[Any]) -> None:
@@ -97,23 +101,28 @@ class PlannedSearch:
         self._clock.calls.clear()
         self._planner.add(self._sample())
         correct = self._clock.around(partial(self._model.online.corrected, self._program))
-        wanted = _PROPOSED_PER_TRIAL * size + len(self._seen)
-        planned = self._planner.plan(correct, wanted)
+        most = _PROPOSED_PER_TRIAL * size
+        planned = self._planner.plan(correct, _CONSIDERED * most + len(self._done))
+        fresh = [at for at, one in enumerate(planned.schedules) if one not in self._done]
+        choose = self._clock.around(partial(self._model.online.choose, self._program))
+        proposed = choose(take_scores(planned.ranked, fresh), most)
         states: list[Any] = []
         shown: list[str] = []
-        schedules: list[tuple[Step, ...]] = []
+        places: list[int] = []
         rejected = 0
-        for schedule in planned.schedules:
-            state, text = self._checked(self._state_of(schedule))
-            if state is None:
-                rejected += 1
-            elif text not in self._seen:
-                self._seen.add(text)
-                states.append(state)
-                shown.append(text)
-                schedules.append(schedule)
-        chosen = self._clock.around(self._choose)(schedules, size)
+        for place in (fresh[at] for at in proposed):
+            state, text = self._checked(self._state_of(planned.schedules[place]))
+            if state is None or text in self._seen:
+                rejected += state is None
+                self._done.add(planned.schedules[place])
+                continue
+            self._seen.add(text)
+            states.append(state)
+            shown.append(text)
+            places.append(place)
+        chosen = choose(take_scores(planned.ranked, places), size)
         self._seen -= {shown[at] for at in set(range(len(states))) - set(chosen)}
+        self._done |= {planned.schedules[places[at]] for at in chosen}
         inputs = [self._ansor.MeasureInput(self._task, states[at]) for at in chosen]
         started = time.perf_counter()
         results = list(self._measure(inputs)) if inputs else []
@@ -125,7 +134,7 @@ class PlannedSearch:
             sum(end - start for start, end in self._clock.calls),
             measure_seconds,
             planned.imagined,
-            len(planned.schedules),
+            len(proposed),
             rejected,
         )
 
@@ -161,8 +170,3 @@ class PlannedSearch:
         except self._error:
             return None, ""
         return bounded, str(bounded)
-
-    def _choose(self, schedules: Sequence[tuple[Step, ...]], size: int) -> list[int]:
-        online = self._model.online
-        ranked = online.scorer.rank_schedules(self._program, schedules)
-        return online.choose(self._program, ranked, size)
