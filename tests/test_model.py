@@ -16,7 +16,6 @@ from test_steps import SHAPE_ONLY, matmul
 
 from cwm_jax.features.hardware import encode_hardware, load_hardware
 from cwm_jax.features.program import encode_program
-from cwm_jax.features.replay import STEP_WIDTH
 from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble, parameter_count
@@ -97,7 +96,7 @@ def test_batches_larger_than_a_bucket_are_cut():
     scorer = Scorer(ENSEMBLE, CARD)
     found = scorer.rank_schedules(PROGRAMS[1], batch)
     assert found.score.shape == (2100,)
-    assert found.features.shape == (2100, 3 * STEP_WIDTH)
+    assert found.features.shape == (2100, CONFIG.members * CONFIG.head_width)
     np.testing.assert_allclose(found.score[:16], found.score[2080:2096], rtol=1e-5, atol=1e-6)
 
 

@@ -88,7 +88,7 @@ class TensetMlp(nnx.Module):
         x = (x * live[..., None]).sum(1)
         x = x + nnx.relu(self.third(x))
         x = x + nnx.relu(self.fourth(x))
-        return Ranking(self.score(x)[:, 0], x)
+        return Ranking(self.score(x)[:, 0], x, x)
 
 
 class Tlp(nnx.Module):
@@ -121,4 +121,4 @@ class Tlp(nnx.Module):
         x = x + nnx.relu(self.fourth(x))
         scores = self.score(x)[..., 0] * live
         pooled = (x * live[..., None]).sum(1)
-        return Ranking(scores.sum(1), pooled)
+        return Ranking(scores.sum(1), pooled, pooled)

@@ -16,8 +16,7 @@ from cwm_jax.features.program import ProgramArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
 from cwm_jax.model.inputs import Schedules
-from cwm_jax.model.step_summary import main_slot
-from cwm_jax.model.world_model import POOLED, Ranking, RankingHead
+from cwm_jax.model.world_model import POOLED, Ranking, RankingHead, main_slot
 
 SequenceKind = Literal["bag", "gru", "attention", "state-space"]
 SEQUENCE_KINDS: tuple[SequenceKind, ...] = ("bag", "gru", "attention", "state-space")

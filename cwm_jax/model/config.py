@@ -11,7 +11,8 @@ class ModelConfig:
         latent_width: Width of a slot and of the global state. 32 to 128.
         action_width: Width of an encoded step. 32 to 128.
         hardware_width: Width of the encoded hardware card. 8 to 32.
-        head_width: Hidden width of the ranking head. 64 to 256.
+        head_width: Hidden width of the ranking head, and of the features that online
+            adaptation regresses on. 64 to 256.
         message_rounds: Rounds of message passing along the compute graph. 1 to 3.
         members: Models of the ensemble. 1 to 8.
     """

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 
 from cwm_jax.features.program import ProgramArrays
 from cwm_jax.model.inputs import Schedules
-from cwm_jax.model.step_summary import summarise_steps
 
 
 class EnsembleRanking(NamedTuple):
@@ -22,7 +21,7 @@ class EnsembleRanking(NamedTuple):
     Attributes:
         score: Mean of the members' scores; higher is faster, comparable within one workload.
         members: Scores of each member. A member's scores may be shifted as a whole.
-        features: What the steps do (`summarise_steps`), on which online adaptation regresses.
+        features: The members' head features side by side.
     """
 
     score: Float[Array, "candidate"]
@@ -76,11 +75,12 @@ def rank_together(
         hardware: As for `WorldModel.rank`.
     """
 
-    def rank(member: Any) -> Array:
-        return nnx.merge(graph, member).rank(program, schedules, hardware).score
+    def rank(member: Any) -> tuple[Array, Array]:
+        ranking = nnx.merge(graph, member).rank(program, schedules, hardware)
+        return ranking.score, ranking.features
 
-    scores = jax.vmap(rank, out_axes=1)(state)
-    return EnsembleRanking(scores.mean(1), scores, summarise_steps(program, schedules))
+    scores, features = jax.vmap(rank, out_axes=(1, 1))(state)
+    return EnsembleRanking(scores.mean(1), scores, features.reshape(len(scores), -1))
 
 
 def parameter_count(ensemble: Ensemble) -> int:

@@ -4,18 +4,19 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from cwm_jax.features.program import ProgramArrays
+from cwm_jax.features.program import STAGE_COLUMNS, ProgramArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.inputs import Schedules
-from cwm_jax.model.step_summary import main_slot
 from cwm_jax.model.transition import Action, Latent, Transition, rollout
 
 POOLED = 4
 """Latent vectors that sum up a terminal latent (`WorldModel.pool_latent`)."""
+
+_WORK = STAGE_COLUMNS.index("log_points")
 
 
 class Ranking(NamedTuple):
@@ -23,11 +24,19 @@ class Ranking(NamedTuple):
 
     Attributes:
         score: Higher is faster; comparable within one workload only.
+        features: The head's last hidden layer, on which online adaptation regresses.
         latent: The pooled terminal latent that training aligns with the lowered program.
     """
 
     score: Float[Array, "candidate"]
+    features: Float[Array, "candidate head"]
     latent: Float[Array, "candidate latent"]
+
+
+def main_slot(program: ProgramArrays) -> Int[Array, ""]:
+    """Returns the slot of the stage that does the most work."""
+    work = jnp.asarray(program.stages)[:, _WORK] * jnp.asarray(program.present)
+    return work.argmax()
 
 
 class RankingHead(nnx.Module):
@@ -45,7 +54,7 @@ class RankingHead(nnx.Module):
         """Ranks by the pooled terminal latent and what is known beside it."""
         inputs = jnp.concatenate([latent, beside], -1)
         features = nnx.gelu(self.last(nnx.gelu(self.hidden(inputs))))
-        return Ranking(self.score(features)[:, 0], latent)
+        return Ranking(self.score(features)[:, 0], features, latent)
 
 
 class WorldModel(nnx.Module):

@@ -1,12 +1,10 @@
 """Online adaptation: correct a pretrained ranking with a workload's own measurements.
 
-The normalised throughput is modelled as a line in the pretrained score, saturated at the top, plus
-a Gaussian process on what the steps do (Rasmussen & Williams 2006, section 2.7: explicit basis
-functions with a prior). Saturated, for a search picks the highest of very many scores, and in the
-searches recorded here the highest units of score were all equally fast: who chooses by them
-measures the model's errors. Below, the line's slope is held near what it is on training workloads,
-because a search measures only what scores high, where the slope cannot be seen. The process
-corrects candidates that resemble measured ones and leaves the others to the pretrained score.
+The normalised throughput is modelled as a line in the pretrained score plus a Gaussian process
+on the ranking head's features (Rasmussen & Williams 2006, section 2.7: explicit basis functions
+with a prior). The line's slope is held near what it is on training workloads, because a search
+measures only what already scores high, where the slope cannot be seen; the process corrects
+candidates that resemble measured ones and leaves the others to the pretrained score.
 
 Candidates are ranked by an upper confidence bound: a search keeps the best of what it measures,
 and what resembles many measured candidates can hardly surprise any more.
@@ -19,12 +17,10 @@ import numpy as np
 from jaxtyping import Float
 
 Vector = Float[np.ndarray, "candidate"]
-Matrix = Float[np.ndarray, "candidate feature"]
+Matrix = Float[np.ndarray, "candidate head"]
 
 # A feature that hardly varies among the measured must not blow up elsewhere.
 _LEAST_SCALE = 1e-2
-_FARTHEST = 3.0
-_BEND = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +30,6 @@ class AdaptationConfig:
     Attributes:
         minimum: Fewer measurements than this leave the pretrained score as it is.
         slope: Throughput a unit of score, on training workloads.
-        saturation: Scores so close to the highest do not tell who is faster.
         slope_strength: How much squared score the measurements must span to count as much as
             the prior slope.
         length_scale: Of the process, in standard deviations of a feature.
@@ -46,11 +41,10 @@ class AdaptationConfig:
 
     minimum: int = 4
     slope: float = 0.12
-    saturation: float = 1.5
     slope_strength: float = 64.0
-    length_scale: float = 2.0
-    noise: float = 0.05
-    exploration: float = 1.0
+    length_scale: float = 0.5
+    noise: float = 1.0
+    exploration: float = 1.5
     residual: float = 0.15
 
 
@@ -58,8 +52,7 @@ class Adaptation(NamedTuple):
     """A fitted correction.
 
     Attributes:
-        knee: Score above which it is saturated.
-        center: Mean saturated score of the measured candidates.
+        center: Mean score of the measured candidates.
         offset: Their mean throughput.
         slope: Throughput a unit of score; never negative.
         feature_center: Mean of the features.
@@ -72,13 +65,12 @@ class Adaptation(NamedTuple):
         noise: Variance of a measurement over that of the process.
     """
 
-    knee: float
     center: float
     offset: float
     slope: float
-    feature_center: Float[np.ndarray, "feature"]
-    feature_scale: Float[np.ndarray, "feature"]
-    anchors: Float[np.ndarray, "measured feature"]
+    feature_center: Float[np.ndarray, "head"]
+    feature_scale: Float[np.ndarray, "head"]
+    anchors: Float[np.ndarray, "measured head"]
     weights: Float[np.ndarray, "measured"]
     precision: Float[np.ndarray, "measured measured"]
     spread: float
@@ -93,7 +85,7 @@ def fit_adaptation(
 
     Args:
         score: Pretrained scores of the measured candidates.
-        features: What their steps do.
+        features: Their head features.
         throughput: Best latency of the workload over each latency; 0 for failed ones.
         config: Prior.
 
@@ -102,22 +94,19 @@ def fit_adaptation(
     """
     if len(score) < config.minimum:
         return None
-    knee = float(score.max()) - config.saturation
-    saturated = _saturated(score, knee)
-    center, offset = float(saturated.mean()), float(throughput.mean())
-    centered = saturated - center
+    center, offset = float(score.mean()), float(throughput.mean())
+    centered = score.astype(np.float64) - center
     strength = config.slope_strength
     evidence = centered @ (throughput - offset)
     slope = float((evidence + strength * config.slope) / (centered @ centered + strength))
     slope = max(0.0, slope)
     feature_center = features.mean(0)
     feature_scale = features.std(0) + _LEAST_SCALE
-    anchors = _standardised(features, feature_center, feature_scale)
+    anchors = (features - feature_center) / feature_scale
     gram = _kernel(anchors, anchors, config.length_scale)
     residual = throughput - offset - slope * centered
     precision = np.linalg.inv(gram + config.noise * np.eye(len(score)))
     return Adaptation(
-        knee,
         center,
         offset,
         slope,
@@ -140,14 +129,12 @@ def prior_adaptation(score: Vector, features: Matrix, config: AdaptationConfig) 
 
     Args:
         score: Pretrained scores of the candidates.
-        features: What their steps do.
+        features: Their head features.
         config: Prior.
     """
     width = features.shape[1]
-    knee = float(score.max()) - config.saturation
     return Adaptation(
-        knee=knee,
-        center=float(_saturated(score, knee).mean()),
+        center=float(score.mean()),
         offset=0.0,
         slope=config.slope,
         feature_center=features.mean(0),
@@ -165,8 +152,8 @@ def adapted_score(
     adaptation: Adaptation, score: Vector, features: Matrix
 ) -> Float[np.ndarray, "candidate"]:
     """Returns the upper confidence bound of each candidate's normalised throughput."""
-    standard = _standardised(features, adaptation.feature_center, adaptation.feature_scale)
-    line = _line(adaptation, score)
+    standard = (features - adaptation.feature_center) / adaptation.feature_scale
+    line = adaptation.offset + adaptation.slope * (score - adaptation.center)
     kernel = _kernel(standard, adaptation.anchors, adaptation.length_scale)
     variance = 1 - np.einsum("cm,mn,cn->c", kernel, adaptation.precision, kernel, optimize=True)
     bound = adaptation.spread * np.sqrt(np.maximum(variance, 0))
@@ -182,15 +169,16 @@ def choose_batch(adaptation: Adaptation, score: Vector, features: Matrix, size: 
     Args:
         adaptation: Fitted to what is measured.
         score: Pretrained scores.
-        features: What their steps do.
+        features: Head features.
         size: How many to choose at most.
 
     Returns:
         Positions, best first.
     """
-    standard = _standardised(features, adaptation.feature_center, adaptation.feature_scale)
+    standard = (features - adaptation.feature_center) / adaptation.feature_scale
     to_measured = _kernel(standard, adaptation.anchors, adaptation.length_scale)
-    mean = _line(adaptation, score) + to_measured @ adaptation.weights
+    mean = adaptation.offset + adaptation.slope * (score - adaptation.center)
+    mean = mean + to_measured @ adaptation.weights
     explained = to_measured @ adaptation.precision
     variance = 1 - (explained * to_measured).sum(1)
     # Covariance of each candidate with those chosen, whitened: a row for each chosen one.
@@ -208,23 +196,6 @@ def choose_batch(adaptation: Adaptation, score: Vector, features: Matrix, size: 
         variance = variance - column**2
         shared = np.concatenate([shared, column[None]])
     return chosen
-
-
-def _line(adaptation: Adaptation, score: Vector) -> Vector:
-    """The throughput that the pretrained score alone promises."""
-    saturated = _saturated(score, adaptation.knee)
-    return adaptation.offset + adaptation.slope * (saturated - adaptation.center)
-
-
-def _saturated(score: Vector, knee: float) -> Vector:
-    """The score below the knee, bending softly to a constant above it."""
-    below = (knee - score.astype(np.float64)) / _BEND
-    return -_BEND * np.logaddexp(0, below)
-
-
-def _standardised(features: Matrix, center: np.ndarray, scale: np.ndarray) -> Matrix:
-    """In standard deviations of the measured; beyond a few of them all is equally far."""
-    return np.clip((features - center) / scale, -_FARTHEST, _FARTHEST)
 
 
 def _kernel(

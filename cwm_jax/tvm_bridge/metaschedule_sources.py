@@ -7,11 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from cwm_jax.ranking.online import OnlineRanker, Schedule
-from cwm_jax.ranking.scorer import take_scores
 from cwm_jax.records.metaschedule_database import parse_trace_lines
 from cwm_jax.records.program import Program
 from cwm_jax.records.traces import Skeletons, Trace
-from cwm_jax.search.trace_planner import TracePlan, TracePlanner, TracePlannerConfig
+from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
 from cwm_jax.tvm_bridge.cost_models import Clock
 from cwm_jax.tvm_bridge.metaschedule_candidates import sampling_context
 from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates, trace_lines
@@ -19,8 +18,6 @@ from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates, trace_l
 _SAMPLE = 64
 """Traces that TVM draws at random for the planner: so many a round, and at first more."""
 _FIRST_SAMPLES = 4
-_CONSIDERED = 4
-"""Traces of a plan that are considered for each one to build."""
 _MOST_SAMPLED = 1 << 30
 
 
@@ -168,7 +165,6 @@ class Imagination:
             np.random.default_rng(seed),
         )
         self._correct = partial(online.corrected, program)
-        self._choose = partial(online.choose, program)
         self._clock = clock
         self._sampled = False
         self._tried: set[Schedule] = set()
@@ -179,12 +175,12 @@ class Imagination:
         for _ in range(1 if self._sampled else _FIRST_SAMPLES):
             self._clock.around(self._planner.add)(self._sample())
         self._sampled = True
-        wanted = _CONSIDERED * self._count + len(self._tried) + len(known)
+        wanted = 2 * self._count + len(self._tried) + len(known)
         plan = self._clock.around(self._planner.plan)(self._correct, wanted)
         self.imagined += plan.imagined
-        todo = self._clock.around(self._in_order)(plan, known)
+        todo = iter(zip(plan.traces, plan.schedules, strict=True))
         found: dict[Schedule, Any] = {}
-        while (left := self._count - len(found)) and (built := self._build_some(todo, left)):
+        while (left := self._count - len(found)) and (built := self._build_some(todo, left, known)):
             # TVM may put a block at another loop than a trace says; what it built is what counts.
             steps = _steps(self._tvm, self.context, built, self._program)
             for schedule, candidate in zip(steps, built, strict=True):
@@ -193,20 +189,14 @@ class Imagination:
                     self._offered.add(schedule)
         return found
 
-    def _in_order(self, plan: TracePlan, known: set[Schedule]) -> Iterator[tuple[Trace, Schedule]]:
-        """Chooses what to build of a plan: good, and unlike each other."""
-        fresh = [
-            at
-            for at, schedule in enumerate(plan.schedules)
-            if schedule not in known and schedule not in self._tried
-        ]
-        chosen = self._choose(take_scores(plan.ranked, fresh), 2 * self._count)
-        return ((plan.traces[fresh[at]], plan.schedules[fresh[at]]) for at in chosen)
-
-    def _build_some(self, todo: Iterator[tuple[Trace, Schedule]], count: int) -> list[Any]:
-        """Builds the next ones of a plan."""
+    def _build_some(
+        self, todo: Iterator[tuple[Trace, Schedule]], count: int, known: set[Schedule]
+    ) -> list[Any]:
+        """Builds the next new ones of a plan."""
         built: list[Any] = []
         for trace, schedule in todo:
+            if schedule in known or schedule in self._tried:
+                continue
             self._tried.add(schedule)
             candidate = self._build(trace)
             if candidate is None:

@@ -21,8 +21,6 @@ from cwm_jax.tvm_bridge.cost_models import Clock
 _FIRST_SAMPLE = 2048
 _LATER_SAMPLE = 256
 _PROPOSED_PER_TRIAL = 8
-_CONSIDERED = 4
-"""Schedules of a plan that are considered for each one that is proposed."""
 
 
 class PlannedRound(NamedTuple):
@@ -85,8 +83,6 @@ class PlannedSearch:
         self._later = self._policy(seed + 2, _LATER_SAMPLE)
         self._sampled = False
         self._seen: set[str] = set()
-        # Measured, refused, or the same program as one of these.
-        self._done: set[tuple[Step, ...]] = set()
         self._form: Record | None = None
 
     def remember(self, inputs: Sequence[Any]) -> None:
@@ -101,28 +97,24 @@ class PlannedSearch:
         self._clock.calls.clear()
         self._planner.add(self._sample())
         correct = self._clock.around(partial(self._model.online.corrected, self._program))
-        most = _PROPOSED_PER_TRIAL * size
-        planned = self._planner.plan(correct, _CONSIDERED * most + len(self._done))
-        fresh = [at for at, one in enumerate(planned.schedules) if one not in self._done]
-        choose = self._clock.around(partial(self._model.online.choose, self._program))
-        proposed = choose(take_scores(planned.ranked, fresh), most)
+        wanted = _PROPOSED_PER_TRIAL * size + len(self._seen)
+        planned = self._planner.plan(correct, wanted)
         states: list[Any] = []
         shown: list[str] = []
         places: list[int] = []
         rejected = 0
-        for place in (fresh[at] for at in proposed):
-            state, text = self._checked(self._state_of(planned.schedules[place]))
-            if state is None or text in self._seen:
-                rejected += state is None
-                self._done.add(planned.schedules[place])
-                continue
-            self._seen.add(text)
-            states.append(state)
-            shown.append(text)
-            places.append(place)
+        for place, schedule in enumerate(planned.schedules):
+            state, text = self._checked(self._state_of(schedule))
+            if state is None:
+                rejected += 1
+            elif text not in self._seen:
+                self._seen.add(text)
+                states.append(state)
+                shown.append(text)
+                places.append(place)
+        choose = self._clock.around(partial(self._model.online.choose, self._program))
         chosen = choose(take_scores(planned.ranked, places), size)
         self._seen -= {shown[at] for at in set(range(len(states))) - set(chosen)}
-        self._done |= {planned.schedules[places[at]] for at in chosen}
         inputs = [self._ansor.MeasureInput(self._task, states[at]) for at in chosen]
         started = time.perf_counter()
         results = list(self._measure(inputs)) if inputs else []
@@ -134,7 +126,7 @@ class PlannedSearch:
             sum(end - start for start, end in self._clock.calls),
             measure_seconds,
             planned.imagined,
-            len(proposed),
+            len(planned.schedules),
             rejected,
         )
 

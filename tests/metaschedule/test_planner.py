@@ -120,3 +120,27 @@ def test_what_is_offered_is_built_by_tvm_and_is_what_was_imagined(tvm, task, tar
     scores = [online.rank(task.program, part) for part in (list(first), sampled)]
     assert np.mean(scores[0]) > np.max(scores[1])
     source.close()
+
+
+def test_what_tvm_refuses_is_not_proposed_again(tvm, task, target, monkeypatch):
+    online = OnlineRanker(Scorer.load("cpu-x86-2core"), AdaptationConfig())
+    source = Imagination(tvm, task.module, task.program, target, online, Clock(), 16, seed=2)
+    build, asked, refused = source._build, [], set()
+
+    def build_all_but_ten(trace):
+        schedule = translate_trace(trace, task.program)
+        asked.append(schedule)
+        if len(refused) == 10:
+            return build(trace)
+        refused.add(schedule)
+        return None
+
+    monkeypatch.setattr(source, "_build", build_all_but_ten)
+    offered = source.offer(set())
+    assert len(offered) == 16
+    assert len(refused) == 10
+    assert source.offer(set(offered))
+    assert len(asked) == len(set(asked))
+    # One that TVM moved may be built as what was refused; proposed it is not.
+    assert not refused & {*source._planner.plan(lambda scores: scores.score, 4096).schedules}
+    source.close()
