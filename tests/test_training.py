@@ -231,6 +231,7 @@ def test_ratios_tell_slow_candidates_apart():
 
 _ONE_SEED = """
 import sys
+from pathlib import Path
 from cwm_jax.cli.common import load_programs
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
@@ -241,7 +242,7 @@ from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import build_dataset
 from cwm_jax.training.loop import train
 keep_compiled_programs()
-log, seed = sys.argv[1], int(sys.argv[2])
+log, seed = Path(sys.argv[1]), int(sys.argv[2])
 card = load_hardware("cpu-x86-2core")
 dataset = build_dataset(load_records(log), load_programs([log], []), card)
 sizes = ModelConfig(latent_width=32, action_width=32, hardware_width=4, head_width=32)
