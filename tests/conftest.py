@@ -3,11 +3,15 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.tvm_bridge.runtime import use
 
 keep_compiled_programs()
+# A busy machine is no fault of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 DATA = Path(__file__).parent / "data"
 
