@@ -1,9 +1,6 @@
 """Training on records that were really measured: it learns, and never sees its test."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -227,37 +224,3 @@ def test_ratios_tell_slow_candidates_apart():
         return float(losses[1] - losses[0])
 
     assert cost(1.0) > 5 * cost(0.0) > 0
-
-
-_ONE_SEED = """
-import sys
-from pathlib import Path
-from cwm_jax.cli.common import load_programs
-from cwm_jax.compilation import keep_compiled_programs
-from cwm_jax.features.hardware import load_hardware
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.world_model import create_model
-from cwm_jax.records.ansor_log import load_records
-from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import build_dataset
-from cwm_jax.training.loop import train
-keep_compiled_programs()
-log, seed = Path(sys.argv[1]), int(sys.argv[2])
-card = load_hardware("cpu-x86-2core")
-dataset = build_dataset(load_records(log), load_programs([log], []), card)
-sizes = ModelConfig(latent_width=32, action_width=32, hardware_width=4, head_width=32)
-config = TrainingConfig(seed=seed, epochs=1, lists=4, candidates=32)
-train(dataset, sorted(dataset), [], lambda seed: create_model(sizes, seed), 2, config)
-"""
-
-
-def test_a_second_seed_compiles_nothing(tmp_path, measured_log):
-    def compiled_after(seed):
-        command = [sys.executable, "-c", _ONE_SEED, str(measured_log), str(seed)]
-        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-        subprocess.run(command, env=environment, check=True)
-        return {path.name for path in tmp_path.rglob("jit_update-*-cache")}
-
-    first = compiled_after(0)
-    assert len(first) == 1
-    assert compiled_after(1) == first
