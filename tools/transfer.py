@@ -32,7 +32,7 @@ from cwm_jax.training.loop import evaluate_model, train
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 
 _FEW = (64, 256, 1024)
-_MEMBERS = 1
+_MEMBERS = 2
 _PER_WORKLOAD = 16
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("corpora", nargs="+", metavar="HARDWARE=FOLDER")
     parser.add_argument("--leave-out", required=True, metavar="HARDWARE")
     parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--epochs", type=int, default=TrainingConfig().epochs)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options = parser.parse_args()
     keep_compiled_programs()

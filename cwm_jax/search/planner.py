@@ -228,8 +228,8 @@ class Planner:
         order = np.argsort(-scores, kind="stable")[:wanted]
         chosen = [(families[owner[at]], place[at]) for at in order]
         schedules = [with_numbers(family.example, family.numbers[row]) for family, row in chosen]
-        ranked = join_scores([family.ranked for family in families])
-        return Plan(schedules, take_scores(ranked, order), self._imagined)
+        ranked = join_scores([take_scores(family.ranked, [int(row)]) for family, row in chosen])
+        return Plan(schedules, ranked, self._imagined)
 
     def _forget(self) -> None:
         """Keeps the best schedules only; the others may be imagined again."""

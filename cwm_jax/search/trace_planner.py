@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from cwm_jax.errors import RecordError
 from cwm_jax.ranking.online import Schedule
-from cwm_jax.ranking.scorer import Scores, join_scores, no_scores, take_scores
+from cwm_jax.ranking.scorer import Scores, join_scores, take_scores
 from cwm_jax.records.program import Program
 from cwm_jax.records.trace_translation import translate_trace
 from cwm_jax.records.traces import Trace
@@ -47,13 +47,11 @@ class TracePlan(NamedTuple):
     Attributes:
         traces: Distinct traces.
         schedules: Their steps.
-        ranked: What the pretrained model says of each.
         imagined: Traces that were scored for the first time.
     """
 
     traces: list[Trace]
     schedules: list[Schedule]
-    ranked: Scores
     imagined: int
 
 
@@ -113,20 +111,15 @@ class TracePlanner:
             wanted: How many to return at most.
         """
         if not self._traces:
-            return TracePlan([], [], no_scores(), 0)
+            return TracePlan([], [], 0)
         for _ in range(self._config.generations):
             self.add(self._children(self._scores(correct)))
         scores = self._scores(correct)
         order = np.argsort(-scores, kind="stable")
         best = order[: max(wanted, self._config.remembered)].tolist()
         known = list(self._traces.items())
-        taken = [at for at in best[:wanted] if np.isfinite(scores[at])]
-        plan = TracePlan(
-            [known[at][1] for at in taken],
-            [known[at][0] for at in taken],
-            take_scores(self._ranked[0], taken),
-            self._imagined,
-        )
+        found = [known[at] for at in best[:wanted] if np.isfinite(scores[at])]
+        plan = TracePlan([trace for _, trace in found], [key for key, _ in found], self._imagined)
         self._imagined = 0
         if len(known) > len(best):
             self._traces = dict(known[at] for at in best)

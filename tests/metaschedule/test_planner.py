@@ -89,7 +89,6 @@ def test_the_planner_climbs_and_proposes_nothing_twice_or_refused(task, traces):
     planner.add(traces)
     plan = planner.plan(lambda scores: scores.score, 32)
     found = [score(schedule) for schedule in plan.schedules]
-    np.testing.assert_array_equal(plan.ranked.score, np.array(found, np.float32))
     assert found == sorted(found, reverse=True)
     assert len({*plan.schedules}) == 32
     sampled = [score(translate_trace(trace, task.program)) for trace in traces]
