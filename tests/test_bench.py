@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cwm_jax.cli.main import main
-from cwm_jax.tvm_bridge.search_benchmark import plan_runs
+from cwm_jax.tvm_bridge.search_benchmark import folders_of, plan_runs
 
 WORKLOAD = "matmul:64,64,64"
 
@@ -30,11 +30,35 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     assert {path: path.read_bytes() for path in out.iterdir()} == logs
     assert json.loads(result.read_text())["rows"] == data["rows"]
 
+    # As if another machine had measured it.
+    here = tmp_path / "here"
+    arguments[arguments.index("--out") + 1] = str(here)
+    assert main([*arguments, "--with", str(out)]) == 0
+    assert json.loads(result.read_text())["rows"] == data["rows"]
+    assert {path: path.read_bytes() for path in out.iterdir()} == logs
+    assert [path.name for path in here.iterdir()] == ["machine.json"]
+    arguments[arguments.index("--rounds") + 1] = "2"
+    assert main([*arguments, "--with", str(out)]) == 2
+    assert "not measured in as many rounds" in " ".join(capsys.readouterr().err.split())
+
 
 def test_variants_take_turns_to_go_first():
     runs = plan_runs(["a", "b"], ["x", "y"], [0, 1], 64)
     assert [run.variant for run in runs] == ["x", "y", "y", "x", "y", "x", "x", "y"]
     assert len({run.name for run in runs}) == len(runs)
+
+
+def test_pairs_lie_in_one_folder(tmp_path):
+    runs = plan_runs(["a", "b"], ["x", "y"], [0, 1], 64)
+    own, other = tmp_path / "own", tmp_path / "other"
+    other.mkdir()
+    finished = [run for run in runs if run.workload == "a"] + [runs[-1]]
+    for run in finished:
+        (other / f"{run.name}.json").touch()
+    folders = folders_of(runs, own, [tmp_path / "none", other])
+    assert list(folders) == runs
+    assert {run for run, folder in folders.items() if folder == other} == set(finished[:-1])
+    assert set(folders.values()) == {own, other}
 
 
 def test_throughput_is_measured_where_ansor_asks(tmp_path, capsys):

@@ -132,7 +132,7 @@ def test_scores_depend_on_program_steps_their_order_and_hardware():
 def test_a_long_rollout_stays_finite_and_bounded():
     steps, candidates, slots = 4096, 2, 8
     keys = jax.random.split(jax.random.key(0), 3)
-    drive = 50 * jax.random.normal(keys[0], (steps, candidates, 4 * CONFIG.latent_width))
+    encoded = 50 * jax.random.normal(keys[0], (steps, candidates, CONFIG.action_width))
     stage = jax.random.randint(keys[1], (steps, candidates), 0, slots)
     other = jax.random.randint(keys[2], (steps, candidates), 0, slots)
     live = jnp.ones((steps, candidates), bool)
@@ -140,7 +140,7 @@ def test_a_long_rollout_stays_finite_and_bounded():
         jnp.zeros((candidates, slots, CONFIG.latent_width)),
         jnp.zeros((candidates, CONFIG.latent_width)),
     )
-    terminal = rollout(MODEL.transition, initial, Action(drive, stage, other, live))
+    terminal = rollout(MODEL.transition, initial, Action(encoded, stage, other, live))
     for leaf in terminal:
         assert jnp.isfinite(leaf).all()
         assert jnp.abs(leaf).max() <= 1
@@ -149,9 +149,9 @@ def test_a_long_rollout_stays_finite_and_bounded():
 def test_a_step_changes_its_own_slot_only():
     latent = Latent(jnp.full((1, 4, CONFIG.latent_width), 0.5), jnp.zeros((1, CONFIG.latent_width)))
     action = Action(
-        jnp.ones((1, 4 * CONFIG.latent_width)), jnp.array([2]), jnp.array([0]), jnp.array([True])
+        jnp.ones((1, CONFIG.action_width)), jnp.array([2]), jnp.array([0]), jnp.array([True])
     )
-    after = MODEL.transition(latent, action)
+    after = MODEL.transition(latent, action, MODEL.transition.kernel())
     changed = jnp.any(after.slots != latent.slots, axis=-1)[0]
     assert changed.tolist() == [False, False, True, False]
 

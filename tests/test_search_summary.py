@@ -56,15 +56,14 @@ def test_the_interval_holds_the_mean_of_alike_workloads(by_workload):
 
 @given(st.floats(0.5, 0.9), st.floats(1.1, 3.0))
 def test_headroom_is_one_at_the_optimum_and_none_at_the_rival(optimum, short):
-    reached = searches([optimum, optimum], [short, short])
-    best = captured_headroom(reached, "world-model", "xgboost", 64, {"w0": optimum})
+    optima = {("w0", seed): optimum for seed in range(2)}
+    against = ("world-model", "xgboost", 64)
+    best = captured_headroom(searches([optimum, optimum], [short, short]), *against, optima)
     assert best["captured"] == pytest.approx(1)
     assert best["headroom"] == pytest.approx(short / optimum)
     level = searches([short, short], [short, short])
-    assert captured_headroom(level, "world-model", "xgboost", 64, {"w0": optimum})[
-        "captured"
-    ] == pytest.approx(0)
-    assert captured_headroom(level, "world-model", "xgboost", 64, {})["workloads"] == 0
+    assert captured_headroom(level, *against, optima)["captured"] == pytest.approx(0)
+    assert captured_headroom(level, *against, {})["workloads"] == 0
 
 
 def test_curves_never_rise():

@@ -9,7 +9,7 @@ from strategies import schedules
 from cwm_jax.errors import RecordError
 from cwm_jax.features.loop_nest import ScheduleState
 from cwm_jax.features.replay import COLUMNS, Replay
-from cwm_jax.features.steps import encode_schedules
+from cwm_jax.features.steps import cut_groups, encode_groups, encode_schedules, group_schedules
 from cwm_jax.records.program import Axis, BufferRead, Program, ProgramStage, shape_only_program
 from cwm_jax.records.steps import STEP_KIND_IDS, Step
 
@@ -211,6 +211,22 @@ def test_any_schedule_gives_finite_values_and_slots_in_range(schedule):
 
 
 @settings(max_examples=20)
+@given(st.lists(schedules(max_size=8), min_size=1, max_size=12), st.integers(1, 5))
+def test_groups_are_cut_into_batches_that_hold_every_schedule_once(batch, size):
+    batch = batch * 2
+    whole = encode_schedules(batch, SHAPE_ONLY)
+    rows: list[int] = []
+    for chosen, groups in cut_groups(group_schedules(batch), size):
+        assert 0 < len(chosen) <= size
+        rows += chosen.tolist()
+        part = encode_groups(groups, SHAPE_ONLY)
+        np.testing.assert_array_equal(part.length, whole.length[chosen])
+        for name in ("kind", "tag", "stage", "other", "values"):
+            found = getattr(part, name)
+            np.testing.assert_array_equal(found, getattr(whole, name)[chosen, : found.shape[1]])
+    assert sorted(rows) == list(range(len(batch)))
+
+
 @given(schedules(max_size=8))
 def test_order_of_candidates_is_kept(schedule):
     batch = [schedule, (Step("CI", (0,)),), schedule[::-1], schedule]

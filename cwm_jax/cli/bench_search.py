@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,15 @@ from cwm_jax.cli.common import (
     write_json,
 )
 from cwm_jax.errors import CwmError
-from cwm_jax.tvm_bridge.machine import describe_machine, machine_identity, note_machine
+from cwm_jax.tvm_bridge.machine import describe_machine, machine_identity, machine_of, note_machine
 
 if TYPE_CHECKING:
     from cwm_jax.evaluation.search_summary import Found
+    from cwm_jax.tvm_bridge.search_benchmark import Winner
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
 _RIVAL = "xgboost"
+_NOTE = "machine.json"
 _REFERENCE_ROUND = 64  # Ansor's own default; a search of 64 trials would learn nothing by it
 
 
@@ -60,6 +62,16 @@ def add_search_parser(kinds: Any) -> None:
         help="workloads whose headroom is told by a long search of Ansor with XGBoost",
     )
     search.add_argument("--reference-trials", type=positive, default=1000)
+    search.add_argument(
+        "--with",
+        dest="others",
+        nargs="*",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="what other machines measured: the workloads and seeds that are finished in one of "
+        "these folders are not searched here, but count",
+    )
     search.add_argument("--checkpoint", help=f"(default: {LIKEST})")
     search.add_argument(
         "--corpus",
@@ -84,7 +96,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     console = Console()
     engine = _winners(options.engine, [*options.workloads, *options.reference])
     options.out.mkdir(parents=True, exist_ok=True)
-    note_machine(options.out / "machine.json", machine_identity(engine.target))
+    note_machine(options.out / _NOTE, machine_identity(engine.target))
     checkpoint = checkpoint_of(options)
     longest = max(options.trials)
     runs = benchmark.plan_runs(options.workloads, options.variants, options.seeds, longest)
@@ -92,52 +104,61 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         benchmark.SearchRun(workload, _RIVAL, 0, options.reference_trials, _REFERENCE_ROUND)
         for workload in options.reference
     ]
-    winners, told, curves = [], [], []
+    folders = benchmark.folders_of(runs, options.out, options.others)
+    winners: dict[Path, list[benchmark.Winner]] = {folder: [] for folder in folders.values()}
+    told, curves = [], []
     with Progress(console=console) as progress:
         bar = progress.add_task("searching", total=len(runs))
-        for run in runs:
+        for run, folder in folders.items():
             progress.update(bar, description=run.name)
-            data = benchmark.run_search(
-                run, options.engine, checkpoint, options.corpus, options.out
-            )
+            data = benchmark.run_search(run, options.engine, checkpoint, options.corpus, folder)
             seconds = _round_seconds(data["rounds"])
-            log = benchmark.log_of(run, options.engine, options.out)
+            log = benchmark.log_of(run, options.engine, folder)
             for trials in options.trials if run.trials == longest else [run.trials]:
-                winners.append(engine.after(log, trials))
-                told.append((run, trials, seconds))
+                told.append((run, trials, seconds, len(winners[folder])))
+                winners[folder].append(engine.after(log, trials))
             best = best_so_far(data["latencies"])
             curves.append(
                 {
                     **dataclasses.asdict(run),
+                    "folder": folder.name,
                     "best": _finite(best),
                     **_clock(data),
                     "predicted_per_second": _predicted_per_second(data["rounds"]),
                 }
             )
             progress.advance(bar)
-        distinct = len({winner.name for winner in winners})
+        distinct = len({winner.name for winner in winners.get(options.out, [])})
         bar = progress.add_task("measuring the winners", total=options.rounds * distinct)
-        latencies = benchmark.remeasure(
-            winners,
-            engine.measure,
-            options.rounds,
-            options.out / "winners.jsonl",
-            lambda count: progress.update(bar, completed=count),
-        )
+        latencies = {
+            folder: benchmark.remeasure(
+                there,
+                engine.measure if folder == options.out else _refuse_to_measure(folder),
+                options.rounds,
+                folder / "winners.jsonl",
+                lambda count: progress.update(bar, completed=count),
+            )
+            for folder, there in winners.items()
+        }
     found: list[Found] = []
-    optimum: dict[str, float] = {}
-    for (run, trials, seconds), latency in zip(told, latencies, strict=True):
+    reference: dict[tuple[Path, str], float] = {}
+    rows: list[dict[str, Any]] = []
+    for run, trials, seconds, at in told:
+        folder = folders[run]
+        winner, latency = winners[folder][at], latencies[folder][at]
         if run.trials == longest:
             found.append(Found(run.workload, run.variant, run.seed, trials, latency, seconds))
         else:
-            optimum[run.workload] = latency
+            reference[folder, run.workload] = latency
+        row = {**dataclasses.asdict(run), "folder": folder.name, "trials": trials}
+        rows.append(row | {"in_search": winner.latency, "latency": latency})
+    optimum = {
+        (run.workload, run.seed): reference[folder, run.workload]
+        for run, folder in folders.items()
+        if (folder, run.workload) in reference
+    }
     summary = _summarise(found, options.variants, options.trials, optimum)
     _print(console, found, summary, options)
-    in_search = [winner.latency for winner in winners]
-    rows = [
-        {**dataclasses.asdict(run), "trials": trials, "in_search": seen, "latency": latency}
-        for (run, trials, _), seen, latency in zip(told, in_search, latencies, strict=True)
-    ]
     write_json(
         options.json,
         {
@@ -148,12 +169,23 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             "target": engine.target,
             "checkpoint": checkpoint,
             "variants": summary,
-            "optimum": optimum,
+            "optimum": {workload: latency for (_, workload), latency in reference.items()},
+            "folders": {folder.name: machine_of(folder / _NOTE) for folder in winners},
             "rows": rows,
             "curves": curves,
         },
     )
     return 0
+
+
+def _refuse_to_measure(folder: Path) -> "Callable[[Winner], float]":
+    def refuse(winner: "Winner") -> float:
+        raise CwmError(
+            f"{folder}: winner {winner.name} was not measured in as many rounds there; finish it "
+            "on its own machine, or ask for fewer --rounds"
+        )
+
+    return refuse
 
 
 def _winners(engine: str, workloads: Sequence[str]) -> Any:
@@ -199,7 +231,7 @@ def _summarise(
     found: "Sequence[Found]",
     variants: Sequence[str],
     trials: Sequence[int],
-    optimum: Mapping[str, float],
+    optimum: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
     """Each variant against the rival: speed-ups, headroom, time a round."""
     from cwm_jax.evaluation.search_summary import (

@@ -87,7 +87,7 @@ def captured_headroom(
     variant: str,
     reference: str,
     trials: int,
-    optimum: Mapping[str, float],
+    optimum: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
     """How much of what a long search gains over a short one `variant` has after the short one.
 
@@ -99,7 +99,8 @@ def captured_headroom(
         variant: Whose headroom.
         reference: The rival.
         trials: Of the short searches.
-        optimum: Latency of the long search in seconds, by workload.
+        optimum: Latency of the long search in seconds, on the machine of the short ones, by
+            their workload and seed.
 
     Returns:
         `captured`, `headroom` (geometric mean of short over long), `by_workload`, `workloads`.
@@ -109,9 +110,9 @@ def captured_headroom(
     possible: dict[str, list[float]] = defaultdict(list)
     for workload, seed, name in sorted(at):
         short = at.get((workload, seed, reference))
-        if name == variant and short is not None and workload in optimum:
+        if name == variant and short is not None and (workload, seed) in optimum:
             gained[workload] += math.log(short / at[workload, seed, variant])
-            possible[workload].append(math.log(short / optimum[workload]))
+            possible[workload].append(math.log(short / optimum[workload, seed]))
     total = sum(sum(values) for values in possible.values())
     every = [math.exp(value) for values in possible.values() for value in values]
     return {

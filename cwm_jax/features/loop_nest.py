@@ -42,8 +42,11 @@ class Loop(NamedTuple):
 
     def part(self, some: slice) -> "Loop":
         """Returns the loop of some of the candidates."""
+        extent = self.extent[some]
+        if len(self.covers) == 1 and self.covers[0].extent is self.extent:
+            return Loop(extent, self.reduction, (Cover(self.covers[0].axis, extent),))
         covers = tuple(Cover(cover.axis, cover.extent[some]) for cover in self.covers)
-        return Loop(self.extent[some], self.reduction, covers)
+        return Loop(extent, self.reduction, covers)
 
 
 class Nest:
@@ -70,23 +73,30 @@ class Nest:
     ) -> None:
         self.slot, self.accesses, self.buffer, self.selects = slot, accesses, buffer, selects
         self._shape, self._loops = shape, loops
-        self._some: slice | None = None
+        # Candidates to which each is still to be cut.
+        self._some_of_shape: slice | None = None
+        self._some_of_loops: slice | None = None
 
     @property
     def shape(self) -> list[Loop]:
         """Spatial loops of the output buffer."""
-        self._cut()
+        if self._some_of_shape is not None:
+            self._shape = [loop.part(self._some_of_shape) for loop in self._shape]
+            self._some_of_shape = None
         return self._shape
 
     @property
     def loops(self) -> list[Loop]:
         """Current loops; the list is the nest's own."""
-        self._cut()
+        if self._some_of_loops is not None:
+            self._loops = [loop.part(self._some_of_loops) for loop in self._loops]
+            self._some_of_loops = None
         return self._loops
 
     def replace(self, shape: list[Loop], loops: list[Loop]) -> None:
         """Gives the nest other loops."""
-        self._some, self._shape, self._loops = None, shape, loops
+        self._shape, self._loops = shape, loops
+        self._some_of_shape = self._some_of_loops = None
 
     def part(self, some: slice) -> "Nest":
         """Returns a copy for some of the candidates; this one must not change any more.
@@ -94,15 +104,9 @@ class Nest:
         Few stages are looked at again, so the loops are cut only then.
         """
         found = copy.copy(self)
-        start = self._some.start if self._some else 0
-        found._some = slice(start + some.start, start + some.stop)
+        found._some_of_shape = _within(self._some_of_shape, some)
+        found._some_of_loops = _within(self._some_of_loops, some)
         return found
-
-    def _cut(self) -> None:
-        if self._some is not None:
-            self._shape = [loop.part(self._some) for loop in self._shape]
-            self._loops = [loop.part(self._some) for loop in self._loops]
-            self._some = None
 
     @property
     def points(self) -> Extents | float:
@@ -116,6 +120,11 @@ class Nest:
         while position >= len(self.loops):
             self.loops.append(Loop(unknown, reduction=False))
         return self.loops[position]
+
+
+def _within(outer: slice | None, inner: slice) -> slice:
+    start = outer.start if outer else 0
+    return slice(start + inner.start, start + inner.stop)
 
 
 class Attachment(NamedTuple):

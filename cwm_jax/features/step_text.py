@@ -8,12 +8,14 @@ one line of each structure is parsed.
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import orjson
 from jaxtyping import Float, Int, Int64
 
+from cwm_jax.features.replay import StepShape
 from cwm_jax.features.steps import Groups, ScheduleGroup, group_schedules, split_step
 from cwm_jax.records.ansor_log import MAX_INTEGER, parse_line
 from cwm_jax.records.steps import STEPS, Role, Step, join_tag
@@ -75,24 +77,30 @@ def _find_numbers(text: bytes) -> _Numbers | None:
     if frame is None:
         return None
     before, after = frame
-    if (ends - starts).min() < len(before) + len(after):
+    lengths = ends - starts
+    if lengths.min() < len(before) + len(after):
         return None
     if not _all_have(buffer, starts, before) or not _all_have(buffer, ends - len(after), after):
         return None
-    edges = np.zeros(len(buffer) + 1, np.int8)
-    edges[starts + len(before)] += 1
-    edges[ends - len(after)] -= 1
-    inside = np.cumsum(edges[:-1], dtype=np.int8).astype(bool)
+    framed = np.stack(
+        [
+            np.full(len(ends), len(before)),
+            lengths - len(before) - len(after),
+            np.full(len(ends), len(after) + 1),
+        ],
+        axis=1,
+    )
+    inside = np.repeat(np.tile([False, True, False], len(ends)), framed.ravel())
     digit = inside & (buffer >= ord("0")) & (buffer <= ord("9"))
     begins = np.flatnonzero(digit & ~np.concatenate([[False], digit[:-1]]))
     stops = np.flatnonzero(digit & ~np.concatenate([digit[1:], [False]])) + 1
-    lengths = stops - begins
-    most = int(lengths.max(initial=0))
+    digits = stops - begins
+    most = int(digits.max(initial=0))
     if most > _MOST_DIGITS:
         return None
     values = np.zeros(len(begins), np.int64)
     for place in range(most):
-        live = np.flatnonzero(lengths > place)
+        live = np.flatnonzero(digits > place)
         values[live] = values[live] * 10 + (buffer[begins[live] + place] - ord("0"))
     if values.max(initial=0) > MAX_INTEGER:
         return None
@@ -106,7 +114,7 @@ def _find_numbers(text: bytes) -> _Numbers | None:
         np.searchsorted(begins, starts),
         values,
         marked[kept].tobytes(),
-        np.cumsum(kept)[ends],
+        np.cumsum(np.add.reduceat(kept, starts, dtype=np.int64)),
     )
 
 
@@ -148,22 +156,34 @@ def _group_alike(text: bytes, numbers: _Numbers, lines: Sequence[int]) -> Groups
     rows = np.array(lines, np.int32)
     example = parse_line(text[numbers.starts[rows[0]] : numbers.ends[rows[0]]]).steps
     structural, free = _columns(example)
-    count = len(structural) + sum(at >= 0 for at in free)
+    columns = [column for of_step in structural for column in of_step]
+    count = len(columns) + sum(at >= 0 for at in free)
     table = numbers.values[numbers.first[rows][:, None] + np.arange(count)]
-    if structural:
-        _, first, inverse = np.unique(
-            table[:, structural], axis=0, return_index=True, return_inverse=True
-        )
-    else:
-        first, inverse = np.zeros(1, np.int64), np.zeros(len(rows), np.int64)
+    chosen = _free_numbers(table, free)
+    shapes: list[dict[tuple[int, ...], StepShape]] = [{} for _ in example]
     found: Groups = []
-    for number, at in enumerate(first):
-        members = np.flatnonzero(inverse.ravel() == number)
-        line = rows[at]
-        steps = parse_line(text[numbers.starts[line] : numbers.ends[line]]).steps
-        shapes = tuple(split_step(step)[0] for step in steps)
-        found.append((rows[members], ScheduleGroup(shapes, _free_numbers(table[members], free))))
+    for stated, members in _rows_alike(table[:, columns]):
+        values = iter(stated)
+        structure: list[StepShape] = []
+        for step, own, known in zip(example, structural, shapes, strict=True):
+            fields = tuple(islice(values, len(own)))
+            if fields not in known:
+                known[fields] = split_step(_with_structure(step, fields))[0]
+            structure.append(known[fields])
+        found.append((rows[members], ScheduleGroup(tuple(structure), chosen[members])))
     return found
+
+
+def _rows_alike(
+    table: Int64[np.ndarray, "line column"],
+) -> list[tuple[list[int], list[int]]]:
+    """Distinct rows of a table, each with where it stands."""
+    found: dict[bytes, list[int]] = defaultdict(list)
+    width = table.itemsize * table.shape[1]
+    data = table.tobytes()
+    for line in range(len(table)):
+        found[data[line * width : (line + 1) * width]].append(line)
+    return [(table[lines[0]].tolist(), lines) for lines in found.values()]
 
 
 def _free_numbers(
@@ -176,29 +196,52 @@ def _free_numbers(
     return chosen
 
 
-def _columns(steps: Sequence[Step]) -> tuple[list[int], list[int]]:
+def _columns(steps: Sequence[Step]) -> tuple[list[list[int]], list[int]]:
     """Which numbers of a line's text belong to the structure, and which are free.
 
     Returns:
-        Columns of the structure; and, in the order of `split_step`, the columns of the free
-        numbers, -1 for one that the text does not state.
+        Columns of each step's structure; and, in the order of `split_step`, the columns of the
+        free numbers, -1 for one that the text does not state.
     """
-    structural: list[int] = []
+    structural: list[list[int]] = []
     free: list[int] = []
     at = 0
     for step in steps:
+        own: list[int] = []
         for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
-            texts = _DIGITS.findall(str(value))
-            columns = list(range(at, at + len(texts)))
+            columns = list(range(at, at + len(_DIGITS.findall(str(value)))))
             at += len(columns)
             if role in (Role.NUMBER, Role.NUMBERS):
                 free += columns or ([-1] if role is Role.NUMBER else [])
             elif role is not Role.TAG:
-                structural += columns
-            elif join_tag(value, 0) != join_tag(value, 1):  # type: ignore[arg-type]
-                structural += columns[:-1]
+                own += columns
+            elif _is_numbered(value):
+                own += columns[:-1]
                 free.append(columns[-1])
             else:
-                structural += columns
+                own += columns
                 free.append(-1)
+        structural.append(own)
     return structural, free
+
+
+def _with_structure(step: Step, numbers: Sequence[int]) -> Step:
+    """Returns a step with other numbers where `_columns` finds its structure."""
+    left = iter(numbers)
+    fields: list[int | str | tuple[int, ...]] = []
+    for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
+        if role in (Role.NUMBER, Role.NUMBERS):
+            fields.append(value)
+        elif isinstance(value, tuple):
+            fields.append(tuple(islice(left, len(value))))
+        elif isinstance(value, int):
+            fields.append(next(left))
+        else:
+            # What follows the "$" is a free number.
+            word, mark, number = value.rpartition("$") if _is_numbered(value) else (value, "", "")
+            fields.append(_DIGITS.sub(lambda _: str(next(left)), word) + mark + number)
+    return Step(step.kind, tuple(fields))
+
+
+def _is_numbered(value: int | str | tuple[int, ...]) -> bool:
+    return join_tag(value, 0) != join_tag(value, 1)  # type: ignore[arg-type]

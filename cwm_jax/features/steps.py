@@ -5,7 +5,7 @@ group runs once, its numbers as arrays over the group's candidates.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -119,6 +119,37 @@ def group_schedules(schedules: Sequence[tuple[Step, ...]]) -> Groups:
     ]
 
 
+def cut_groups(groups: Groups, size: int) -> Iterator[tuple[Int32[np.ndarray, "row"], Groups]]:
+    """Cuts groups into batches; schedules that begin alike stay together.
+
+    Args:
+        groups: Of schedules.
+        size: Most schedules of a batch.
+
+    Yields:
+        The rows of a batch among all, and its groups, whose rows are those in the batch.
+    """
+    batch: Groups = []
+    taken: list[Int32[np.ndarray, "row"]] = []
+    filled = 0
+    for at in _side_by_side([group for _, group in groups]):
+        rows, group = groups[at]
+        start = 0
+        while start < len(rows):
+            stop = min(start + size - filled, len(rows))
+            count = stop - start
+            places = np.arange(filled, filled + count, dtype=np.int32)
+            batch.append((places, group._replace(numbers=group.numbers[start:stop])))
+            taken.append(rows[start:stop])
+            filled += count
+            start = stop
+            if filled == size:
+                yield np.concatenate(taken), batch
+                batch, taken, filled = [], [], 0
+    if batch:
+        yield np.concatenate(taken), batch
+
+
 def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) -> StepArrays:
     """Encodes schedules of one program.
 
@@ -158,7 +189,8 @@ def encode_groups(groups: Groups, program: Program) -> StepArrays:
         whole = Replay(program, _numbers_together([group for _, group in members]), notes)
         replays = _replay_together(whole, structures, sizes)
         describe_data([stage for replay in replays for stage in replay.finish()])
-    np.nan_to_num(notes.values, copy=False, posinf=_LARGEST)
+    if not np.isfinite(notes.values.sum()):
+        np.nan_to_num(notes.values, copy=False, posinf=_LARGEST)
     extents = notes.values[:, :, : len(SIZES)]
     extents[:] = np.log2(1 + extents) / 8
     slots = max([1, len(program.stages), *(replay.state.slots for replay in replays)])

@@ -3,7 +3,7 @@
 Where members disagree, the data did not say: that is the model's uncertainty.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,8 +79,24 @@ def rank_together(
         ranking = nnx.merge(graph, member).rank(program, schedules, hardware)
         return ranking.score, ranking.features
 
-    scores, features = jax.vmap(rank, out_axes=(1, 1))(state)
-    return EnsembleRanking(scores.mean(1), scores, features.reshape(len(scores), -1))
+    scores, features = each_member(rank, state)
+    side_by_side = features.swapaxes(0, 1).reshape(features.shape[1], -1)
+    return EnsembleRanking(scores.mean(0), scores.T, side_by_side)
+
+
+def each_member(function: Callable[..., Any], *trees: Any) -> Any:
+    """Applies a function to what each member has, and stacks what it returns.
+
+    A CPU takes one member after another: its product of two matrices is faster than a batch of
+    products (a third of the time of scoring).
+
+    Args:
+        function: Of one member's part of each tree.
+        trees: Arrays with a leading axis of members.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda parts: function(*parts), trees)
+    return jax.vmap(function)(*trees)
 
 
 def parameter_count(ensemble: Ensemble) -> int:

@@ -18,9 +18,9 @@ class Latent(NamedTuple):
 
 
 class Action(NamedTuple):
-    """One step of each candidate: its part of the update, and the slots it addresses."""
+    """One step of each candidate: the encoded step, and the slots it addresses."""
 
-    drive: Float[Array, "candidate update"]
+    encoded: Float[Array, "candidate action"]
     stage: Int[Array, "candidate"]
     other: Int[Array, "candidate"]
     live: Bool[Array, "candidate"]
@@ -37,16 +37,23 @@ class Transition(nnx.Module):
         self.action = nnx.Linear(config.action_width, 4 * width, rngs=rngs)
         self.state = nnx.Linear(3 * width, 4 * width, use_bias=False, rngs=rngs)
 
-    def drive(self, actions: Float[Array, "*batch action"]) -> Float[Array, "*batch update"]:
-        """The part of the update that does not depend on the state, for all steps at once."""
-        return self.action(actions)
+    def kernel(self) -> Float[Array, "input update"]:
+        """The weights of both layers, which one product of matrices applies.
 
-    def __call__(self, latent: Latent, action: Action) -> Latent:
+        Applying the action's layer to all steps ahead of the rollout costs more: what it makes
+        is larger than the actions, and has to be written and read again.
+        """
+        return jnp.concatenate([self.state.kernel[...], self.action.kernel[...]])
+
+    def __call__(
+        self, latent: Latent, action: Action, kernel: Float[Array, "input update"]
+    ) -> Latent:
         """Applies one step; candidates whose schedule has ended keep their state."""
         rows = jnp.arange(latent.whole.shape[0])
         here = latent.slots[rows, action.stage]
         there = latent.slots[rows, action.other]
-        update = action.drive + self.state(jnp.concatenate([here, there, latent.whole], -1))
+        inputs = jnp.concatenate([here, there, latent.whole, action.encoded], -1)
+        update = inputs @ kernel + self.action.bias[...]  # type: ignore[index]
         gates, proposals = jnp.split(update, 2, axis=-1)
         gates = nnx.sigmoid(gates) * action.live[:, None]
         proposals = jnp.tanh(proposals)
@@ -66,14 +73,15 @@ def rollout(transition: Transition, initial: Latent, actions: Action) -> Latent:
     Args:
         transition: The single step.
         initial: Latent programs.
-        actions: Steps, time first: `drive[step, candidate, update]` and so on.
+        actions: Steps, time first: `encoded[step, candidate, action]` and so on.
 
     Returns:
         The terminal latents.
     """
+    kernel = transition.kernel()
 
     def step(latent: Latent, action: Action) -> tuple[Latent, None]:
-        return transition(latent, action), None
+        return transition(latent, action, kernel), None
 
     terminal, _ = jax.lax.scan(step, initial, actions)
     return terminal

@@ -102,7 +102,7 @@ class WorldModel(nnx.Module):
             self.transition,
             initial,
             Action(
-                self.transition.drive(actions).swapaxes(0, 1),
+                actions.swapaxes(0, 1),
                 schedules.stage.T,
                 schedules.other.T,
                 live.T,

@@ -1,7 +1,7 @@
 """Batched, jitted scoring of candidates."""
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.buckets import bucket
 from cwm_jax.features.hardware import HardwareCard, encode_hardware, load_hardware
 from cwm_jax.features.program import ProgramArrays, encode_program
-from cwm_jax.features.steps import Groups, StepArrays, encode_groups, group_schedules
+from cwm_jax.features.steps import Groups, StepArrays, cut_groups, encode_groups, group_schedules
 from cwm_jax.model.checkpoint import load_checkpoint
 from cwm_jax.model.ensemble import Ensemble, EnsembleRanking, rank_together
 from cwm_jax.model.inputs import Schedules
@@ -27,6 +27,9 @@ from cwm_jax.records.steps import Step
 
 BATCH_BUCKETS = (64, 512, 2048)
 """Padded batch sizes; larger batches are cut into the largest."""
+
+_AHEAD = 2
+"""Batches that wait for the device while more are encoded."""
 
 
 class Scores(NamedTuple):
@@ -76,17 +79,41 @@ class Ranker:
         self, program: ProgramArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
     ) -> Scores:
         """Ranks encoded schedules of one program on one device."""
-        total = len(steps.length)
+        return self.rank_all([(program, steps)], hardware)
+
+    def rank_all(
+        self,
+        encoded: Iterable[tuple[ProgramArrays, StepArrays]],
+        hardware: Float32[np.ndarray, "column"],
+    ) -> Scores:
+        """Ranks batches of encoded schedules on one device, and joins what is said of them.
+
+        While the device ranks one batch, the iterable makes the next.
+        """
         parts: list[Scores] = []
+        under_way: deque[tuple[int, EnsembleRanking]] = deque()
+        for program, steps in encoded:
+            for count, schedules in self._chunks(steps):
+                under_way.append((count, self._rank(self._state, program, schedules, hardware)))
+                if len(under_way) > _AHEAD:
+                    parts.append(_await(*under_way.popleft()))
+        parts += [_await(*started) for started in under_way]
+        return join_scores(parts) if parts else no_scores()
+
+    def _chunks(self, steps: StepArrays) -> Iterator[tuple[int, Schedules]]:
+        """Cuts schedules into padded batches on the device, each with its count."""
+        total = len(steps.length)
         for start in range(0, total, BATCH_BUCKETS[-1]):
             chunk = np.arange(start, min(start + BATCH_BUCKETS[-1], total))
             size = bucket(len(chunk), BATCH_BUCKETS)
-            padded = steps.take(np.concatenate([chunk, np.full(size - len(chunk), chunk[0])]))
+            padding = np.full(size - len(chunk), chunk[0])
+            padded = steps.take(np.concatenate([chunk, padding])) if size != total else steps
             schedules = Schedules(*(getattr(padded, name) for name in Schedules._fields))
-            schedules = jax.device_put(schedules, self._shared_out)
-            ranking = self._rank(self._state, program, schedules, hardware)
-            parts.append(Scores(*(np.asarray(array)[: len(chunk)] for array in ranking)))
-        return join_scores(parts) if parts else no_scores()
+            yield len(chunk), jax.device_put(schedules, self._shared_out)
+
+
+def _await(count: int, ranking: EnsembleRanking) -> Scores:
+    return Scores(*(np.asarray(array)[:count] for array in ranking))
 
 
 class Scorer:
@@ -159,8 +186,16 @@ class Scorer:
 
     def rank_groups(self, program: Program, groups: Groups) -> Scores:
         """Scores schedules of one program that are grouped by structure, in their rows' order."""
-        steps = encode_groups(groups, program)
-        return self.rank_arrays(encode_program(program, steps.slots), steps)
+        rows: list[Int32[np.ndarray, "row"]] = [np.zeros(0, np.int32)]
+
+        def encoded() -> Iterator[tuple[ProgramArrays, StepArrays]]:
+            for chosen, batch in cut_groups(groups, BATCH_BUCKETS[-1]):
+                rows.append(chosen)
+                steps = encode_groups(batch, program)
+                yield encode_program(program, steps.slots), steps
+
+        ranked = self._ranker.rank_all(encoded(), self._hardware_vector)
+        return take_scores(ranked, np.argsort(np.concatenate(rows)))
 
     def rank_arrays(self, program: ProgramArrays, steps: StepArrays) -> Scores:
         """Scores encoded schedules of one program."""

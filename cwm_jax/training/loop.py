@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Float32
 
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
 from cwm_jax.features.program import ProgramArrays
-from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.ensemble import Ensemble, each_member
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.world_model import Ranking
 from cwm_jax.prefetching import prefetched
@@ -257,13 +257,14 @@ def _make_update(
         changes, optimizer_state = optimizer.update(gradient, optimizer_state, state)
         return optax.apply_updates(state, changes), optimizer_state, loss
 
-    members = jax.vmap(update_one, in_axes=(0, 0, Constant(None, 0), None))  # type: ignore[arg-type]
-
     @partial(jax.jit, donate_argnames=("state", "optimizer_state"))
     def update(
         state: Any, optimizer_state: Any, constant: Constant, batch: Batch
     ) -> tuple[Any, Any, Any]:
-        return members(state, optimizer_state, constant, batch)
+        def update_member(state: Any, optimizer_state: Any, emphasis: Any) -> tuple[Any, Any, Any]:
+            return update_one(state, optimizer_state, Constant(constant.scale, emphasis), batch)
+
+        return each_member(update_member, state, optimizer_state, constant.emphasis)
 
     return update
 

@@ -27,6 +27,21 @@ def machine_identity(target: str) -> dict[str, Any]:
     }
 
 
+def machine_of(file: Path) -> dict[str, Any]:
+    """Returns what a folder's measurements are of, as `note_machine` noted it.
+
+    Args:
+        file: The note.
+
+    Raises:
+        CorpusError: There is no note that can be read.
+    """
+    try:
+        return orjson.loads(file.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise CorpusError(f"{file}: cannot be read ({error})") from error
+
+
 def note_machine(file: Path, identity: dict[str, Any]) -> None:
     """Notes what the measurements of a folder are of, or refuses to mix them with others.
 
@@ -41,10 +56,7 @@ def note_machine(file: Path, identity: dict[str, Any]) -> None:
         text = orjson.dumps(identity, option=orjson.OPT_INDENT_2)
         write_atomically(file, text + b"\n")
         return
-    try:
-        known = orjson.loads(file.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise CorpusError(f"{file}: cannot be read ({error})") from error
+    known = machine_of(file)
     for field, value in identity.items():
         if known.get(field) != value:
             raise CorpusError(

@@ -11,6 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -116,6 +117,33 @@ def run_search(
     if done.returncode != 0:
         raise CwmError(f"{run.name}: {done.stderr.strip() or done.stdout.strip()}")
     return orjson.loads(result.read_bytes())
+
+
+def folders_of(
+    runs: Sequence[SearchRun], own: Path, others: Sequence[Path]
+) -> dict[SearchRun, Path]:
+    """Returns where each search is kept.
+
+    Searches that are compared, those of one workload, seed and length, lie in one folder: another
+    machine's if all of them are finished there, else this machine's own.
+
+    Args:
+        runs: All searches.
+        own: Folder of this machine.
+        others: Folders of other machines.
+    """
+    compared: dict[tuple[str, int, int], list[SearchRun]] = defaultdict(list)
+    for run in runs:
+        compared[run.workload, run.seed, run.trials].append(run)
+    found: dict[SearchRun, Path] = {}
+    for together in compared.values():
+        finished = (
+            folder
+            for folder in others
+            if all((folder / f"{run.name}.json").exists() for run in together)
+        )
+        found |= dict.fromkeys(together, next(finished, own))
+    return {run: found[run] for run in runs}
 
 
 def log_of(run: SearchRun, engine: str, folder: Path) -> Path:
