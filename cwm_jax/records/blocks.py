@@ -7,9 +7,11 @@ writes it, so that a step means the same whichever engine it comes from.
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.program import Program
+from cwm_jax.records.program import Program, ProgramStage
 
 MAX_BLOCKS = 120
 
@@ -46,10 +48,11 @@ class BlockLoop:
         Raises:
             RecordError: A later instruction has replaced it.
         """
-        for at, loop in enumerate(self.block.loops):
-            if loop is self:
-                return at
-        raise RecordError(f"a loop of block {self.block.name!r} that is there no more")
+        try:
+            return self.block.loops.index(self)
+        except ValueError:
+            message = f"a loop of block {self.block.name!r} that is there no more"
+            raise RecordError(message) from None
 
 
 @dataclasses.dataclass(eq=False)
@@ -89,36 +92,59 @@ class Block:
         return loop
 
 
+class _Stage(NamedTuple):
+    """What a block is before any instruction; `reads` by position of the producer."""
+
+    name: str
+    shape: tuple[int, ...]
+    write: Strides
+    reads: tuple[tuple[int, Strides | None], ...]
+    is_input: bool
+    loops: tuple[tuple[int, bool], ...]
+
+
+BlockLayout = tuple[_Stage, ...]
+"""The blocks of a program before any instruction."""
+
+
+def layout_of(program: Program) -> BlockLayout:
+    """Returns the blocks of a program, from which any number of traces start."""
+    return tuple(_layout_of_stage(stage) for stage in program.stages)
+
+
+def _layout_of_stage(stage: ProgramStage) -> _Stage:
+    axes = len(stage.axes)
+    spatial = sum(not axis.reduction for axis in stage.axes)
+    reads: dict[int, Strides | None] = {}
+    for read in stage.reads:
+        reads.setdefault(read.producer, read.strides if read.affine else None)
+    return _Stage(
+        stage.name,
+        tuple(axis.extent for axis in stage.axes if not axis.reduction),
+        _row_major(stage.shape[:spatial]) + (0,) * (axes - spatial),
+        tuple(reads.items()),
+        stage.kind == "placeholder",
+        tuple((axis.extent, axis.reduction) for axis in stage.axes),
+    )
+
+
 class Blocks:
     """The blocks of a program while a trace is followed."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, layout: BlockLayout) -> None:
         self._blocks: list[Block] = []
-        for stage in program.stages:
-            axes = len(stage.axes)
-            spatial = sum(not axis.reduction for axis in stage.axes)
-            write = _row_major(stage.shape[:spatial]) + (0,) * (axes - spatial)
-            reads = {read.producer: read for read in reversed(stage.reads)}
-            reads = dict(sorted(reads.items(), key=lambda item: stage.reads.index(item[1])))
-            block = Block(
-                stage.name,
-                tuple(axis.extent for axis in stage.axes if not axis.reduction),
-                write,
-                {
-                    self._blocks[producer]: read.strides if read.affine else None
-                    for producer, read in reads.items()
-                },
-                stage.kind == "placeholder",
-            )
+        for stage in layout:
+            reads = {self._blocks[producer]: strides for producer, strides in stage.reads}
+            block = Block(stage.name, stage.shape, stage.write, reads, stage.is_input)
             block.loops = [
-                BlockLoop(block, axis.extent, axis.reduction, at)
-                for at, axis in enumerate(stage.axes)
+                BlockLoop(block, extent, reduction, at)
+                for at, (extent, reduction) in enumerate(stage.loops)
             ]
             self._blocks.append(block)
 
     def position(self, block: Block) -> int:
         """Returns the stage id of a block."""
-        return next(at for at, known in enumerate(self._blocks) if known is block)
+        return self._blocks.index(block)
 
     def named(self, name: str) -> Block:
         """Finds a block by name.
@@ -191,8 +217,9 @@ class Blocks:
         parts: list[BlockLoop] = []
         stride = loop.stride
         for extent in reversed(extents):
-            parts.insert(0, BlockLoop(loop.block, extent, loop.reduction, loop.axis, stride))
+            parts.append(BlockLoop(loop.block, extent, loop.reduction, loop.axis, stride))
             stride *= max(extent, 1)
+        parts.reverse()
         at = loop.position
         loop.block.loops[at : at + 1] = parts
         return parts
@@ -209,7 +236,8 @@ class Blocks:
             alone.axis if len(axes) <= 1 else None,
             alone.stride,
         )
-        kept = [loop for loop in block.loops if all(loop is not gone for gone in loops)]
+        gone = set(loops)
+        kept = [loop for loop in block.loops if loop not in gone]
         block.loops[:] = [*kept[:at], fused, *kept[at:]]
         return fused
 
@@ -219,13 +247,12 @@ class Blocks:
         Returns:
             Former positions in the new order, of all loops of the block.
         """
-        places = sorted(loop.position for loop in loops)
-        order = list(block.loops)
-        for place, loop in zip(places, loops, strict=True):
-            order[place] = loop
-        former = tuple(loop.position for loop in order)
-        block.loops[:] = order
-        return former
+        positions = [loop.position for loop in loops]
+        former = list(range(len(block.loops)))
+        for place, position in zip(sorted(positions), positions, strict=True):
+            former[place] = position
+        block.loops[:] = [block.loops[position] for position in former]
+        return tuple(former)
 
     def enclose(self, loop: BlockLoop) -> None:
         """Makes a loop and those inside it a block of their own, which no loop is found in."""
@@ -370,11 +397,12 @@ class Blocks:
 def _covered_inside(target: BlockLoop) -> dict[int, int]:
     """How many steps along each axis of the target's block the loops inside the target make."""
     inside: dict[int, int] = {}
+    position = target.position
     for at, loop in enumerate(target.block.loops):
         if loop.axis is None:
             continue
         inside.setdefault(loop.axis, 1)
-        if at > target.position:
+        if at > position:
             inside[loop.axis] *= max(loop.extent, 1)
     return inside
 
@@ -403,7 +431,10 @@ def _offsets(stride: int, shape: Sequence[int]) -> list[int]:
     return steps
 
 
-def _composed(outer: Strides | None, shape: Sequence[int], inner: Strides | None) -> Strides | None:
+@lru_cache(maxsize=1024)  # a program's traces begin with the same inlining
+def _composed(
+    outer: Strides | None, shape: tuple[int, ...], inner: Strides | None
+) -> Strides | None:
     """Strides of a read through a block of a shape that is computed where it is read."""
     if outer is None or inner is None:
         return None
@@ -414,7 +445,12 @@ def _composed(outer: Strides | None, shape: Sequence[int], inner: Strides | None
 
 
 def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(math.prod(shape[at + 1 :]) for at in range(len(shape)))
+    strides: list[int] = []
+    step = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return tuple(reversed(strides))
 
 
 def _replace(reader: Block, old: Block, new: dict[Block, Strides | None]) -> None:

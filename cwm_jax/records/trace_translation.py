@@ -9,11 +9,11 @@ Annotations that a postprocessor acts on are translated into what it does
 (`cwm_jax.records.root_annotations`), so a trace means the same before and after it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.blocks import Block, BlockLoop, Blocks
+from cwm_jax.records.blocks import Block, BlockLayout, BlockLoop, Blocks, layout_of
 from cwm_jax.records.program import Program
 from cwm_jax.records.root_annotations import apply_root_annotations
 from cwm_jax.records.steps import ANNOTATIONS, METASCHEDULE_TAGS, STEPS, Role, Step
@@ -34,6 +34,15 @@ _VECTORIZE = ANNOTATIONS.index("vectorize")
 _UNROLL = ANNOTATIONS.index("unroll")
 _VTHREAD = ANNOTATIONS.index("vthread")
 _ROOT_NAMES = ("root",)
+_NUMBERS = {
+    kind: tuple(
+        (at, name, role is Role.NUMBERS)
+        for at, (name, role) in enumerate(schema[1:])
+        if role in (Role.NUMBER, Role.NUMBERS)
+    )
+    for kind, schema in STEPS.items()
+}
+"""Where the free numbers of each kind's steps are, behind its block: place, name, and if many."""
 
 
 def translate_trace(trace: Trace, program: Program) -> tuple[Step, ...]:
@@ -47,22 +56,29 @@ def translate_trace(trace: Trace, program: Program) -> tuple[Step, ...]:
         RecordError: The trace is not one of this program, or malformed; the message names the
             instruction.
     """
-    translator = _Translator(program, trace.decisions)
-    for position, instruction in enumerate(trace.instructions):
-        try:
-            translator.apply(position, instruction)
-        except RecordError as error:
-            raise RecordError(f"instruction {position} ({instruction.kind}): {error}") from None
-        except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-            raise RecordError(
-                f"instruction {position} ({instruction.kind}): malformed ({error!r})"
-            ) from error
-    return translator.finish()
+    return next(translate_traces([trace], program))
+
+
+def translate_traces(traces: Iterable[Trace], program: Program) -> Iterator[tuple[Step, ...]]:
+    """Translates traces of one program into steps, as `translate_trace` does one."""
+    layout = layout_of(program)
+    for trace in traces:
+        translator = _Translator(layout, trace.decisions)
+        for position, instruction in enumerate(trace.instructions):
+            try:
+                translator.apply(position, instruction)
+            except RecordError as error:
+                where = f"instruction {position} ({instruction.kind})"
+                raise RecordError(f"{where}: {error}") from None
+            except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+                where = f"instruction {position} ({instruction.kind})"
+                raise RecordError(f"{where}: malformed ({error!r})") from error
+        yield translator.finish()
 
 
 class _Translator:
-    def __init__(self, program: Program, decisions: dict[int, Any]) -> None:
-        self._blocks = Blocks(program)
+    def __init__(self, layout: BlockLayout, decisions: dict[int, Any]) -> None:
+        self._blocks = Blocks(layout)
         self._decisions = decisions
         self._variables: dict[str, Any] = {}
         self._steps: list[Step] = []
@@ -88,9 +104,8 @@ class _Translator:
         return tuple(self._steps)
 
     def _emit(self, kind: str, block: Block, *fields: Any) -> None:
-        for (name, role), value in zip(STEPS[kind][1:], fields, strict=True):
-            numbers = value if role is Role.NUMBERS else (value,) if role is Role.NUMBER else ()
-            for number in numbers:
+        for at, name, is_list in _NUMBERS[kind]:
+            for number in fields[at] if is_list else (fields[at],):
                 if type(number) is not int or not 0 <= number < _MOST:
                     raise RecordError(f"{name} {number!r}, expected an integer in [0, {_MOST})")
         self._steps.append(Step(kind, (self._blocks.position(block), *fields)))

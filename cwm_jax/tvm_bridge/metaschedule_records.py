@@ -13,7 +13,7 @@ from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE, 
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
-from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.trace_translation import translate_traces
 from cwm_jax.records.traces import Skeletons
 
 FAILED_SECONDS = 1e10
@@ -93,8 +93,7 @@ def steps_of_candidates(
     lines = trace_lines(tvm, module, target, candidates)
     distinct = list(dict.fromkeys(lines))
     traces = parse_trace_lines(distinct, Skeletons())
-    translated = (translate_trace(trace, program) for trace in traces)
-    steps = dict(zip(distinct, translated, strict=True))
+    steps = dict(zip(distinct, translate_traces(traces, program), strict=True))
     return [steps[line] for line in lines]
 
 
