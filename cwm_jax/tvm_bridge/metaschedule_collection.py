@@ -12,8 +12,6 @@ from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records, 
 from cwm_jax.records.gzip_log import append_member
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
-from cwm_jax.records.trace_translation import translate_trace
-from cwm_jax.records.traces import parse_trace
 from cwm_jax.tvm_bridge.candidates import mix_of_round
 from cwm_jax.tvm_bridge.collection import Drawn
 from cwm_jax.tvm_bridge.corpus_files import Corpus
@@ -122,18 +120,18 @@ class MetaScheduleCollector:
             CorpusError: The trace of a record is missing.
         """
         databases = self._tvm.s_tir.meta_schedule.database
-        wanted = {(task.workload_key, record.steps) for task, record in records}
+        # A record is known by what was measured: its trace may mean other steps by now, when this
+        # package tells better what traces mean.
+        wanted = {(record.workload_key, record.costs) for _, record in records}
         programs = {task.workload_key: self.program(task) for task, _ in records}
         traces: dict[Any, Any] = {}
         for _, line in read_lines(_traces(corpus), LogSummary()):
             key, found = orjson.loads(line)
-            if key in programs:
-                schedule = translate_trace(parse_trace(found[0]), programs[key])
-                if (key, schedule) in wanted:
-                    traces[key, schedule] = found
+            if (key, tuple(found[1])) in wanted:
+                traces[key, tuple(found[1])] = found
         inputs = []
         for task, record in records:
-            found = traces.get((task.workload_key, record.steps))
+            found = traces.get((task.workload_key, record.costs))
             if found is None:
                 raise CorpusError(f"{_traces(corpus)}: holds no trace of {task.workload_key}")
             workload = databases.Workload(self._module(task))
