@@ -103,6 +103,8 @@ def contenders() -> dict[str, Fit]:
         "no-actions": _neural(lambda seed: WithoutActions(config, rngs=nnx.Rngs(seed)), members=1),
         "raw-steps": _neural(world, view=_raw_steps, members=1),
         "raw-bag": _neural(_sequence("bag", config), view=_raw_steps, members=1),
+        "half-data": _neural(world, share=0.5, members=1),
+        "quarter-data": _neural(world, share=0.25, members=1),
     }
     for kind in SEQUENCE_KINDS:
         name = "one-member-bag" if kind == "bag" else kind
@@ -139,15 +141,22 @@ def _neural(
     view: Callable[[Corpus, str], WorkloadData] = lambda corpus, key: corpus.dataset[key],
     changes: Mapping[str, float] = MappingProxyType({}),
     members: int = ModelConfig().members,
+    share: float = 1.0,
 ) -> Fit:
+    """Returns how a model is trained, on a share of the workloads with as many updates."""
+
     def fit(
         corpus: Corpus,
         training: Sequence[str],
         test: Sequence[str],
         seed: int,
     ) -> Fitted:
+        if share < 1:
+            drawn: list[int] = np.random.default_rng(seed).permutation(len(training)).tolist()
+            training = [training[at] for at in drawn[: round(share * len(training))]]
         dataset = {key: view(corpus, key) for key in (*training, *test)}
         config = TrainingConfig(seed=seed, **changes)  # type: ignore[arg-type]
+        config = dataclasses.replace(config, epochs=round(config.epochs / share))
         started = time.perf_counter()
         model = train(dataset, training, (), create, members, config).model
         seconds = time.perf_counter() - started
