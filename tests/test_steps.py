@@ -227,6 +227,7 @@ def test_groups_are_cut_into_batches_that_hold_every_schedule_once(batch, size):
     assert sorted(rows) == list(range(len(batch)))
 
 
+@settings(max_examples=20)
 @given(schedules(max_size=8))
 def test_order_of_candidates_is_kept(schedule):
     batch = [schedule, (Step("CI", (0,)),), schedule[::-1], schedule]

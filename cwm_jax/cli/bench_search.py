@@ -105,8 +105,8 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         for workload in options.reference
     ]
     folders = benchmark.folders_of(runs, options.out, options.others)
-    winners: dict[Path, list[benchmark.Winner]] = {folder: [] for folder in folders.values()}
-    told, curves = [], []
+    told: list[tuple[benchmark.SearchRun, int, float, benchmark.Winner]] = []
+    curves: list[dict[str, Any]] = []
     with Progress(console=console) as progress:
         bar = progress.add_task("searching", total=len(runs))
         for run, folder in folders.items():
@@ -114,9 +114,8 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             data = benchmark.run_search(run, options.engine, checkpoint, options.corpus, folder)
             seconds = _round_seconds(data["rounds"])
             log = benchmark.log_of(run, options.engine, folder)
-            for trials in options.trials if run.trials == longest else [run.trials]:
-                told.append((run, trials, seconds, len(winners[folder])))
-                winners[folder].append(engine.after(log, trials))
+            after = options.trials if run.trials == longest else [run.trials]
+            told += [(run, trials, seconds, engine.after(log, trials)) for trials in after]
             best = best_so_far(data["latencies"])
             curves.append(
                 {
@@ -128,24 +127,26 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
                 }
             )
             progress.advance(bar)
-        distinct = len({winner.name for winner in winners.get(options.out, [])})
-        bar = progress.add_task("measuring the winners", total=options.rounds * distinct)
-        latencies = {
-            folder: benchmark.remeasure(
+        own = {winner.name for run, *_, winner in told if folders[run] == options.out}
+        bar = progress.add_task("measuring the winners", total=options.rounds * len(own))
+        latencies: dict[tuple[Path, str], float] = {}
+        for folder in dict.fromkeys(folders.values()):
+            there = [winner for run, *_, winner in told if folders[run] == folder]
+            measured = benchmark.remeasure(
                 there,
                 engine.measure if folder == options.out else _refuse_to_measure(folder),
                 options.rounds,
                 folder / "winners.jsonl",
                 lambda count: progress.update(bar, completed=count),
             )
-            for folder, there in winners.items()
-        }
+            for winner, latency in zip(there, measured, strict=True):
+                latencies[folder, winner.name] = latency
     found: list[Found] = []
     reference: dict[tuple[Path, str], float] = {}
     rows: list[dict[str, Any]] = []
-    for run, trials, seconds, at in told:
+    for run, trials, seconds, winner in told:
         folder = folders[run]
-        winner, latency = winners[folder][at], latencies[folder][at]
+        latency = latencies[folder, winner.name]
         if run.trials == longest:
             found.append(Found(run.workload, run.variant, run.seed, trials, latency, seconds))
         else:
@@ -170,7 +171,10 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             "checkpoint": checkpoint,
             "variants": summary,
             "optimum": {workload: latency for (_, workload), latency in reference.items()},
-            "folders": {folder.name: machine_of(folder / _NOTE) for folder in winners},
+            "folders": {
+                folder.name: machine_of(folder / _NOTE)
+                for folder in dict.fromkeys(folders.values())
+            },
             "rows": rows,
             "curves": curves,
         },

@@ -155,8 +155,8 @@ def _neural(
             drawn: list[int] = np.random.default_rng(seed).permutation(len(training)).tolist()
             training = [training[at] for at in drawn[: round(share * len(training))]]
         dataset = {key: view(corpus, key) for key in (*training, *test)}
-        config = TrainingConfig(seed=seed, **changes)  # type: ignore[arg-type]
-        config = dataclasses.replace(config, epochs=round(config.epochs / share))
+        epochs = round(TrainingConfig().epochs / share)
+        config = TrainingConfig(seed=seed, epochs=epochs, **changes)  # type: ignore[arg-type]
         started = time.perf_counter()
         model = train(dataset, training, (), create, members, config).model
         seconds = time.perf_counter() - started

@@ -68,12 +68,15 @@ def translate_traces(traces: Iterable[Trace], program: Program) -> Iterator[tupl
             try:
                 translator.apply(position, instruction)
             except RecordError as error:
-                where = f"instruction {position} ({instruction.kind})"
-                raise RecordError(f"{where}: {error}") from None
+                raise RecordError(f"{_named(position, instruction)}: {error}") from None
             except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-                where = f"instruction {position} ({instruction.kind})"
+                where = _named(position, instruction)
                 raise RecordError(f"{where}: malformed ({error!r})") from error
         yield translator.finish()
+
+
+def _named(position: int, instruction: Instruction) -> str:
+    return f"instruction {position} ({instruction.kind})"
 
 
 class _Translator:
