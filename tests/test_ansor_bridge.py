@@ -1,5 +1,6 @@
 """The world model inside real Ansor searches on this machine."""
 
+import dataclasses
 import math
 import os
 import re
@@ -131,6 +132,31 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search)
     with pytest.warns(UserWarning, match="1 lines skipped"):
         records = load_records(log)
     assert len({format_line(r).split('"r"')[0] for r in records}) == 9  # none measured twice
+
+
+@pytest.mark.parametrize("search", ["evolutionary", "planner"])
+def test_the_best_are_measured_again_at_the_end(tvm, task, scorer, tmp_path, search):
+    log = tmp_path / "log.jsonl"
+    config = TuningConfig(trials=8, round_size=4, min_repeat_ms=10, search=search, confirm=4)
+    result = tune_task(tvm, task, config, log, scorer=scorer)
+    assert [len(done.latencies) for done in result.rounds] == [4, 2, 2]
+    assert [done.confirming for done in result.rounds] == [False, True, True]
+    records = load_records(log)
+    assert [record.latency for record in records] == pytest.approx(result.latencies, rel=1e-5)
+    ordered = sorted(records[:4], key=lambda record: record.latency)
+    finalists = {record.steps for record in ordered[:2]}
+    assert {record.steps for record in records[4:6]} == finalists
+    assert {record.steps for record in records[6:]} == finalists
+    assert result.best is not None
+    assert len(result.best.costs) == 3
+    assert result.best.steps in finalists
+    assert "C" in schedule_text(tvm, task, result.best)
+
+    earlier = resumable_records(log, [task.workload_key], str(task.target))
+    more = dataclasses.replace(config, trials=12)
+    resumed = tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
+    assert [done.confirming for done in resumed.rounds] == [True, True]
+    assert len(load_records(log)) == 12
 
 
 def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, tmp_path):

@@ -82,6 +82,23 @@ def test_other_devices_are_trained_on_but_for_held_out_workloads(tmp_path, measu
     assert split["test"]
 
 
+def test_a_teacher_makes_one_model_of_its_ensemble(trained, tmp_path, measured_log, capsys):
+    arguments = ["train", str(measured_log), "--hardware", "cpu-x86-2core", "--epochs", "1"]
+    out = tmp_path / "taught"
+    assert main([*arguments, "--teacher", str(trained), "--out", str(out)]) == 0
+    assert "flatter" not in capsys.readouterr().err
+    card = json.loads((out / "card.json").read_text())
+    assert card["model"]["members"] == 1
+    assert card["taught_by"] == str(trained)
+    assert card["test_workloads_known_before"] == 0
+    # By another seed, test workloads are among those that the teacher was trained on.
+    other = [*arguments, "--seed", "1", "--teacher", str(trained), "--out", str(out)]
+    assert main(other) == 0
+    known = json.loads((out / "card.json").read_text())["test_workloads_known_before"]
+    assert known > 0
+    assert f"trained on {known} of the" in capsys.readouterr().err
+
+
 def test_a_checkpoint_ranks_for_another_device_when_asked(trained, tmp_path, measured_log, capsys):
     arguments = ["score", str(measured_log), "--checkpoint", str(trained)]
     written = []
@@ -140,6 +157,7 @@ def test_bad_logs(command, kind, says, tmp_path, measured_log, monkeypatch, caps
         (["tune", "--workload", "matmul:8,8,8", "--checkpoint", "none"], "no such checkpoint"),
         (["tune", "--workload", "matmul:8,8,8", "--resume", "none"], "none: no such log"),
         (["tune", "--workload", "matmul:8,8,8", "--log", "taken"], "taken exists"),
+        (["tune", "--workload", "matmul:8,8,8", "--confirm", "64"], "leaves none of 64 trials"),
         (["eval", "taken", "--checkpoint", "none"], "no such checkpoint"),
         (["score", "none", "--out", "x"], "none: no such log"),
         (["train", "taken", "--hardware", "abacus", "--out", "x"], "unknown hardware 'abacus'"),
@@ -198,7 +216,7 @@ def test_tune_resume_and_json(tmp_path):
     assert "best latency" in first.stdout
     data = json.loads((tmp_path / "a.json").read_text())
     assert data["trials"] == 2
-    assert data["best_latency"] == min(data["latencies"])
+    assert data["best_latency"] == pytest.approx(min(data["latencies"]), rel=1e-5)
     assert set(data["seconds"]) == {"search", "measure", "model"}
     assert data["target"].startswith("llvm")
     again = subprocess.run(

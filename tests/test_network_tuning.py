@@ -12,6 +12,7 @@ from small_onnx import expected, write_onnx
 from cwm_jax import load_records
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
+from cwm_jax.search.confirmation import best_record
 from cwm_jax.tvm_bridge.network_sources import load_network
 
 RUN_ALONE = """
@@ -28,7 +29,7 @@ np.save(sys.argv[3], executor.get_output(0).numpy())
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("network")
-    arguments = ["tune", "--network", "mlp:2", "--trials", "8", "--round", "2"]
+    arguments = ["tune", "--network", "mlp:2", "--trials", "16", "--round", "2", "--confirm", "8"]
     arguments += ["--log", str(folder / "log.jsonl"), "--json", str(folder / "out.json")]
     assert main([*arguments, "--export", str(folder / "mlp.so")]) == 0
     return folder
@@ -36,8 +37,16 @@ def tuned(tmp_path_factory):
 
 def test_every_task_of_a_network_is_tuned(tuned):
     data = json.loads((tuned / "out.json").read_text())
-    assert data["trials"] == 8 == len(load_records(tuned / "log.jsonl"))
-    assert all(task["trials"] >= 2 for task in data["tasks"])
+    records = load_records(tuned / "log.jsonl")
+    assert data["trials"] == 16 == len(records)
+    # Two programs each, both measured again.
+    assert [task["trials"] for task in data["tasks"]] == [4, 4, 4, 4]
+    assert len({(record.workload_key, record.steps) for record in records}) == 8
+    for task in data["tasks"]:
+        measured = [record for record in records if record.workload_key == task["workload_key"]]
+        best = best_record(measured)
+        assert len(best.costs) == 2
+        assert task["best_latency"] == pytest.approx(best.latency)
     assert data["estimated_latency"] == pytest.approx(
         sum(task["weight"] * task["best_latency"] for task in data["tasks"])
     )
@@ -64,10 +73,10 @@ def test_a_network_resumes_from_its_log(tuned, tmp_path):
     log = tmp_path / "log.jsonl"
     log.write_bytes((tuned / "log.jsonl").read_bytes())
     out = tmp_path / "out.json"
-    arguments = ["tune", "--network", "mlp:2", "--trials", "10", "--round", "2"]
+    arguments = ["tune", "--network", "mlp:2", "--trials", "18", "--round", "2"]
     assert main([*arguments, "--resume", str(log), "--json", str(out)]) == 0
-    assert len(load_records(log)) == 10
-    assert json.loads(out.read_text())["trials"] == 10
+    assert len(load_records(log)) == 18
+    assert json.loads(out.read_text())["trials"] == 18
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import batches, build_dataset, split_workloads
+from cwm_jax.training.distillation import distillation_loss, teach
 from cwm_jax.training.loop import train
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
 from cwm_jax.training.standardise import absorb_scale, scale_of_values
@@ -224,3 +225,34 @@ def test_ratios_tell_slow_candidates_apart():
         return float(losses[1] - losses[0])
 
     assert cost(1.0) > 5 * cost(0.0) > 0
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(-50, 50))
+def test_distillation_asks_for_the_teachers_scores_up_to_a_shift(seed, shift):
+    rng = np.random.default_rng(seed)
+    taught = rng.normal(size=(2, 5)).astype(np.float32)
+    valid = rng.random((2, 5)) < 0.7
+    emphasis = np.ones(2, np.float32)
+    scores = np.where(valid, taught + np.float32(shift), 1e6)
+    assert float(distillation_loss(scores, taught, valid, emphasis)) < 1e-6
+    bent = np.where(valid, scores * 2, 0)
+    expected = [taught[row][valid[row]].var() for row in range(2) if valid[row].any()]
+    found = float(distillation_loss(bent - scores, 0 * taught, valid, emphasis))
+    assert found == pytest.approx(np.mean(expected) if expected else 0, rel=1e-2, abs=1e-3)
+
+
+def test_a_taught_model_scores_like_its_teacher(dataset):
+    keys = sorted(dataset)[:6]
+    short = dataclasses.replace(CONFIG, epochs=20)
+    teacher = train(dataset, keys, [], create_small, 2, short).model
+    taught = teach({key: dataset[key] for key in keys}, teacher)
+    # The labels pull elsewhere: what counts is whether it follows the teacher.
+    config = dataclasses.replace(short, seed=1, distillation_weight=4.0)
+
+    def distance(labelled):
+        model = train(labelled, keys, [], create_small, 1, config).model
+        scores = teach(labelled, model)
+        errors = [scores[key].taught - taught[key].taught for key in keys]
+        return np.mean([error.std() for error in errors])
+
+    assert distance(taught) < 0.5 * distance({key: dataset[key] for key in keys})

@@ -204,7 +204,12 @@ def _winners(engine: str, workloads: Sequence[str]) -> Any:
 
 
 def _round_seconds(rounds: Sequence[Mapping[str, float]]) -> float:
-    return statistics.median(done["search_seconds"] + done["model_seconds"] for done in rounds)
+    """Median over the rounds that searched."""
+    return statistics.median(
+        done["search_seconds"] + done["model_seconds"]
+        for done in rounds
+        if not done.get("confirming")
+    )
 
 
 def _predicted_per_second(rounds: Sequence[Mapping[str, float]]) -> float | None:

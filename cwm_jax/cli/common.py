@@ -105,6 +105,14 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    """Reads an option that is an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
+
+
 def milliseconds(latency: float) -> str:
     """Shows a latency in seconds."""
     return f"{latency * 1e3:.4f} ms" if math.isfinite(latency) else "none yet"

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from rich.console import Console
 
 from cwm_jax.cli.common import milliseconds, say, write_json
+from cwm_jax.records.record import Record
 
 _PHASES = ("search", "measure", "model")
 
@@ -35,6 +36,11 @@ class Outcome(Protocol):
     @property
     def rounds(self) -> Sequence[Any]:
         """Dataclasses that hold the seconds of each phase."""
+        ...
+
+    @property
+    def best(self) -> Record | None:
+        """The fastest program, with all that was measured of it; None if no trial succeeded."""
         ...
 
     @property
@@ -72,12 +78,13 @@ def finish(
     Args:
         options: Of the command.
         console: To print on.
-        result: With at least one valid trial.
+        result: With a best program.
         schedule: The best one as text.
         flop: Floating-point operations of the workload, 0 where unknown.
         place: Log or folder of the search.
     """
-    best = min(result.latencies)
+    best = result.best.latency if result.best else math.inf
+    confirmed = len(result.best.costs) if result.best else 0
     failed = sum(not math.isfinite(latency) for latency in result.latencies)
     phases = seconds_by_phase(result.rounds)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in phases.items())
@@ -85,8 +92,9 @@ def finish(
     say(console, schedule)
     say(
         console,
-        f"best latency {milliseconds(best)}{speed}, {len(result.latencies)} trials "
-        f"({failed} failed)\n{seconds}\nlog {place}",
+        f"best latency {milliseconds(best)}{speed}"
+        + (f" (mean of {confirmed} measurements)" if confirmed > 1 else "")
+        + f", {len(result.latencies)} trials ({failed} failed)\n{seconds}\nlog {place}",
     )
     if failed and result.first_error:
         say(console, f"first failure: {result.first_error}")
@@ -105,6 +113,7 @@ def finish(
             "trials": len(result.latencies),
             "latencies": [x if math.isfinite(x) else None for x in result.latencies],
             "best_latency": best,
+            "best_measured": confirmed,
             "gflops": flop / best / 1e9,
             "seconds": phases,
             "rounds": [dataclasses.asdict(done) for done in result.rounds],

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from cwm_jax.cli.common import checkpoint_of, milliseconds
 from cwm_jax.errors import CwmError, RecordError
+from cwm_jax.search.confirmation import default_confirmations
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
@@ -25,6 +26,13 @@ def load_scorer(options: argparse.Namespace) -> "Scorer | None":
     from cwm_jax.ranking.scorer import Scorer
 
     return Scorer.load(checkpoint_of(options), options.hardware)
+
+
+def confirmations(options: argparse.Namespace, tasks: int) -> int:
+    """Returns how many trials measure the best programs of so many tasks again."""
+    if options.confirm is None:
+        return default_confirmations(options.trials, tasks)
+    return options.confirm
 
 
 def log_path(options: argparse.Namespace, what: str) -> Path:

@@ -9,11 +9,12 @@ from rich.console import Console
 from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
+    not_negative,
     positive,
     say,
 )
 from cwm_jax.cli.outcome import finish, say_none_succeeded
-from cwm_jax.cli.searching import load_scorer, log_path, shown_search
+from cwm_jax.cli.searching import confirmations, load_scorer, log_path, shown_search
 from cwm_jax.errors import CwmError
 from cwm_jax.records.program import programs_path, write_programs
 from cwm_jax.tvm_bridge.network_sources import networks_help
@@ -95,6 +96,14 @@ def add_parser(commands: Any) -> None:
         "network 16)",
     )
     parser.add_argument(
+        "--confirm",
+        type=not_negative,
+        metavar="N",
+        help="trials of all that measure the best programs again at the end, so that none is "
+        "chosen for one lucky measurement (default: an eighth, 16 a task at most; none of fewer "
+        "than 32 trials a task)",
+    )
+    parser.add_argument(
         "--export",
         type=Path,
         metavar="FILE.so",
@@ -110,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
         options.round = 16 if options.network else min(max(options.trials // 4, 8), 64)
     if options.search is None:
         options.search = "planner" if options.cost_model == "world-model" else "evolutionary"
+    if options.confirm is not None and options.confirm >= options.trials:
+        raise CwmError(f"--confirm {options.confirm}: leaves none of {options.trials} trials")
     if options.search == "planner" and options.cost_model != "world-model":
         raise CwmError("--search planner imagines with the world model: --cost-model world-model")
     if options.pretrain and options.cost_model != "xgboost":
@@ -170,8 +181,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def tuning_config(options: argparse.Namespace) -> "TuningConfig":
-    """Returns the settings that the options ask for."""
+def tuning_config(options: argparse.Namespace, tasks: int = 1) -> "TuningConfig":
+    """Returns the settings that the options ask for, for so many tasks."""
     from cwm_jax.tvm_bridge.remote import parse_tracker
     from cwm_jax.tvm_bridge.rounds import TuningConfig
 
@@ -184,4 +195,5 @@ def tuning_config(options: argparse.Namespace) -> "TuningConfig":
         tracker=parse_tracker(options.rpc) if options.rpc else None,
         adaptation=options.adaptation,
         pretrain=options.pretrain,
+        confirm=confirmations(options, tasks),
     )

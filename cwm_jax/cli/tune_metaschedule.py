@@ -7,7 +7,7 @@ from rich.console import Console
 
 from cwm_jax.cli.common import say
 from cwm_jax.cli.outcome import finish, say_none_succeeded
-from cwm_jax.cli.searching import load_scorer, search_folder, shown_search
+from cwm_jax.cli.searching import confirmations, load_scorer, search_folder, shown_search
 from cwm_jax.errors import CwmError
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
@@ -23,7 +23,7 @@ def run_metaschedule(options: argparse.Namespace) -> int:
     scorer = load_scorer(options)
 
     from cwm_jax.tvm_bridge.metaschedule_targets import create_module, resolve_target
-    from cwm_jax.tvm_bridge.metaschedule_tuning import best_schedule, tune_module
+    from cwm_jax.tvm_bridge.metaschedule_tuning import line_of, tune_module, tuning_record_of
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
@@ -41,14 +41,14 @@ def run_metaschedule(options: argparse.Namespace) -> int:
     if result.best is None:
         say_none_succeeded(console, result, folder)
         return 1
-    schedule = best_schedule(tvm, module, target, folder)
-    text = schedule.mod.script() if schedule is not None else ""
-    finish(options, console, result, text, result.flop, folder)
+    best = tuning_record_of(tvm, folder, line_of(folder, result.best))
+    schedule = best.as_measure_candidate().sch
+    finish(options, console, result, schedule.mod.script(), result.flop, folder)
     return 0
 
 
-def search_config(options: argparse.Namespace) -> "SearchConfig":
-    """Returns the settings that the options ask for."""
+def search_config(options: argparse.Namespace, tasks: int = 1) -> "SearchConfig":
+    """Returns the settings that the options ask for, for so many tasks."""
     from cwm_jax.tvm_bridge.metaschedule_tuning import SearchConfig
 
     return SearchConfig(
@@ -58,6 +58,7 @@ def search_config(options: argparse.Namespace) -> "SearchConfig":
         seed=options.seed,
         adaptation=options.adaptation,
         search=options.search,
+        confirm=confirmations(options, tasks),
     )
 
 

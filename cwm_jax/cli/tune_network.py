@@ -50,7 +50,7 @@ def run_network(options: argparse.Namespace) -> int:
         earlier = resumable_records(log, keys, str(target))
     log.parent.mkdir(parents=True, exist_ok=True)
     write_programs([program_of_task(tvm, task) for task, _ in tasks], programs_path(log))
-    config = tuning_config(options)
+    config = tuning_config(options, len(tasks))
     say(console, f"{source.name}: {len(tasks)} tasks on {target}, log {log}")
     what = "estimated latency"
     with shown_search(console, config.trials, log, what, len(earlier)) as show:

@@ -46,7 +46,7 @@ def run_relax(options: argparse.Namespace) -> int:
     tasks = extract_modules(tvm, module, target)
     check_trials(options, len(tasks))
     programs = programs_of_tasks(tvm, tasks)
-    config = search_config(options)
+    config = search_config(options, len(tasks))
     console = Console()
     say(console, f"{network}: {len(tasks)} tasks on {target}, folder {folder}")
     with shown_search(console, config.trials, folder, "estimated latency") as show:

@@ -33,6 +33,7 @@ from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import WorkloadData
+from cwm_jax.training.distillation import teach
 from cwm_jax.training.loop import train
 
 Scores = dict[str, Float32[np.ndarray, "candidate"]]
@@ -89,7 +90,8 @@ def contenders() -> dict[str, Fit]:
     """Returns all models of the table by name.
 
     Ablations have one member, to be compared with `ablation-one-member`; the bag of steps is
-    also there as an ensemble as large as the world model's.
+    also there as an ensemble as large as the world model's. `distilled` is one member that an
+    ensemble like the world model's has taught.
     """
     config = ModelConfig()
     world = lambda seed: create_model(config, seed)  # noqa: E731
@@ -111,6 +113,7 @@ def contenders() -> dict[str, Fit]:
         one[name] = _neural(_sequence(kind, config), members=1)
     return {
         "world-model": _neural(world),
+        "distilled": _neural(world, members=1, teachers=config.members),
         "ablation-bag": _neural(_sequence("bag", config)),
         **{f"ablation-{name}": fit for name, fit in one.items()},
         "tenset-mlp": _neural(
@@ -142,8 +145,18 @@ def _neural(
     changes: Mapping[str, float] = MappingProxyType({}),
     members: int = ModelConfig().members,
     share: float = 1.0,
+    teachers: int = 0,
 ) -> Fit:
-    """Returns how a model is trained, on a share of the workloads with as many updates."""
+    """Returns how a model is trained.
+
+    Args:
+        create: Seed -> a model with fresh parameters.
+        view: What the model sees of a workload.
+        changes: Of the settings.
+        members: Models of the ensemble.
+        share: Of the workloads to train on, with as many updates.
+        teachers: Members of an ensemble that is trained first, and teaches it; 0 for none.
+    """
 
     def fit(
         corpus: Corpus,
@@ -158,6 +171,9 @@ def _neural(
         epochs = round(TrainingConfig().epochs / share)
         config = TrainingConfig(seed=seed, epochs=epochs, **changes)  # type: ignore[arg-type]
         started = time.perf_counter()
+        if teachers:
+            teacher = train(dataset, training, (), create, teachers, config).model
+            dataset |= teach({key: dataset[key] for key in training}, teacher)
         model = train(dataset, training, (), create, members, config).model
         seconds = time.perf_counter() - started
         rank = Ranker(model)

@@ -19,6 +19,7 @@ class TrainingConfig:
         ratio_weight: Weight of ratios beside differences in the pairwise loss.
         temperature: Of the listwise target.
         alignment_weight: Weight of the terminal alignment, where there are targets.
+        distillation_weight: Weight of a teacher's scores, where there is one.
         test: Share of workloads that are held out for the model card's metrics.
         precision: In which the model computes; parameters and losses are float32 always.
     """
@@ -33,5 +34,6 @@ class TrainingConfig:
     ratio_weight: float = 1.0
     temperature: float = 0.1
     alignment_weight: float = 1.0
+    distillation_weight: float = 1.0
     test: float = 0.15
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -34,6 +34,8 @@ class WorkloadData:
         throughput: Normalised: best latency of the workload over each latency, in (0, 1].
         alignment: What the terminal latent is aligned with, NaN where unknown; no columns where
             training does without (`cwm_jax.training.alignment`).
+        taught: Scores to learn (`cwm_jax.training.distillation`); None where training does
+            without.
     """
 
     key: str
@@ -43,6 +45,7 @@ class WorkloadData:
     latencies: Float32[np.ndarray, "candidate"]
     throughput: Float32[np.ndarray, "candidate"]
     alignment: Float32[np.ndarray, "candidate target"]
+    taught: Float32[np.ndarray, "candidate"] | None = None
 
 
 def build_dataset(
@@ -144,6 +147,7 @@ class Batch(NamedTuple):
         valid: False for padding.
         alignment: What terminal latents are aligned with; NaN where unknown.
         workload: Position of each list's workload in the data set.
+        taught: Scores to learn; None where training does without.
     """
 
     programs: ProgramArrays
@@ -153,6 +157,7 @@ class Batch(NamedTuple):
     valid: Bool[np.ndarray, "list candidate"]
     alignment: Float32[np.ndarray, "list candidate target"]
     workload: Int32[np.ndarray, "list"]
+    taught: Float32[np.ndarray, "list candidate"] | None
 
 
 _Size = tuple[int, int]
@@ -226,6 +231,7 @@ def _collate(
     targets = members[0][1].alignment.shape[1]
     alignment = np.full((lists, candidates, targets), np.nan, np.float32)
     example = members[0][1].steps
+    taught = None if members[0][1].taught is None else np.zeros_like(throughput)
     fields = {}
     for name in Schedules._fields:
         array = getattr(example, name)
@@ -241,6 +247,8 @@ def _collate(
         throughput[row, :count] = workload.throughput[chosen]
         valid[row, :count] = True
         alignment[row, :count] = workload.alignment[chosen]
+        if taught is not None and workload.taught is not None:
+            taught[row, :count] = workload.taught[chosen]
         for name, array in fields.items():
             source = getattr(workload.steps, name)[chosen]
             if source.ndim == 1:
@@ -252,4 +260,4 @@ def _collate(
     hardware = np.stack([workload.hardware for workload in workloads])
     # Still NumPy: the jitted update moves the whole batch at once.
     schedules = Schedules(**fields)  # type: ignore[arg-type]
-    return Batch(stacked, schedules, hardware, throughput, valid, alignment, positions)
+    return Batch(stacked, schedules, hardware, throughput, valid, alignment, positions, taught)

@@ -23,6 +23,7 @@ from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.training.alignment import AlignmentHead, alignment_loss
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import Batch, WorkloadData, batches
+from cwm_jax.training.distillation import distillation_loss
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
 from cwm_jax.training.sharding import data_mesh, replicate, share_out
 from cwm_jax.training.snapshots import Position, Snapshots, run_identity
@@ -244,6 +245,9 @@ def _make_update(
         pairwise = pairwise_loss(ranking.score, *labels, weight, config.ratio_weight)
         listwise = listwise_loss(ranking.score, *labels, config.temperature, weight)
         loss = pairwise + config.listwise_weight * listwise
+        if batch.taught is not None:
+            taught = distillation_loss(ranking.score, batch.taught, batch.valid, weight)
+            loss += config.distillation_weight * taught
         if both.alignment is None:
             return loss
         predicted = both.alignment(ranking.latent)

@@ -143,6 +143,8 @@ def run_identity(config: TrainingConfig, chosen: Sequence[WorkloadData], state: 
     for workload in chosen:
         digest.update(workload.key.encode())
         digest.update(workload.throughput.tobytes())
+        if workload.taught is not None:
+            digest.update(workload.taught.tobytes())
     for leaf in jax.tree.leaves(state):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
+from cwm_jax.search.confirmation import best_record
 from cwm_jax.tvm_bridge.results import latency_of
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.search_benchmark import Winner, program_name
@@ -33,9 +34,9 @@ class AnsorWinners:
         self._runner = self._ansor.LocalRunner(timeout=30, repeat=3, min_repeat_ms=100)
 
     def after(self, log: Path, trials: int) -> Winner:
-        """Returns the fastest of the first `trials` records of a log."""
+        """Returns the fastest program of the first `trials` records of a log."""
         records = load_records(log, summary=LogSummary())[:trials]
-        best = min(records, key=lambda record: record.latency)
+        best = best_record(records) or records[0]
         line = format_line(best)
         return Winner(program_name(line), best.latency, (best.workload_key, line))
 

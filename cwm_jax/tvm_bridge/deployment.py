@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
+from cwm_jax.search.confirmation import best_records
 from cwm_jax.tvm_bridge.network_sources import NetworkSource
 from cwm_jax.tvm_bridge.networks import relay_build_context
 from cwm_jax.tvm_bridge.remote import Tracker, connect
@@ -15,7 +17,7 @@ _BUILD = {"relay.backend.use_auto_scheduler": True}
 
 
 def build_network(tvm: Any, source: NetworkSource, target: Any, log: Path) -> Any:
-    """Compiles a network with the fastest recorded schedule of each task.
+    """Compiles a network with the fastest recorded program of each task.
 
     Args:
         tvm: A TVM with Ansor.
@@ -26,9 +28,13 @@ def build_network(tvm: Any, source: NetworkSource, target: Any, log: Path) -> An
     Returns:
         TVM's factory of the graph executor (`lib["default"](device)`).
     """
+    with tempfile.TemporaryDirectory(prefix="cwm-") as work:
+        path = Path(work) / "best.json"
+        append_records(path, best_records(load_records(log, summary=LogSummary())))
+        best = tvm.auto_scheduler.ApplyHistoryBest(str(path))
     with (
         relay_build_context(tvm),
-        tvm.auto_scheduler.ApplyHistoryBest(str(log)),
+        best,
         tvm.transform.PassContext(opt_level=3, config=_BUILD),
     ):
         return tvm.relay.build(source.module, target=target, params=dict(source.params))

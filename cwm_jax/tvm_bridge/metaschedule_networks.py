@@ -10,16 +10,22 @@ import numpy as np
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program, programs_path, write_programs
 from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_records
 from cwm_jax.search.task_gradient import TaskProgress
 from cwm_jax.tvm_bridge.interrupts import watch_interrupts
 from cwm_jax.tvm_bridge.metaschedule_tuning import (
+    FoundRound,
     ModuleSearch,
     SearchConfig,
     SearchFolder,
     create_cost_model,
+    line_of,
     search_device,
+    search_records,
+    tuning_record_of,
 )
 from cwm_jax.tvm_bridge.network_rounds import (
+    Confirming,
     NetworkRound,
     NetworkTuningResult,
     TaskRound,
@@ -86,7 +92,7 @@ def tune_modules(
         timed = create_cost_model(tvm, config, scorer, interrupt)
         device = search_device(tvm, target, config)
 
-        def run_round(at: int, count: int) -> TaskRound:
+        def search_of(at: int) -> ModuleSearch:
             if at not in searches:
                 module, _ = tasks[at]
                 searches[at] = ModuleSearch(
@@ -101,12 +107,27 @@ def tune_modules(
                     device,
                     interrupt,
                 )
-            found = searches[at].next_round(count)
+            return searches[at]
+
+        def noted(at: int, found: FoundRound) -> TaskRound:
+            measured[at] += found.records
             latencies = [record.latency for record in found.records]
             return TaskRound(latencies, found.seconds, found.first_error)
 
-        trials = [len(found) for found in records]
-        result = tune_in_turns(progress, trials, config.trials, size, run_round, report)
+        measured = [list(found) for found in records]
+        result = tune_in_turns(
+            progress,
+            [len(found) for found in records],
+            config.trials,
+            size,
+            lambda at, count: noted(at, search_of(at).next_round(count)),
+            Confirming(
+                config.confirm // len(tasks),
+                lambda at: measured[at],
+                lambda at, programs: noted(at, search_of(at).again(programs)),
+            ),
+            report,
+        )
     for search in searches.values():
         search.finish()
     return result
@@ -124,7 +145,7 @@ def _kind(program: Program) -> str:
 
 
 def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
-    """Compiles a Relax module with the fastest recorded schedule of each of its functions.
+    """Compiles a Relax module with the fastest recorded program of each of its functions.
 
     Args:
         tvm: A TVM with MetaSchedule.
@@ -136,7 +157,22 @@ def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
         `relax.VMExecutable`.
     """
     integration = tvm.s_tir.meta_schedule.relax_integration
-    return integration.compile_relax(SearchFolder(tvm, folder).database, module, target, None)
+    return integration.compile_relax(_best_programs(tvm, folder), module, target, None)
+
+
+def _best_programs(tvm: Any, folder: Path) -> Any:
+    """Returns a database of the fastest program of each module of a search."""
+    databases = tvm.s_tir.meta_schedule.database
+    found = databases.MemoryDatabase()
+    for best in best_records(search_records(folder)):
+        record = tuning_record_of(tvm, folder, line_of(folder, best))
+        workload = found.commit_workload(record.workload.mod)
+        found.commit_tuning_record(
+            databases.TuningRecord(
+                record.trace, workload, record.run_secs, record.target, record.args_info
+            )
+        )
+    return found
 
 
 def random_arguments(module: Any, seed: int) -> dict[str, np.ndarray]:

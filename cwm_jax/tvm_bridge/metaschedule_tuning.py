@@ -10,20 +10,30 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import orjson
+
 from cwm_jax.errors import RecordError
+from cwm_jax.files import write_atomically
 from cwm_jax.ranking.online import OnlineRanker, Schedule
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.records.program import Program, programs_path, write_programs
 from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_record, confirm
 from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
-from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS, record_of_result
+from cwm_jax.tvm_bridge.metaschedule_records import (
+    FAILED_SECONDS,
+    record_of_result,
+    steps_of_candidates,
+)
 from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Source
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
+
+_RECORDS = "records.jsonl"
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
 
@@ -47,6 +57,8 @@ class SearchConfig:
         population: Schedules that a generation of the evolutionary search holds.
         adaptation: How measurements correct the world model.
         search: Where candidates come from: TVM's evolution, or the world model's imagination.
+        confirm: Trials of them that measure the best programs again, at the end
+            (`cwm_jax.search.confirmation`); a network's search has none.
     """
 
     trials: int
@@ -58,6 +70,7 @@ class SearchConfig:
     population: int = 512
     adaptation: AdaptationName = "bound"
     search: Literal["planner", "evolutionary"] = "evolutionary"
+    confirm: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +85,7 @@ class SearchRound:
         model_seconds: In the cost model.
         measure_seconds: Building and running.
         predicted: Candidates that the model scored.
+        confirming: Whether the best programs were measured again, and none was searched for.
     """
 
     trials: int
@@ -81,6 +95,7 @@ class SearchRound:
     model_seconds: float
     measure_seconds: float
     predicted: int
+    confirming: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +109,8 @@ class SearchResult:
         latencies: Of every trial in order, in seconds, infinity for failures; a resumed
             search's come first.
         rounds: The rounds of this run.
-        best: The fastest record, None if no trial succeeded.
+        best: The fastest program (`cwm_jax.search.confirmation.best_record`), None if no trial
+            succeeded.
         first_error: What TVM said of the first failed trial of this run, or "".
         stopped_early: Whether the search space ran out before the trials did.
     """
@@ -120,7 +136,9 @@ class SearchFolder:
     def __init__(self, tvm: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._ms = tvm.s_tir.meta_schedule
-        self.records = folder / "records.jsonl"
+        self.records = folder / _RECORDS
+        if self.records.exists():
+            _cut_to_common_lines(self.records, folder / RECORDS_FILE)
         self.database = self._ms.database.JSONDatabase(
             str(folder / WORKLOADS_FILE), str(folder / RECORDS_FILE)
         )
@@ -154,6 +172,15 @@ class SearchFolder:
                 )
             )
         append_records(self.records, records)
+
+
+def _cut_to_common_lines(*paths: Path) -> None:
+    """Drops what only one of two files has: a kill may come between them, or within a line."""
+    lines = [path.read_bytes().splitlines(keepends=True) for path in paths if path.exists()]
+    common = min(sum(line.endswith(b"\n") for line in found) for found in lines)
+    for path, found in zip(paths, lines, strict=False):
+        if len(found) > common:
+            write_atomically(path, b"".join(found[:common]))
 
 
 def tune_module(
@@ -190,37 +217,44 @@ def tune_module(
     latencies = [record.latency for record in records]
     rounds: list[SearchRound] = []
     error, stopped_early = "", False
+
+    def note(found: FoundRound, *, confirming: bool) -> None:
+        nonlocal error
+        error = error or found.first_error
+        records.extend(found.records)
+        new = tuple(record.latency for record in found.records)
+        latencies.extend(new)
+        best = min(latencies)
+        rounds.append(
+            SearchRound(
+                len(latencies), new, best, *found.seconds, found.predicted, confirming=confirming
+            )
+        )
+        report(rounds[-1])
+
     with watch_interrupts() as interrupt:
         timed = create_cost_model(tvm, config, scorer, interrupt)
         device = search_device(tvm, target, config)
         search = ModuleSearch(
             tvm, module, program, target, config, files, records, timed, device, interrupt
         )
-        while len(latencies) < config.trials:
-            left = config.trials - len(latencies)
+        while (left := config.trials - config.confirm - len(latencies)) > 0:
             found = search.next_round(min(left, config.round_size))
             if not found.records:
                 stopped_early = True
                 break
-            error = error or found.first_error
-            records.extend(found.records)
-            round_latencies = tuple(record.latency for record in found.records)
-            latencies.extend(round_latencies)
-            rounds.append(
-                SearchRound(
-                    len(latencies), round_latencies, min(latencies), *found.seconds, found.predicted
-                )
-            )
-            report(rounds[-1])
+            note(found, confirming=False)
+        left = min(config.confirm, config.trials - len(latencies))
+        for found in confirm(lambda: records, search.again, left):
+            note(found, confirming=True)
     search.finish()
-    valid = [record for record in records if record.valid]
     return SearchResult(
         workload_key=program.workload_key,
         target=str(target),
         flop=program.flop,
         latencies=tuple(latencies),
         rounds=tuple(rounds),
-        best=min(valid, key=lambda record: record.latency, default=None),
+        best=best_record(records),
         first_error=error.strip().splitlines()[-1] if error.strip() else "",
         stopped_early=stopped_early,
     )
@@ -280,6 +314,7 @@ class ModuleSearch:
         device: Device,
         interrupt: Interrupt,
     ) -> None:
+        self._tvm, self._module = tvm, module
         self._device, self._program, self._target, self._files = device, program, target, files
         self._interrupt = interrupt
         self._known = {record.steps for record in earlier}
@@ -308,13 +343,17 @@ class ModuleSearch:
                 population=config.population,
                 seed=seed,
             )
-        self._remind(tvm)
+        self._remind()
 
-    def _remind(self, tvm: Any) -> None:
+    def _tuned(self) -> list[Any]:
+        """`TuningRecord`s of the module in the database."""
+        records = self._files.database.get_all_tuning_records()
+        return [record for record in records if record.workload.same_as(self._workload)]
+
+    def _remind(self) -> None:
         """Lets the model learn from the trials of an earlier run."""
-        ms = tvm.s_tir.meta_schedule
-        database = self._files.database
-        known = [r for r in database.get_all_tuning_records() if r.workload.same_as(self._workload)]
+        ms = self._tvm.s_tir.meta_schedule
+        known = self._tuned()
         if known:
             candidates = [record.as_measure_candidate() for record in known]
             results = [
@@ -347,21 +386,16 @@ class ModuleSearch:
         measuring = time.perf_counter()
         results = self._measure(candidates)
         measured = time.perf_counter()
-        self._stop_if_requested()  # the processes that measure were interrupted, too
         source.note(candidates, results)
         if candidates:
             model.update(source.context, candidates, results)
         updated = time.perf_counter()
-        records = [
-            record_of_result(self._program, self._target, schedule, result)
-            for (schedule, _), result in zip(chosen, results, strict=True)
-        ]
+        records = self._keep(chosen, results)
         self._known.update(record.steps for record in records)
-        self._files.append(self._workload, self._target, candidates, records)
         predicting = sum(end - start for start, end in clock.calls)
         return FoundRound(
             records,
-            next((str(result.error_msg) for result in results if result.error_msg), ""),
+            _first_error(results),
             (
                 measuring - started - predicting,
                 predicting + updated - measured,
@@ -369,6 +403,43 @@ class ModuleSearch:
             ),
             self._timed.predicted() + source.imagined - before,
         )
+
+    def again(self, records: Sequence[Record]) -> FoundRound:
+        """Measures programs of the search again.
+
+        Args:
+            records: One of each program.
+
+        Raises:
+            KeyboardInterrupt: As for `next_round`.
+        """
+        started = time.perf_counter()
+        candidates = self._recorded()
+        chosen = [(record.steps, candidates[record.steps]) for record in records]
+        measuring = time.perf_counter()
+        results = self._measure([candidate for _, candidate in chosen])
+        measured = time.perf_counter()
+        records = self._keep(chosen, results)
+        seconds = (measuring - started, 0.0, measured - measuring)
+        return FoundRound(records, _first_error(results), seconds, 0)
+
+    def _recorded(self) -> dict[Schedule, Any]:
+        """Candidates of the module in the database, by their steps."""
+        candidates = [record.as_measure_candidate() for record in self._tuned()]
+        steps = steps_of_candidates(
+            self._tvm, self._module, self._target, candidates, self._program
+        )
+        return dict(zip(steps, candidates, strict=True))
+
+    def _keep(self, chosen: Sequence[tuple[Schedule, Any]], results: Sequence[Any]) -> list[Record]:
+        """Appends measurements to the files; returns them as records."""
+        records = [
+            record_of_result(self._program, self._target, schedule, result)
+            for (schedule, _), result in zip(chosen, results, strict=True)
+        ]
+        candidates = [candidate for _, candidate in chosen]
+        self._files.append(self._workload, self._target, candidates, records)
+        return records
 
     def _take(self, most: int) -> list[tuple[Schedule, Any]]:
         """Takes what is measured next out of the pool."""
@@ -392,10 +463,12 @@ class ModuleSearch:
     def _measure(self, candidates: Sequence[Any]) -> list[Any]:
         built = self._device.build(candidates)
         try:
-            return self._device.run(candidates, built)
+            results = self._device.run(candidates, built)
         finally:
             for program in built:
                 self._device.discard(program)
+        self._stop_if_requested()  # the processes that measure were interrupted, too
+        return results
 
     def _stop_if_requested(self) -> None:
         if self._interrupt.requested:
@@ -404,6 +477,10 @@ class ModuleSearch:
     def finish(self) -> None:
         """Tells TVM that the search is over."""
         self._source.close()
+
+
+def _first_error(results: Sequence[Any]) -> str:
+    return next((str(result.error_msg) for result in results if result.error_msg), "")
 
 
 def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
@@ -420,9 +497,29 @@ def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
     )
 
 
-def best_schedule(tvm: Any, module: Any, target: Any, folder: Path) -> Any | None:
-    """Returns the fastest `Schedule` of a module in a search's folder; None if there is none."""
-    return SearchFolder(tvm, folder).database.query_schedule(module, target, "main")
+def search_records(folder: Path) -> list[Record]:
+    """Returns all trials of a search, in the order of its database's lines."""
+    return load_records(folder / _RECORDS, summary=LogSummary())
+
+
+def line_of(folder: Path, record: Record) -> bytes:
+    """Returns the first line of a program in a search's database.
+
+    Args:
+        folder: Of the search.
+        record: Of the program.
+    """
+    program = record.workload_key, record.steps
+    known = [(record.workload_key, record.steps) for record in search_records(folder)]
+    return (folder / RECORDS_FILE).read_bytes().splitlines()[known.index(program)]
+
+
+def tuning_record_of(tvm: Any, folder: Path, line: bytes) -> Any:
+    """Returns the `TuningRecord` of a line in a search's database."""
+    databases = tvm.s_tir.meta_schedule.database
+    at, fields = orjson.loads(line)
+    module = orjson.loads((folder / WORKLOADS_FILE).read_bytes().splitlines()[at])
+    return databases.TuningRecord.from_json(fields, databases.Workload.from_json(module))
 
 
 def create_cost_model(

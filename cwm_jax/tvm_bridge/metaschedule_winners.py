@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import orjson
-
-from cwm_jax.records.ansor_log import LogSummary, load_records
-from cwm_jax.records.metaschedule_database import RECORDS_FILE
+from cwm_jax.search.confirmation import best_record
 from cwm_jax.tvm_bridge.measuring import MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
 from cwm_jax.tvm_bridge.metaschedule_targets import host_target
-from cwm_jax.tvm_bridge.metaschedule_tuning import SearchFolder
+from cwm_jax.tvm_bridge.metaschedule_tuning import line_of, search_records, tuning_record_of
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.search_benchmark import Winner, program_name
 from cwm_jax.tvm_bridge.workloads import parse_workload
@@ -28,7 +25,6 @@ class MetaScheduleWinners:
 
     def __init__(self, workloads: Sequence[str]) -> None:
         self._tvm = use("metaschedule")
-        self._ms = self._tvm.s_tir.meta_schedule
         target = host_target(self._tvm)
         self.target = str(target)
         config = MeasureConfig(build_timeout=60, run_timeout=30, repeat=3, min_repeat_ms=100)
@@ -37,20 +33,15 @@ class MetaScheduleWinners:
             parse_workload(text)
 
     def after(self, log: Path, trials: int) -> Winner:
-        """Returns the fastest of the first `trials` records of a search's folder."""
-        records = load_records(log / "records.jsonl", summary=LogSummary())[:trials]
-        at = min(range(len(records)), key=lambda row: records[row].latency)
-        line = (log / RECORDS_FILE).read_bytes().splitlines()[at]
-        return Winner(program_name(line), records[at].latency, (log, line))
+        """Returns the fastest program of the first `trials` records of a search's folder."""
+        records = search_records(log)[:trials]
+        best = best_record(records) or records[0]
+        line = line_of(log, best)
+        return Winner(program_name(line), best.latency, (log, line))
 
     def measure(self, winner: Winner) -> float:
         """Builds a program and measures it, in a fresh process; infinity if it fails."""
-        folder, line = winner.program
-        _, fields = orjson.loads(line)
-        database = SearchFolder(self._tvm, folder).database
-        workload = database.get_all_tuning_records()[0].workload
-        record = self._ms.database.TuningRecord.from_json(fields, workload)
-        candidates = [record.as_measure_candidate()]
+        candidates = [tuning_record_of(self._tvm, *winner.program).as_measure_candidate()]
         built = self._device.build(candidates)
         try:
             return self._device.latency(self._device.run(candidates, built)[0])

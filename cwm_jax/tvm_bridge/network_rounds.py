@@ -1,9 +1,12 @@
 """Tuning all tasks of a network in turns, by whichever engine searches."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_record, confirm
 from cwm_jax.search.task_gradient import (
     GradientConfig,
     TaskProgress,
@@ -67,6 +70,20 @@ class TaskRound(NamedTuple):
     first_error: str
 
 
+class Confirming(NamedTuple):
+    """How the best programs of a network's tasks are measured again.
+
+    Attributes:
+        trials: To spend on each task.
+        measured: Task -> its records so far.
+        again: Task and a record of each program -> what measuring them brought.
+    """
+
+    trials: int
+    measured: Callable[[int], Sequence[Record]]
+    again: Callable[[int, Sequence[Record]], TaskRound]
+
+
 def round_size(wanted: int, trials: int, tasks: int) -> int:
     """Returns how many candidates a round measures so that every task gets one."""
     return max(1, min(wanted, trials // tasks))
@@ -84,9 +101,10 @@ def tune_in_turns(
     most: int,
     size: int,
     next_round: Callable[[int, int], TaskRound],
+    confirming: Confirming,
     report: Callable[[NetworkRound], None] = lambda _: None,
 ) -> NetworkTuningResult:
-    """Gives rounds to the task that promises most, until all trials are spent.
+    """Gives rounds to the task that promises most, then measures the best of each again.
 
     Args:
         progress: Of each task at the start.
@@ -94,19 +112,17 @@ def tune_in_turns(
         most: Candidates to measure in all, those included.
         size: Candidates a round.
         next_round: Task and number of candidates -> what a round of it measured.
+        confirming: How the best are measured again.
         report: Called after every round.
     """
     progress, trials = list(progress), list(trials)
     rounds: list[NetworkRound] = []
     error = ""
-    while sum(trials) < most:
-        at = next_task(progress, GradientConfig())
-        if at is None:
-            break
-        found = next_round(at, min(size, most - sum(trials)))
+
+    def note(at: int, found: TaskRound, best: float) -> None:
+        nonlocal error
         error = error or found.first_error
         trials[at] += len(found.latencies)
-        best = min([progress[at].best, *found.latencies])
         progress[at] = dataclasses.replace(
             progress[at],
             history=(*progress[at].history, best),
@@ -114,10 +130,29 @@ def tune_in_turns(
         )
         rounds.append(NetworkRound(at, sum(trials), network_latency(progress), *found.seconds))
         report(rounds[-1])
+
+    while (left := most - confirming.trials * len(progress) - sum(trials)) > 0:
+        at = next_task(progress, GradientConfig())
+        if at is None:
+            break
+        found = next_round(at, min(size, left))
+        note(at, found, min([progress[at].best, *found.latencies]))
+    for at in range(len(progress)):
+        for found in _confirmed(at, confirming, most - sum(trials)):
+            best = best_record(confirming.measured(at))
+            note(at, found, best.latency if best else math.inf)
     return NetworkTuningResult(
         trials=tuple(trials),
         best_latencies=tuple(task.best for task in progress),
         network_latency=network_latency(progress),
         rounds=tuple(rounds),
         first_error=error,
+    )
+
+
+def _confirmed(at: int, confirming: Confirming, left: int) -> Iterator[TaskRound]:
+    return confirm(
+        lambda: confirming.measured(at),
+        lambda records: confirming.again(at, records),
+        min(confirming.trials, left),
     )

@@ -11,6 +11,7 @@ from cwm_jax.search.task_gradient import TaskProgress
 from cwm_jax.tvm_bridge.cost_models import create_cost_model
 from cwm_jax.tvm_bridge.interrupts import watch_interrupts
 from cwm_jax.tvm_bridge.network_rounds import (
+    Confirming,
     NetworkRound,
     NetworkTuningResult,
     TaskRound,
@@ -19,7 +20,15 @@ from cwm_jax.tvm_bridge.network_rounds import (
     tune_in_turns,
 )
 from cwm_jax.tvm_bridge.results import first_error, latency_of
-from cwm_jax.tvm_bridge.rounds import NextRound, TuningConfig, guard_model, start_search
+from cwm_jax.tvm_bridge.rounds import (
+    Found,
+    NextRound,
+    TuningConfig,
+    guard_model,
+    start_confirming,
+    start_search,
+)
+from cwm_jax.tvm_bridge.tuning import measured_records
 
 _TAG = "auto_scheduler_task_scheduler_tag"
 _LOG_BASE = 1.618
@@ -74,12 +83,22 @@ def tune_network(
                 searches[at] = start_search(
                     tvm, tasks[at][0], config, log, model, clock, records[at], interrupt
                 )
-            found = searches[at](count)
-            latencies = [latency_of(result) for result in found.results]
-            return TaskRound(latencies, found.seconds, first_error(found.results))
+            return _as_round(searches[at](count))
+
+        def again(at: int, programs: Sequence[Record]) -> TaskRound:
+            return _as_round(start_confirming(tvm, tasks[at][0], config, log, interrupt)(programs))
+
+        def measured(at: int) -> list[Record]:
+            return measured_records(records[at], log, tasks[at][0].workload_key)
 
         trials = [len(found) for found in records]
-        return tune_in_turns(progress, trials, config.trials, size, run_round, report)
+        confirming = Confirming(config.confirm // len(tasks), measured, again)
+        return tune_in_turns(progress, trials, config.trials, size, run_round, confirming, report)
+
+
+def _as_round(found: Found) -> TaskRound:
+    latencies = [latency_of(result) for result in found.results]
+    return TaskRound(latencies, found.seconds, first_error(found.results))
 
 
 def _progress(task: Any, weight: int, earlier: Sequence[Record], size: int) -> TaskProgress:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from cwm_jax.errors import TargetError
 from cwm_jax.records.ansor_log import append_records, format_line
@@ -41,6 +41,8 @@ class TuningConfig:
         adaptation: How measurements correct the world model: not at all, by the mean, or by the
             upper confidence bound.
         pretrain: Corpus folder that XGBoost learns from before the search.
+        confirm: Trials of them that measure the best programs again, at the end
+            (`cwm_jax.search.confirmation`); a network's search has none.
     """
 
     trials: int
@@ -54,6 +56,7 @@ class TuningConfig:
     tracker: Tracker | None = None
     adaptation: AdaptationName = "bound"
     pretrain: Path | None = None
+    confirm: int = 0
 
 
 class Found(NamedTuple):
@@ -73,6 +76,8 @@ class Found(NamedTuple):
 
 NextRound = Callable[[int], Found]
 """Number of candidates -> what a round of at most so many brought."""
+
+_Wanted = TypeVar("_Wanted")
 
 
 def start_search(
@@ -107,20 +112,60 @@ def start_search(
     """
     start = _planner if config.search == "planner" else _evolution
     search = start(tvm, task, config, log, model, clock, earlier, interrupt)
-    tracker = config.tracker
-    if tracker is None:
-        return search
+    return _until_answered(search, config.tracker, log)
 
-    def next_round(size: int) -> Found:
+
+def start_confirming(
+    tvm: Any, task: Any, config: TuningConfig, log: Path, interrupt: Interrupt
+) -> Callable[[Sequence[Record]], Found]:
+    """Prepares measuring recorded programs of a task again.
+
+    Args:
+        tvm: A TVM with Ansor.
+        task: `auto_scheduler.SearchTask`.
+        config: Settings.
+        log: Ansor log that the measurements are appended to.
+        interrupt: As for `start_search`.
+
+    Returns:
+        The function of a round: takes one record of each program.
+
+    Raises:
+        TargetError: As for `start_search`.
+    """
+    ansor = tvm.auto_scheduler
+    measure = _measuring(tvm, config, interrupt)
+
+    def again(records: Sequence[Record]) -> Found:
+        started = time.perf_counter()
+        inputs = _inputs_of(ansor, task, records)
+        results = measure(inputs)
+        seconds = time.perf_counter() - started
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        _append(ansor, log, inputs, results)
+        return Found(results, (0.0, 0.0, seconds))
+
+    return _until_answered(again, config.tracker, log)
+
+
+def _until_answered(
+    act: Callable[[_Wanted], Found], tracker: Tracker | None, log: Path
+) -> Callable[[_Wanted], Found]:
+    """Repeats a round in which a remote device was lost, and drops it from the log."""
+    if tracker is None:
+        return act
+
+    def answered(wanted: _Wanted) -> Found:
         for _ in range(LOST_ROUNDS):
             before = _size(log)
-            found = search(size)
+            found = act(wanted)
             if not device_lost(found.results):
                 return found
             _truncate(log, before)
         raise TargetError(f"tracker {tracker}: the device has not answered for several rounds")
 
-    return next_round
+    return answered
 
 
 def guard_model(model: Any, config: TuningConfig, interrupt: Interrupt) -> None:
@@ -187,23 +232,12 @@ def _planner(
     from cwm_jax.tvm_bridge.planned_search import PlannedSearch
 
     ansor = tvm.auto_scheduler
-    builder, runner = _builder(ansor, config), _runner(tvm, config)
-
-    def measure(inputs: Sequence[Any]) -> Sequence[Any]:
-        if interrupt.requested:
-            raise KeyboardInterrupt
-        with sheltered_children():
-            return runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
-
+    measure = _measuring(tvm, config, interrupt)
     search = PlannedSearch(tvm, task, model, measure, _search_seed(config, earlier))
     with _log_of(earlier) as earlier_log:
         if earlier_log is not None:
             model.update_from_file(str(earlier_log))
-            load = ansor.measure_record.load_record_from_string
-            inputs = [
-                ansor.MeasureInput(task, load(format_line(record))[0].state) for record in earlier
-            ]
-            search.remember(inputs)
+            search.remember(_inputs_of(ansor, task, earlier))
 
     def next_round(size: int) -> Found:
         started = time.perf_counter()
@@ -216,10 +250,7 @@ def _planner(
         seconds = time.perf_counter() - started
         if interrupt.requested:
             raise KeyboardInterrupt
-        dump = ansor.measure_record.dump_record_to_string
-        with log.open("a") as file:
-            for measured, result in zip(found.inputs, found.results, strict=True):
-                file.write(str(dump(measured, result)).strip() + "\n")
+        _append(ansor, log, found.inputs, found.results)
         rest = seconds - found.model_seconds - found.measure_seconds
         return Found(
             found.results,
@@ -228,6 +259,35 @@ def _planner(
         )
 
     return next_round
+
+
+def _measuring(
+    tvm: Any, config: TuningConfig, interrupt: Interrupt
+) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Returns what builds and runs `MeasureInput`s, unless the user asked to stop."""
+    builder, runner = _builder(tvm.auto_scheduler, config), _runner(tvm, config)
+
+    def measure(inputs: Sequence[Any]) -> Sequence[Any]:
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        with sheltered_children():
+            return runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
+
+    return measure
+
+
+def _inputs_of(ansor: Any, task: Any, records: Sequence[Record]) -> list[Any]:
+    """Returns the `MeasureInput`s of records of a task."""
+    load = ansor.measure_record.load_record_from_string
+    return [ansor.MeasureInput(task, load(format_line(record))[0].state) for record in records]
+
+
+def _append(ansor: Any, log: Path, inputs: Sequence[Any], results: Sequence[Any]) -> None:
+    """Appends measurements to an Ansor log."""
+    dump = ansor.measure_record.dump_record_to_string
+    with log.open("a") as file:
+        for measured, result in zip(inputs, results, strict=True):
+            file.write(str(dump(measured, result)).strip() + "\n")
 
 
 def _search_seed(config: TuningConfig, earlier: list[Record]) -> int:

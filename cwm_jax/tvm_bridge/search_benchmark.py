@@ -21,25 +21,29 @@ import orjson
 from cwm_jax.errors import CwmError
 
 _WORLD_MODEL = ("--cost-model", "world-model")
+# As their engines have them: neither measures its best programs again.
+_OTHERS = ("--confirm", "0", "--cost-model")
 
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "ansor": {
         "world-model": _WORLD_MODEL,
+        "world-model-unconfirmed": (*_WORLD_MODEL, "--confirm", "0"),
         "world-model-evolutionary": (*_WORLD_MODEL, "--search", "evolutionary"),
         "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
         "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
-        "xgboost": ("--cost-model", "xgboost"),
-        "xgboost-pretrained": ("--cost-model", "xgboost", "--pretrain"),
-        "random": ("--cost-model", "random"),
+        "xgboost": (*_OTHERS, "xgboost"),
+        "xgboost-pretrained": (*_OTHERS, "xgboost", "--pretrain"),
+        "random": (*_OTHERS, "random"),
     },
     "metaschedule": {
         "world-model": _WORLD_MODEL,
+        "world-model-unconfirmed": (*_WORLD_MODEL, "--confirm", "0"),
         "world-model-evolutionary": (*_WORLD_MODEL, "--search", "evolutionary"),
         "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
         "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
-        "xgboost": ("--cost-model", "xgboost"),
-        "mlp": ("--cost-model", "mlp"),
-        "random": ("--cost-model", "random"),
+        "xgboost": (*_OTHERS, "xgboost"),
+        "mlp": (*_OTHERS, "mlp"),
+        "random": (*_OTHERS, "random"),
     },
 }
 """Ways to search, by engine, as options of `cwm tune`; a corpus follows `--pretrain`."""

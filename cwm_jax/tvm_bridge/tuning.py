@@ -1,7 +1,8 @@
 """One Ansor search on this machine: rounds of search and measurement, logged and resumable."""
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,17 @@ from cwm_jax.errors import RecordError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
 from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_record, confirm
 from cwm_jax.tvm_bridge.cost_models import create_cost_model
 from cwm_jax.tvm_bridge.interrupts import watch_interrupts
 from cwm_jax.tvm_bridge.results import first_error, latency_of
-from cwm_jax.tvm_bridge.rounds import TuningConfig, guard_model, start_search
+from cwm_jax.tvm_bridge.rounds import (
+    Found,
+    TuningConfig,
+    guard_model,
+    start_confirming,
+    start_search,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +37,7 @@ class Round:
         imagined: Schedules that a planner scored.
         proposed: Schedules that it handed to TVM.
         rejected: Those that TVM refused.
+        confirming: Whether the best programs were measured again, and none was searched for.
     """
 
     trials: int
@@ -40,6 +49,7 @@ class Round:
     imagined: int = 0
     proposed: int = 0
     rejected: int = 0
+    confirming: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +62,8 @@ class TuningResult:
         latencies: Of every trial in order, in seconds, infinity for failures; a resumed log's
             come first.
         rounds: The rounds of this run.
-        best: The fastest record, None if no trial succeeded.
+        best: The fastest program (`cwm_jax.search.confirmation.best_record`), None if no trial
+            succeeded.
         first_error: What TVM said of the first failed trial of this run, or "".
         stopped_early: Whether the search space ran out before the trials did.
     """
@@ -130,36 +141,45 @@ def tune_task(
     latencies = [record.latency for record in earlier]
     rounds: list[Round] = []
     error, stopped_early = "", False
+    measured = partial(measured_records, earlier, log, task.workload_key)
+
+    def note(found: Found, *, confirming: bool) -> None:
+        nonlocal error
+        error = error or first_error(found.results)
+        new = tuple(latency_of(result) for result in found.results)
+        latencies.extend(new)
+        best = min(latencies)
+        rounds.append(
+            Round(len(latencies), new, best, *found.seconds, *found.counts, confirming=confirming)
+        )
+        report(rounds[-1])
+
     with watch_interrupts() as interrupt:
         guard_model(model, config, interrupt)
         next_round = start_search(tvm, task, config, log, model, clock, earlier, interrupt)
-        while len(latencies) < config.trials:
-            found = next_round(min(config.round_size, config.trials - len(latencies)))
+        while (left := config.trials - config.confirm - len(latencies)) > 0:
+            found = next_round(min(config.round_size, left))
             if len(found.results) == 0:
                 stopped_early = True
                 break
-            error = error or first_error(found.results)
-            round_latencies = tuple(latency_of(result) for result in found.results)
-            latencies.extend(round_latencies)
-            rounds.append(
-                Round(
-                    len(latencies), round_latencies, min(latencies), *found.seconds, *found.counts
-                )
-            )
-            report(rounds[-1])
+            note(found, confirming=False)
+        again = start_confirming(tvm, task, config, log, interrupt)
+        left = min(config.confirm, config.trials - len(latencies))
+        for found in confirm(measured, again, left):
+            note(found, confirming=True)
     return TuningResult(
         workload_key=task.workload_key,
         target=str(task.target),
         latencies=tuple(latencies),
         rounds=tuple(rounds),
-        best=best_record(earlier, log, task.workload_key),
+        best=best_record(measured()),
         first_error=error,
         stopped_early=stopped_early,
     )
 
 
-def best_record(earlier: list[Record], log: Path, workload_key: str) -> Record | None:
-    """Returns the fastest valid record of a workload in a log; None if there is none.
+def measured_records(earlier: Sequence[Record], log: Path, workload_key: str) -> list[Record]:
+    """Returns the records of a workload in a log.
 
     Args:
         earlier: What the log held before; looked at if there is no log.
@@ -167,8 +187,7 @@ def best_record(earlier: list[Record], log: Path, workload_key: str) -> Record |
         workload_key: Of the workload.
     """
     records = load_records(log, summary=LogSummary()) if log.exists() else earlier
-    valid = [r for r in records if r.valid and r.workload_key == workload_key]
-    return min(valid, key=lambda record: record.latency, default=None)
+    return [record for record in records if record.workload_key == workload_key]
 
 
 def schedule_text(tvm: Any, task: Any, record: Record) -> str:

@@ -134,6 +134,30 @@ def test_cwm_tune_measures_and_resumes(tmp_path, cost_model, search):
     assert read_programs(beside[0]) == read_programs(beside[1])
 
 
+def test_cwm_tune_measures_the_best_again(tmp_path):
+    folder, out = tmp_path / "search", tmp_path / "out.json"
+    common = ["tune", "--engine", "metaschedule", "--workload", "dense:16,96,128", "--round", "4"]
+    common += ["--checkpoint", CHECKPOINT, "--json", str(out), "--confirm", "4"]
+    assert main([*common, "--trials", "8", "--log", str(folder)]) == 0
+    told = orjson.loads(out.read_bytes())
+    assert [done["confirming"] for done in told["rounds"]] == [False, True, True]
+    assert told["best_measured"] == 3
+    records = load_records(folder / "records.jsonl")
+    assert [record.latency for record in records] == told["latencies"]
+    ordered = sorted(records[:4], key=lambda record: record.latency)
+    finalists = {record.steps for record in ordered[:2]}
+    assert {record.steps for record in records[4:6]} == finalists
+    assert {record.steps for record in records[6:]} == finalists
+    means = [np.mean([r.latency for r in records if r.steps == steps]) for steps in finalists]
+    assert told["best_latency"] == pytest.approx(min(means))
+    lines = (folder / "database_tuning_record.json").read_bytes().splitlines()
+    assert len(lines) == 8
+    # Resumed, it recalls the programs that were measured by another process.
+    assert main([*common, "--trials", "12", "--resume", str(folder)]) == 0
+    told = orjson.loads(out.read_bytes())
+    assert [done["confirming"] for done in told["rounds"]] == [True, True]
+
+
 def test_another_workload_is_not_resumed(tmp_path, capsys):
     folder = tmp_path / "search"
     common = ["tune", "--engine", "metaschedule", "--cost-model", "random", "--trials", "2"]
