@@ -22,7 +22,13 @@ from cwm_jax.cli.common import (
     write_json,
 )
 from cwm_jax.errors import CwmError
-from cwm_jax.tvm_bridge.machine import describe_machine, machine_identity, machine_of, note_machine
+from cwm_jax.tvm_bridge.machine import (
+    NOTE,
+    describe_machine,
+    machine_identity,
+    machine_of,
+    note_machine,
+)
 
 if TYPE_CHECKING:
     from cwm_jax.evaluation.search_summary import Found
@@ -30,7 +36,6 @@ if TYPE_CHECKING:
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
 _RIVAL = "xgboost"
-_NOTE = "machine.json"
 _REFERENCE_ROUND = 64  # Ansor's own default; a search of 64 trials would learn nothing by it
 
 
@@ -96,7 +101,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     console = Console()
     engine = _winners(options.engine, [*options.workloads, *options.reference])
     options.out.mkdir(parents=True, exist_ok=True)
-    note_machine(options.out / _NOTE, machine_identity(engine.target))
+    note_machine(options.out / NOTE, machine_identity(engine.target))
     checkpoint = checkpoint_of(options)
     longest = max(options.trials)
     runs = benchmark.plan_runs(options.workloads, options.variants, options.seeds, longest)
@@ -172,8 +177,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             "variants": summary,
             "optimum": {workload: latency for (_, workload), latency in reference.items()},
             "folders": {
-                folder.name: machine_of(folder / _NOTE)
-                for folder in dict.fromkeys(folders.values())
+                folder.name: machine_of(folder / NOTE) for folder in dict.fromkeys(folders.values())
             },
             "rows": rows,
             "curves": curves,

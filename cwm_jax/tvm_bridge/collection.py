@@ -120,7 +120,7 @@ def open_corpus(
     """
     corpus = Corpus(folder)
     if corpus.records.exists() and not corpus.machine.exists():
-        raise CorpusError(f"{corpus.folder}: has records but no machine.json")
+        raise CorpusError(f"{corpus.folder}: has records but no {corpus.machine.name}")
     note_machine(corpus.machine, machine)
     if not corpus.tasks.exists():
         write_tasks(corpus.tasks, plan())

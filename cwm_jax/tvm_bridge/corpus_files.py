@@ -12,6 +12,8 @@ A corpus is a folder:
 import dataclasses
 from pathlib import Path
 
+from cwm_jax.tvm_bridge.machine import NOTE
+
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
@@ -26,7 +28,7 @@ class Corpus:
     @property
     def machine(self) -> Path:
         """What the corpus was measured on."""
-        return self.folder / "machine.json"
+        return self.folder / NOTE
 
     @property
     def tasks(self) -> Path:

@@ -12,6 +12,9 @@ from cwm_jax.features.host import host_caches
 from cwm_jax.files import write_atomically
 from cwm_jax.tvm_bridge.cores import threads_in_use, usable_cores
 
+NOTE = "machine.json"
+"""File that says what a folder's measurements are of."""
+
 
 def machine_identity(target: str) -> dict[str, Any]:
     """Returns the target, the CPU, its caches and cores, and the threads programs run on.

@@ -58,7 +58,7 @@ class SearchConfig:
         adaptation: How measurements correct the world model.
         search: Where candidates come from: TVM's evolution, or the world model's imagination.
         confirm: Trials of them that measure the best programs again, at the end
-            (`cwm_jax.search.confirmation`); a network's search has none.
+            (`cwm_jax.search.confirmation`).
     """
 
     trials: int

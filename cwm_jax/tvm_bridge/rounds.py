@@ -42,7 +42,7 @@ class TuningConfig:
             upper confidence bound.
         pretrain: Corpus folder that XGBoost learns from before the search.
         confirm: Trials of them that measure the best programs again, at the end
-            (`cwm_jax.search.confirmation`); a network's search has none.
+            (`cwm_jax.search.confirmation`).
     """
 
     trials: int
