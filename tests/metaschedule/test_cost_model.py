@@ -152,10 +152,18 @@ def test_cwm_tune_measures_the_best_again(tmp_path):
     assert told["best_latency"] == pytest.approx(min(means))
     lines = (folder / "database_tuning_record.json").read_bytes().splitlines()
     assert len(lines) == 8
-    # Resumed, it recalls the programs that were measured by another process.
+    # Resumed, it recalls the programs that were measured by another process, which was killed when
+    # it had written half of a round.
+    with (folder / "database_tuning_record.json").open("ab") as database:
+        database.write(lines[-1] + b"\n" + lines[-1][:40])
+    with (folder / "records.jsonl").open("ab") as log:
+        log.write(b'{"i": [["cut off')
     assert main([*common, "--trials", "12", "--resume", str(folder)]) == 0
     told = orjson.loads(out.read_bytes())
     assert [done["confirming"] for done in told["rounds"]] == [True, True]
+    resumed = (folder / "database_tuning_record.json").read_bytes().splitlines()
+    assert len(resumed) == len(load_records(folder / "records.jsonl")) == 12
+    assert resumed[:8] == lines
 
 
 def test_another_workload_is_not_resumed(tmp_path, capsys):
