@@ -18,7 +18,7 @@ from cwm_jax.cli.common import (
     say,
     write_json,
 )
-from cwm_jax.cli.train import key_hash
+from cwm_jax.cli.train import trained_on
 from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
 from cwm_jax.records.ansor_log import LogSummary, load_records
@@ -72,9 +72,8 @@ def run(options: argparse.Namespace) -> int:
     say(console, f"read {summary}")
     programs = load_programs(options.records, options.programs)
     dataset = build_dataset(records, programs, hardware)
-    split = loaded.card.get("split", {})
-    seen = {hashed for part, hashes in split.items() if part != "test" for hashed in hashes}
-    keys = [key for key in dataset if options.include_training or key_hash(key) not in seen]
+    seen = set() if options.include_training else trained_on(loaded.card, list(dataset))
+    keys = [key for key in dataset if key not in seen]
     if options.networks:
         from cwm_jax.evaluation.splits import split_by_network
 

@@ -95,10 +95,12 @@ def check_trials(options: argparse.Namespace, tasks: int) -> None:
     """
     if not tasks:
         raise CwmError(f"{options.network}: holds no operator that {options.engine} can tune")
-    if options.trials < tasks:
+    confirm = options.confirm or 0
+    if options.trials - confirm < tasks:
+        less = f" less --confirm {confirm}" if confirm else ""
         raise CwmError(
-            f"--trials {options.trials}: {options.network} has {tasks} tasks, and each needs at "
-            "least one"
+            f"--trials {options.trials}{less}: {options.network} has {tasks} tasks, and each needs "
+            "at least one"
         )
 
 

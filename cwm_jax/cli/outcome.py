@@ -39,11 +39,6 @@ class Outcome(Protocol):
         ...
 
     @property
-    def best(self) -> Record | None:
-        """The fastest program, with all that was measured of it; None if no trial succeeded."""
-        ...
-
-    @property
     def first_error(self) -> str:
         """What TVM said of the first failed trial, or ""."""
         ...
@@ -69,6 +64,7 @@ def finish(
     options: argparse.Namespace,
     console: Console,
     result: Outcome,
+    best: Record,
     schedule: str,
     flop: float,
     place: Path,
@@ -78,22 +74,22 @@ def finish(
     Args:
         options: Of the command.
         console: To print on.
-        result: With a best program.
-        schedule: The best one as text.
+        result: Of the search.
+        best: Its fastest program, with all that was measured of it.
+        schedule: The same as text.
         flop: Floating-point operations of the workload, 0 where unknown.
         place: Log or folder of the search.
     """
-    best = result.best.latency if result.best else math.inf
-    confirmed = len(result.best.costs) if result.best else 0
+    latency, measured = best.latency, len(best.costs)
     failed = sum(not math.isfinite(latency) for latency in result.latencies)
     phases = seconds_by_phase(result.rounds)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in phases.items())
-    speed = f", {flop / best / 1e9:.1f} GFLOP/s" if flop else ""
+    speed = f", {flop / latency / 1e9:.1f} GFLOP/s" if flop else ""
     say(console, schedule)
     say(
         console,
-        f"best latency {milliseconds(best)}{speed}"
-        + (f" (mean of {confirmed} measurements)" if confirmed > 1 else "")
+        f"best latency {milliseconds(latency)}{speed}"
+        + (f" (mean of {measured} measurements)" if measured > 1 else "")
         + f", {len(result.latencies)} trials ({failed} failed)\n{seconds}\nlog {place}",
     )
     if failed and result.first_error:
@@ -112,9 +108,9 @@ def finish(
             "seed": options.seed,
             "trials": len(result.latencies),
             "latencies": [x if math.isfinite(x) else None for x in result.latencies],
-            "best_latency": best,
-            "best_measured": confirmed,
-            "gflops": flop / best / 1e9,
+            "best_latency": latency,
+            "best_measured": measured,
+            "gflops": flop / latency / 1e9,
             "seconds": phases,
             "rounds": [dataclasses.asdict(done) for done in result.rounds],
             "schedule": schedule,

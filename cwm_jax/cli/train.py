@@ -155,10 +155,10 @@ def run(options: argparse.Namespace) -> int:
         + (f"; {len(others)} of other devices for training" if others else ""),
     )
     model_config, initial, known_tests = ModelConfig(), None, 0
-    labelled = {name: (dataset | others)[name] for name in (*training, *others)}
+    labelled = {name: dataset[name] for name in training} | others
     if named := options.start or options.teacher:
         base = load_checkpoint(find_checkpoint(named))
-        known_tests = _known_to(base.card, split.test)
+        known_tests = len(trained_on(base.card, split.test))
         if known_tests:
             say(
                 console,
@@ -336,10 +336,16 @@ def _other_devices(
     return found, engines
 
 
-def _known_to(card: Mapping[str, Any], keys: Sequence[str]) -> int:
-    """Returns how many workloads a checkpoint was trained on, on whatever device."""
-    seen = {*card["split"]["train"], *card["split"].get("other_devices", ())}
-    return sum(key_hash(key) in seen for key in keys)
+def trained_on(card: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
+    """Returns the workloads that a checkpoint was trained on, on whatever device.
+
+    Args:
+        card: Its model card.
+        keys: Workload keys to choose from.
+    """
+    split = card.get("split", {})
+    seen = {hashed for part, hashes in split.items() if part != "test" for hashed in hashes}
+    return {key for key in keys if key_hash(key) in seen}
 
 
 def key_hash(workload_key: str) -> str:

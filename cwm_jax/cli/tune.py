@@ -177,7 +177,7 @@ def run(options: argparse.Namespace) -> int:
         say_none_succeeded(console, result, log)
         return 1
     schedule = schedule_text(tvm, task, result.best)
-    finish(options, console, result, schedule, flop, log)
+    finish(options, console, result, result.best, schedule, flop, log)
     return 0
 
 

@@ -41,9 +41,8 @@ def run_metaschedule(options: argparse.Namespace) -> int:
     if result.best is None:
         say_none_succeeded(console, result, folder)
         return 1
-    best = tuning_record_of(tvm, folder, line_of(folder, result.best))
-    schedule = best.as_measure_candidate().sch
-    finish(options, console, result, schedule.mod.script(), result.flop, folder)
+    best = tuning_record_of(tvm, folder, line_of(folder, result.best)).as_measure_candidate()
+    finish(options, console, result, result.best, best.sch.mod.script(), result.flop, folder)
     return 0
 
 

@@ -81,7 +81,7 @@ def tune_modules(
     files = SearchFolder(tvm, folder)
     earlier = files.earlier([program.workload_key for program in programs], str(target))
     write_programs(programs, programs_path(files.records))
-    size = round_size(config.round_size, config.trials, len(tasks))
+    size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
     records = [[r for r in earlier if r.workload_key == p.workload_key] for p in programs]
     progress = [
         _progress(program, weight, found, size)

@@ -25,11 +25,7 @@ from cwm_jax.tvm_bridge.cost_models import ADAPTATIONS, AdaptationName, Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
-from cwm_jax.tvm_bridge.metaschedule_records import (
-    FAILED_SECONDS,
-    record_of_result,
-    steps_of_candidates,
-)
+from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS, record_of_result
 from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Source
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
@@ -136,7 +132,7 @@ class SearchFolder:
     def __init__(self, tvm: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._ms = tvm.s_tir.meta_schedule
-        self.records = folder / _RECORDS
+        self.folder, self.records = folder, folder / _RECORDS
         if self.records.exists():
             _cut_to_common_lines(self.records, folder / RECORDS_FILE)
         self.database = self._ms.database.JSONDatabase(
@@ -314,7 +310,7 @@ class ModuleSearch:
         device: Device,
         interrupt: Interrupt,
     ) -> None:
-        self._tvm, self._module = tvm, module
+        self._tvm = tvm
         self._device, self._program, self._target, self._files = device, program, target, files
         self._interrupt = interrupt
         self._known = {record.steps for record in earlier}
@@ -345,15 +341,11 @@ class ModuleSearch:
             )
         self._remind()
 
-    def _tuned(self) -> list[Any]:
-        """`TuningRecord`s of the module in the database."""
-        records = self._files.database.get_all_tuning_records()
-        return [record for record in records if record.workload.same_as(self._workload)]
-
     def _remind(self) -> None:
         """Lets the model learn from the trials of an earlier run."""
         ms = self._tvm.s_tir.meta_schedule
-        known = self._tuned()
+        database = self._files.database
+        known = [r for r in database.get_all_tuning_records() if r.workload.same_as(self._workload)]
         if known:
             candidates = [record.as_measure_candidate() for record in known]
             results = [
@@ -414,22 +406,17 @@ class ModuleSearch:
             KeyboardInterrupt: As for `next_round`.
         """
         started = time.perf_counter()
-        candidates = self._recorded()
-        chosen = [(record.steps, candidates[record.steps]) for record in records]
+        folder = self._files.folder
+        lines = [line_of(folder, record) for record in records]
+        chosen = [
+            (record.steps, tuning_record_of(self._tvm, folder, line).as_measure_candidate())
+            for record, line in zip(records, lines, strict=True)
+        ]
         measuring = time.perf_counter()
         results = self._measure([candidate for _, candidate in chosen])
         measured = time.perf_counter()
-        records = self._keep(chosen, results)
         seconds = (measuring - started, 0.0, measured - measuring)
-        return FoundRound(records, _first_error(results), seconds, 0)
-
-    def _recorded(self) -> dict[Schedule, Any]:
-        """Candidates of the module in the database, by their steps."""
-        candidates = [record.as_measure_candidate() for record in self._tuned()]
-        steps = steps_of_candidates(
-            self._tvm, self._module, self._target, candidates, self._program
-        )
-        return dict(zip(steps, candidates, strict=True))
+        return FoundRound(self._keep(chosen, results), _first_error(results), seconds, 0)
 
     def _keep(self, chosen: Sequence[tuple[Schedule, Any]], results: Sequence[Any]) -> list[Record]:
         """Appends measurements to the files; returns them as records."""

@@ -59,7 +59,7 @@ def tune_network(
     Raises:
         KeyboardInterrupt: On Ctrl-C; the log holds all finished rounds.
     """
-    size = round_size(config.round_size, config.trials, len(tasks))
+    size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
     model, clock = create_cost_model(
         tvm,
         config.cost_model,

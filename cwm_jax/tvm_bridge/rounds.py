@@ -128,18 +128,16 @@ def start_confirming(
         interrupt: As for `start_search`.
 
     Returns:
-        The function of a round: takes one record of each program.
-
-    Raises:
-        TargetError: As for `start_search`.
+        The function of a round: takes one record of each program, and raises `TargetError` as
+        that of `start_search` does.
     """
     ansor = tvm.auto_scheduler
-    measure = _measuring(tvm, config, interrupt)
 
     def again(records: Sequence[Record]) -> Found:
         started = time.perf_counter()
         inputs = _inputs_of(ansor, task, records)
-        results = measure(inputs)
+        # Not before: a tracker would be asked for a device even if nothing is measured again.
+        results = _measuring(tvm, config, interrupt)(inputs)
         seconds = time.perf_counter() - started
         if interrupt.requested:
             raise KeyboardInterrupt
