@@ -2,6 +2,9 @@
 
     uv run python tools/summarise_searches.py tools/results/search.json --curves DIR
 
+Below the table, for each machine: the speed-up, the extreme pairs, and how much longer the winners
+took when they were measured again than in the search that chose them.
+
 Curves: best latency so far, as measured in the search, relative to the best that any search of the
 workload found; against trials, and against wall-clock seconds.
 """
@@ -28,7 +31,7 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, metavar="DIR", help="where to draw curves")
     options = parser.parse_args()
     data = orjson.loads(options.results.read_bytes())
-    print("\n".join(table(data)))
+    print("\n".join([*table(data), "", *by_machine(data)]))
     if options.curves:
         options.curves.mkdir(parents=True, exist_ok=True)
         draw(data["curves"], "trials", options.curves / "trials.png")
@@ -63,6 +66,38 @@ def table(data: dict[str, Any]) -> list[str]:
                 )
                 cells.append(f"{_geomean([theirs / ours for ours, theirs in pairs]):.2f}")
         lines.append("| " + " | ".join([f"`{workload}`", *cells]) + " |")
+    return lines
+
+
+def by_machine(data: dict[str, Any]) -> list[str]:
+    """One line for each folder of searches and pair of variants, one for each variant's winners."""
+    variants = list(data["variants"])
+    lines: list[str] = []
+    for folder in dict.fromkeys(row.get("folder", "all") for row in data["rows"]):
+        rows = [row for row in data["rows"] if row.get("folder", "all") == folder]
+        # References are longer, and compared with nothing.
+        for trials in sorted({row["trials"] for row in rows if row["variant"] == variants[0]}):
+            told = [row for row in rows if row["trials"] == trials and row["latency"]]
+            found = {(row["workload"], row["seed"], row["variant"]): row for row in told}
+            for other in variants[1:]:
+                ratios = [
+                    theirs["latency"] / row["latency"]
+                    for (workload, seed, name), row in found.items()
+                    if name == variants[0] and (theirs := found.get((workload, seed, other)))
+                ]
+                if ratios:
+                    lines.append(
+                        f"{folder}, {trials} trials: {variants[0]} over {other} "
+                        f"{_geomean(ratios):.3f}, pairs from {min(ratios):.2f} to "
+                        f"{max(ratios):.2f}"
+                    )
+            for name in variants:
+                longer = [r["latency"] / r["in_search"] for r in told if r["variant"] == name]
+                if longer:
+                    lines.append(
+                        f"{folder}, {trials} trials: winners of {name}, measured again, took "
+                        f"{statistics.median(longer):.2f} times as long (median)"
+                    )
     return lines
 
 

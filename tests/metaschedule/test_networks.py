@@ -60,3 +60,6 @@ def test_cwm_tune_tunes_compiles_and_resumes_a_network(tvm, tmp_path, capsys):
     assert loaded is not None
     assert main([*common, "--trials", "3", "--log", str(tmp_path / "few")]) == 2
     assert "has 4 tasks" in capsys.readouterr().err
+    confirming = ["--trials", "10", "--confirm", "8", "--log", str(tmp_path / "few")]
+    assert main([*common, *confirming]) == 2
+    assert "--trials 10 less --confirm 8" in capsys.readouterr().err
