@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from cwm_jax.files import write_atomically
+from cwm_jax.tvm_bridge.cores import run_on_all_cores
 from cwm_jax.tvm_bridge.machine import describe_machine
 
 _TUNED = """
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True, help="JSON to write or to add to")
     options = parser.parse_args()
+    run_on_all_cores()
     script = str(Path(__file__).with_name("pytorch_network.py"))
     shape = orjson.dumps(_SHAPES[options.network]).decode()
     commands = {"tuned": [sys.executable, "-c", _TUNED, str(options.library), shape, "3"]}
