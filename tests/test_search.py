@@ -76,7 +76,7 @@ def test_evolution_finds_the_tile_that_a_model_likes():
     def rank(arrays) -> Scores:
         wanted = np.log2(1 + np.array([6, 32])) / 8
         score = -np.abs(arrays.values[:, :2, part] - wanted).sum(1).astype(np.float32)
-        return Scores(score, score[:, None], score[:, None])
+        return Scores(score, *[score[:, None]] * 3)
 
     config = PlannerConfig(population=256, generations=12)
     planner = Planner(PROGRAM, rank, config, np.random.default_rng(0))
@@ -99,7 +99,7 @@ def test_a_planner_ranks_a_schedule_once_and_corrects_it_anew():
     def rank(arrays) -> Scores:
         ranked.append(len(arrays.length))
         score = arrays.values[:, 1, part].astype(np.float32)
-        return Scores(score, score[:, None], score[:, None])
+        return Scores(score, *[score[:, None]] * 3)
 
     config = PlannerConfig(population=128, generations=6, remembered=60)
     planner = Planner(PROGRAM, rank, config, np.random.default_rng(0))
@@ -154,7 +154,7 @@ def test_a_planner_grafts_what_is_good_into_other_structures():
 
     def rank(arrays) -> Scores:
         score = arrays.values[:, 1, part] + 0.01 * (arrays.length < len(SEED))
-        return Scores(score, score[:, None], score[:, None])
+        return Scores(score, *[score[:, None]] * 3)
 
     config = PlannerConfig(population=64, generations=1, grafted=1.0, crossed=0.0)
     planner = Planner(PROGRAM, rank, config, np.random.default_rng(0))

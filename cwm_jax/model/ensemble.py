@@ -22,11 +22,14 @@ class EnsembleRanking(NamedTuple):
         score: Mean of the members' scores; higher is faster, comparable within one workload.
         members: Scores of each member. A member's scores may be shifted as a whole.
         features: The members' head features side by side.
+        actions: Sums and maxima over its steps of what they say: what is known of a candidate
+            without a model.
     """
 
     score: Float[Array, "candidate"]
     members: Float[Array, "candidate member"]
     features: Float[Array, "candidate feature"]
+    actions: Float[Array, "candidate sum"]
 
 
 class Ensemble:
@@ -81,7 +84,9 @@ def rank_together(
 
     scores, features = each_member(rank, state)
     side_by_side = features.swapaxes(0, 1).reshape(features.shape[1], -1)
-    return EnsembleRanking(scores.mean(0), scores.T, side_by_side)
+    values = jnp.asarray(schedules.values)
+    actions = jnp.concatenate([values.sum(1), values.max(1)], -1)
+    return EnsembleRanking(scores.mean(0), scores.T, side_by_side, actions)
 
 
 def each_member(function: Callable[..., Any], *trees: Any) -> Any:

@@ -19,9 +19,6 @@ from jaxtyping import Float
 Vector = Float[np.ndarray, "candidate"]
 Matrix = Float[np.ndarray, "candidate head"]
 
-# A feature that hardly varies among the measured must not blow up elsewhere.
-_LEAST_SCALE = 1e-2
-
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationConfig:
@@ -33,19 +30,25 @@ class AdaptationConfig:
         slope_strength: How much squared score the measurements must span to count as much as
             the prior slope.
         length_scale: Of the process, in standard deviations of a feature.
+        least_scale: Added to these: a feature that hardly varies among the measured must not
+            blow up elsewhere.
         noise: Variance of a measurement over that of the process.
         exploration: Standard deviations that the bound lies above the mean.
         residual: Standard deviation of the throughput around the line, as long as too little
             is measured to tell.
+        drawn: Share of a round that is drawn at random until the pretrained ranking is trusted
+            (`cwm_jax.ranking.trust`); 0 trusts it blindly.
     """
 
     minimum: int = 4
     slope: float = 0.12
     slope_strength: float = 64.0
     length_scale: float = 0.5
+    least_scale: float = 1e-2
     noise: float = 1.0
     exploration: float = 1.5
     residual: float = 0.15
+    drawn: float = 0.25
 
 
 class Adaptation(NamedTuple):
@@ -101,7 +104,7 @@ def fit_adaptation(
     slope = float((evidence + strength * config.slope) / (centered @ centered + strength))
     slope = max(0.0, slope)
     feature_center = features.mean(0)
-    feature_scale = features.std(0) + _LEAST_SCALE
+    feature_scale = features.std(0) + config.least_scale
     anchors = (features - feature_center) / feature_scale
     gram = _kernel(anchors, anchors, config.length_scale)
     residual = throughput - offset - slope * centered
@@ -138,7 +141,7 @@ def prior_adaptation(score: Vector, features: Matrix, config: AdaptationConfig) 
         offset=0.0,
         slope=config.slope,
         feature_center=features.mean(0),
-        feature_scale=features.std(0) + _LEAST_SCALE,
+        feature_scale=features.std(0) + config.least_scale,
         anchors=np.zeros((0, width)),
         weights=np.zeros(0),
         precision=np.zeros((0, 0)),

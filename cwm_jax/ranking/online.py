@@ -16,6 +16,7 @@ from cwm_jax.ranking.adaptation import (
     prior_adaptation,
 )
 from cwm_jax.ranking.scorer import Scorer, Scores
+from cwm_jax.ranking.trust import DISTRUSTED, earns_trust, log_throughput
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 
@@ -38,6 +39,9 @@ class OnlineRanker:
         self._config = config
         self._schedules: dict[str, list[Schedule]] = defaultdict(list)
         self._latencies: dict[str, list[float]] = defaultdict(list)
+        self._drawn: dict[str, set[Schedule]] = defaultdict(set)
+        # By workload, once a random draw of it is measured.
+        self._trusted: dict[str, bool] = {}
         self._ranked: dict[str, dict[Schedule, tuple]] = defaultdict(dict)
         # By workload: how many measurements it was fitted to, and the correction.
         self._fitted: dict[str, tuple[int, Adaptation | None]] = {}
@@ -60,6 +64,46 @@ class OnlineRanker:
         """
         self._schedules[workload_key].append(schedule)
         self._latencies[workload_key].append(latency)
+
+    def spend(self, workload_key: str, size: int) -> tuple[int, int]:
+        """Says how to spend the next measurements of a workload.
+
+        A first round is half as large, one half of it random draws: it tells whether the
+        pretrained ranking can be trusted on the workload. Where it cannot, some of every round
+        is drawn from what the ranking does not lead to.
+
+        Args:
+            workload_key: Of the workload.
+            size: Measurements of a round.
+
+        Returns:
+            How many to choose, and how many to draw.
+        """
+        trusted = self.trusted(workload_key)
+        drawn = int(self._config.drawn * size)
+        if trusted or not drawn:
+            return size, 0
+        return (drawn if trusted is None else size - drawn), drawn
+
+    def note_drawn(self, workload_key: str, schedules: Sequence[Schedule]) -> None:
+        """Notes, before they are measured, that schedules were drawn at random."""
+        self._drawn[workload_key].update(schedules)
+
+    def trusted(self, workload_key: str) -> bool | None:
+        """Tells whether the pretrained ranking has proved itself on a workload.
+
+        It is judged once, by the round that first held random draws; None before.
+        """
+        known = self._drawn[workload_key]
+        if workload_key not in self._trusted and known:
+            measured = list(
+                zip(self._schedules[workload_key], self._latencies[workload_key], strict=True)
+            )
+            drawn = [latency for schedule, latency in measured if schedule in known]
+            chosen = [latency for schedule, latency in measured if schedule not in known]
+            if drawn and chosen:
+                self._trusted[workload_key] = earns_trust(chosen, drawn)
+        return self._trusted.get(workload_key)
 
     def rank(
         self, program: Program, schedules: Sequence[Schedule]
@@ -99,7 +143,9 @@ class OnlineRanker:
         correction = self.adaptation(program)
         if correction is None:
             return scores.score
-        return adapted_score(correction, scores.score, scores.features)
+        return adapted_score(
+            correction, scores.score, self._regressed(program.workload_key, scores)
+        )
 
     def choose(self, program: Program, scores: Scores, size: int) -> list[int]:
         """Chooses schedules of a program to measure together (`choose_batch`).
@@ -114,10 +160,11 @@ class OnlineRanker:
         """
         if len(scores.score) == 0:
             return []
+        features = self._regressed(program.workload_key, scores)
         correction = self.adaptation(program) or prior_adaptation(
-            scores.score, scores.features, self._config
+            scores.score, features, self._config
         )
-        return choose_batch(correction, scores.score, scores.features, size)
+        return choose_batch(correction, scores.score, features, size)
 
     def adaptation(self, program: Program) -> Adaptation | None:
         """Returns the correction by what is measured of a program; None before there is any."""
@@ -128,7 +175,16 @@ class OnlineRanker:
         known = self._fitted.get(key)
         if known is None or known[0] != len(latencies):
             ranked = self.pretrained_scores(program, self._schedules[key])
-            throughput = latencies.min() / latencies
-            fitted = fit_adaptation(ranked.score, ranked.features, throughput, self._config)
+            throughput, config = latencies.min() / latencies, self._config
+            if self.trusted(key) is False:
+                throughput, config = log_throughput(throughput), DISTRUSTED
+            features = self._regressed(key, ranked)
+            fitted = fit_adaptation(ranked.score, features, throughput, config)
             known = self._fitted[key] = (len(latencies), fitted)
         return known[1]
+
+    def _regressed(
+        self, workload_key: str, scores: Scores
+    ) -> Float32[np.ndarray, "schedule feature"]:
+        """Returns what the correction regresses on: a wrong model's features are wrong, too."""
+        return scores.actions if self.trusted(workload_key) is False else scores.features

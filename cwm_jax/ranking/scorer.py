@@ -39,11 +39,14 @@ class Scores(NamedTuple):
         score: Higher is faster; comparable within one workload only.
         members: Scores of each member of the ensemble, whose mean is the score.
         features: What online adaptation regresses on.
+        actions: What it regresses on where the model is not trusted
+            (`cwm_jax.model.ensemble.EnsembleRanking`).
     """
 
     score: Float32[np.ndarray, "candidate"]
     members: Float32[np.ndarray, "candidate member"]
     features: Float32[np.ndarray, "candidate feature"]
+    actions: Float32[np.ndarray, "candidate sum"]
 
 
 def join_scores(parts: Sequence[Scores]) -> Scores:
@@ -60,7 +63,7 @@ def take_scores(scores: Scores, rows: np.ndarray | Sequence[int]) -> Scores:
 def no_scores() -> Scores:
     """Returns the scores of no candidates."""
     none = np.zeros((0, 0), np.float32)
-    return Scores(np.zeros(0, np.float32), none, none)
+    return Scores(np.zeros(0, np.float32), none, none, none)
 
 
 class Ranker:

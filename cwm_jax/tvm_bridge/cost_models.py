@@ -16,7 +16,7 @@ CostModelName = Literal["world-model", "xgboost", "random"]
 AdaptationName = Literal["none", "mean", "bound"]
 
 ADAPTATIONS = {
-    "none": AdaptationConfig(minimum=sys.maxsize, exploration=0.0),
+    "none": AdaptationConfig(minimum=sys.maxsize, exploration=0.0, drawn=0.0),
     "mean": AdaptationConfig(exploration=0.0),
     "bound": AdaptationConfig(),
 }

@@ -13,16 +13,18 @@ from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.search.task_gradient import TaskProgress
 from cwm_jax.tvm_bridge.interrupts import watch_interrupts
-from cwm_jax.tvm_bridge.metaschedule_tuning import (
+from cwm_jax.tvm_bridge.metaschedule_cost_models import create_cost_model
+from cwm_jax.tvm_bridge.metaschedule_folder import (
+    SearchFolder,
+    line_of,
+    search_records,
+    tuning_record_of,
+)
+from cwm_jax.tvm_bridge.metaschedule_rounds import (
     FoundRound,
     ModuleSearch,
     SearchConfig,
-    SearchFolder,
-    create_cost_model,
-    line_of,
     search_device,
-    search_records,
-    tuning_record_of,
 )
 from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,
@@ -89,7 +91,15 @@ def tune_modules(
     ]
     searches: dict[int, ModuleSearch] = {}
     with watch_interrupts() as interrupt:
-        timed = create_cost_model(tvm, config, scorer, interrupt)
+        timed = create_cost_model(
+            tvm,
+            config.cost_model,
+            scorer=scorer,
+            round_size=config.round_size,
+            seed=config.seed,
+            adaptation=config.adaptation,
+            interrupt=interrupt,
+        )
         device = search_device(tvm, target, config)
 
         def search_of(at: int) -> ModuleSearch:

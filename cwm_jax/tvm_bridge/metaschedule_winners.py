@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cwm_jax.search.confirmation import best_record
 from cwm_jax.tvm_bridge.measuring import MeasureConfig
+from cwm_jax.tvm_bridge.metaschedule_folder import line_of, search_records, tuning_record_of
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
 from cwm_jax.tvm_bridge.metaschedule_targets import host_target
-from cwm_jax.tvm_bridge.metaschedule_tuning import line_of, search_records, tuning_record_of
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.search_benchmark import Winner, program_name
 from cwm_jax.tvm_bridge.workloads import parse_workload

@@ -21,6 +21,7 @@ from cwm_jax.tvm_bridge.cost_models import Clock
 _FIRST_SAMPLE = 2048
 _LATER_SAMPLE = 256
 _PROPOSED_PER_TRIAL = 8
+_CHECKED_PER_DRAW = 2
 
 
 class PlannedRound(NamedTuple):
@@ -43,6 +44,13 @@ class PlannedRound(NamedTuple):
     imagined: int
     proposed: int
     rejected: int
+
+
+class _State(NamedTuple):
+    """A state with its bounds, and its loop nest as text."""
+
+    state: Any
+    shown: str
 
 
 class PlannedSearch:
@@ -79,6 +87,7 @@ class PlannedSearch:
             config or PlannerConfig(),
             np.random.default_rng(seed),
         )
+        self._rng = np.random.default_rng([seed, 1])
         self._first = self._policy(seed + 1, _FIRST_SAMPLE)
         self._later = self._policy(seed + 2, _LATER_SAMPLE)
         self._sampled = False
@@ -95,27 +104,22 @@ class PlannedSearch:
     def round(self, size: int) -> PlannedRound:
         """Plans, checks, and measures up to `size` new candidates."""
         self._clock.calls.clear()
-        self._planner.add(self._sample())
-        correct = self._clock.around(partial(self._model.online.corrected, self._program))
+        online = self._model.online
+        sampled = self._sample()
+        self._planner.add(sampled)
+        choices, draws = online.spend(self._program.workload_key, size)
+        drawn = self._draw(sampled, draws)
+        correct = self._clock.around(partial(online.corrected, self._program))
         wanted = _PROPOSED_PER_TRIAL * size + len(self._seen)
         planned = self._planner.plan(correct, wanted)
-        states: list[Any] = []
-        shown: list[str] = []
-        places: list[int] = []
-        rejected = 0
-        for place, schedule in enumerate(planned.schedules):
-            state, text = self._checked(self._state_of(schedule))
-            if state is None:
-                rejected += 1
-            elif text not in self._seen:
-                self._seen.add(text)
-                states.append(state)
-                shown.append(text)
-                places.append(place)
-        choose = self._clock.around(partial(self._model.online.choose, self._program))
-        chosen = choose(take_scores(planned.ranked, places), size)
-        self._seen -= {shown[at] for at in set(range(len(states))) - set(chosen)}
-        inputs = [self._ansor.MeasureInput(self._task, states[at]) for at in chosen]
+        places, states, rejected = self._new_states(planned.schedules)
+        choose = self._clock.around(partial(online.choose, self._program))
+        chosen = choose(take_scores(planned.ranked, places), choices)
+        inputs = [
+            self._ansor.MeasureInput(self._task, state)
+            for state in [*(states[at].state for at in chosen), *drawn]
+        ]
+        self._seen |= {states[at].shown for at in chosen}
         started = time.perf_counter()
         results = list(self._measure(inputs)) if inputs else []
         measure_seconds = time.perf_counter() - started
@@ -130,6 +134,49 @@ class PlannedSearch:
             rejected,
         )
 
+    def _draw(self, sampled: Sequence[tuple[Step, ...]], count: int) -> list[Any]:
+        """Draws new states from what TVM sampled, for `OnlineRanker.spend`.
+
+        They are drawn blindly until the model is known to be wrong; then by what was measured.
+        """
+        if not count:
+            return []
+        online, program = self._model.online, self._program
+        if online.trusted(program.workload_key) is False:
+            ranked = self._clock.around(online.pretrained_scores)(program, sampled)
+            choose = self._clock.around(online.choose)
+            order = choose(program, ranked, _CHECKED_PER_DRAW * count)
+        else:
+            order = self._rng.permutation(len(sampled))[: _CHECKED_PER_DRAW * count]
+        _, states, _ = self._new_states([sampled[at] for at in order])
+        drawn = states[:count]
+        self._seen |= {state.shown for state in drawn}
+        found = [state.state for state in drawn]
+        schedules = schedules_of_states(self._task, found) if found else []
+        online.note_drawn(program.workload_key, schedules)
+        return found
+
+    def _new_states(
+        self, schedules: Sequence[tuple[Step, ...]]
+    ) -> tuple[list[int], list[_State], int]:
+        """Checks schedules: places and states of those that are new and distinct.
+
+        Returns:
+            Places among the schedules, their states, and how many schedules TVM refused.
+        """
+        places: list[int] = []
+        states: list[_State] = []
+        seen, rejected = set(self._seen), 0
+        for place, schedule in enumerate(schedules):
+            state, shown = self._checked(self._state_of(schedule))
+            if state is None:
+                rejected += 1
+            elif shown not in seen:
+                seen.add(shown)
+                places.append(place)
+                states.append(_State(state, shown))
+        return places, states, rejected
+
     def _rank(self, steps: StepArrays) -> Scores:
         program = encode_program(self._program, steps.slots)
         return self._model.online.scorer.rank_arrays(program, steps)
@@ -141,8 +188,9 @@ class PlannedSearch:
         return self._ansor.SketchPolicy(self._task, params=params, seed=seed, verbose=0)
 
     def _sample(self) -> list[tuple[Step, ...]]:
-        """Draws schedules from TVM: many at first, a few new structures each round."""
-        policy = self._later if self._sampled else self._first
+        """Draws schedules from TVM: many while nothing else helps, else a few new structures."""
+        distrusted = self._model.online.trusted(self._program.workload_key) is False
+        policy = self._later if self._sampled and not distrusted else self._first
         self._sampled = True
         return schedules_of_states(self._task, list(policy.sample_initial_population()))
 

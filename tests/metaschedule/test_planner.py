@@ -82,7 +82,7 @@ def test_the_planner_climbs_and_proposes_nothing_twice_or_refused(task, traces):
 
     def rank(schedules):
         scores = np.array([score(schedule) for schedule in schedules], np.float32)
-        return Scores(scores, scores[:, None], scores[:, None])
+        return Scores(scores, *[scores[:, None]] * 3)
 
     config = TracePlannerConfig(population=128, remembered=256)
     planner = TracePlanner(task.program, rank, config, np.random.default_rng(0))

@@ -1,0 +1,265 @@
+"""Rounds of a MetaSchedule search: each finds candidates, measures them, and keeps what it saw."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from cwm_jax.ranking.online import Schedule
+from cwm_jax.records.program import Program
+from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.cost_models import AdaptationName
+from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
+from cwm_jax.tvm_bridge.metaschedule_cost_models import CostModelName, TimedModel
+from cwm_jax.tvm_bridge.metaschedule_folder import SearchFolder, line_of, tuning_record_of
+from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
+from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS, record_of_result
+from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Source
+
+_OFFERED = 4
+"""Candidates that are offered for each one that the world model chooses to measure."""
+_POOL = 512
+"""Offered candidates that are kept for later rounds: none is offered twice."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """Settings of a search.
+
+    Attributes:
+        trials: Candidates to measure in all, those of a resumed search included.
+        round_size: Candidates a round; the model learns between rounds.
+        cost_model: Which model ranks.
+        seed: Of the search.
+        timeout: Seconds that one candidate may compile, and run.
+        min_repeat_ms: One measurement repeats the program for at least so long.
+        population: Schedules that a generation of the evolutionary search holds.
+        adaptation: How measurements correct the world model.
+        search: Where candidates come from: TVM's evolution, or the world model's imagination.
+        confirm: Trials of them that measure the best programs again, at the end
+            (`cwm_jax.search.confirmation`).
+    """
+
+    trials: int
+    round_size: int = 16
+    cost_model: CostModelName = "world-model"
+    seed: int = 0
+    timeout: int = 30
+    min_repeat_ms: int = 40
+    population: int = 512
+    adaptation: AdaptationName = "bound"
+    search: Literal["planner", "evolutionary"] = "evolutionary"
+    confirm: int = 0
+
+
+class FoundRound(NamedTuple):
+    """What a round measured; `seconds` are those of search, model and measuring."""
+
+    records: list[Record]
+    first_error: str
+    seconds: tuple[float, float, float]
+    predicted: int
+
+
+class ModuleSearch:
+    """A search of one module, asked for one round at a time.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        program: The same.
+        target: TVM target.
+        config: Settings.
+        files: Where measurements go.
+        earlier: Those of the module that are there already.
+        timed: The cost model, which searches may share.
+        device: Builds and runs candidates; searches may share it.
+        interrupt: Ends the search.
+    """
+
+    def __init__(
+        self,
+        tvm: Any,
+        module: Any,
+        program: Program,
+        target: Any,
+        config: SearchConfig,
+        files: SearchFolder,
+        earlier: Sequence[Record],
+        timed: TimedModel,
+        device: Device,
+        interrupt: Interrupt,
+    ) -> None:
+        self._tvm = tvm
+        self._device, self._program, self._target, self._files = device, program, target, files
+        self._interrupt = interrupt
+        self._known = {record.steps for record in earlier}
+        self._pool: dict[Schedule, Any] = {}
+        self._timed = timed
+        self._workload = files.database.commit_workload(module)
+        offered = config.round_size * (_OFFERED if timed.online else 1)
+        seed = config.seed + 1 + 1000 * len(earlier)
+        if config.search == "planner":
+            if timed.online is None:
+                raise ValueError("the planner needs the world model")
+            self._source: Source = Imagination(
+                tvm, module, program, target, timed.online, timed.clock, offered, seed
+            )
+        else:
+            self._source = Evolution(
+                tvm,
+                module,
+                program,
+                target,
+                files.database,
+                timed.model,
+                # TVM counts what is measured, but cuts what it offers by its own round.
+                trials=config.trials - len(earlier) + offered - config.round_size,
+                count=offered,
+                population=config.population,
+                seed=seed,
+            )
+        self._remind()
+
+    def _remind(self) -> None:
+        """Lets the model learn from the trials of an earlier run."""
+        ms = self._tvm.s_tir.meta_schedule
+        database = self._files.database
+        known = [r for r in database.get_all_tuning_records() if r.workload.same_as(self._workload)]
+        if known:
+            candidates = [record.as_measure_candidate() for record in known]
+            results = [
+                ms.runner.RunnerResult(None, "failed before")
+                if max(map(float, record.run_secs)) >= FAILED_SECONDS
+                else ms.runner.RunnerResult(record.run_secs, None)
+                for record in known
+            ]
+            self._timed.model.update(self._source.context, candidates, results)
+
+    def next_round(self, most: int) -> FoundRound:
+        """Measures at most so many candidates; none if the search has no more.
+
+        Raises:
+            KeyboardInterrupt: The user asked to stop; this round is lost.
+        """
+        clock, source, model = self._timed.clock, self._source, self._timed.model
+        clock.calls.clear()
+        before = self._timed.predicted() + source.imagined
+        started = time.perf_counter()
+        try:
+            for schedule, candidate in source.offer(self._known).items():
+                self._pool.setdefault(schedule, candidate)
+        except RuntimeError:  # what TVM makes of an error in the cost model
+            self._stop_if_requested()
+            raise
+        self._stop_if_requested()
+        chosen = self._take(most)
+        candidates = [candidate for _, candidate in chosen]
+        measuring = time.perf_counter()
+        results = self._measure(candidates)
+        measured = time.perf_counter()
+        source.note(candidates, results)
+        if candidates:
+            model.update(source.context, candidates, results)
+        updated = time.perf_counter()
+        records = self._keep(chosen, results)
+        self._known.update(record.steps for record in records)
+        predicting = sum(end - start for start, end in clock.calls)
+        return FoundRound(
+            records,
+            _first_error(results),
+            (
+                measuring - started - predicting,
+                predicting + updated - measured,
+                measured - measuring,
+            ),
+            self._timed.predicted() + source.imagined - before,
+        )
+
+    def again(self, records: Sequence[Record]) -> FoundRound:
+        """Measures programs of the search again.
+
+        Args:
+            records: One of each program.
+
+        Raises:
+            KeyboardInterrupt: As for `next_round`.
+        """
+        started = time.perf_counter()
+        folder = self._files.folder
+        lines = [line_of(folder, record) for record in records]
+        chosen = [
+            (record.steps, tuning_record_of(self._tvm, folder, line).as_measure_candidate())
+            for record, line in zip(records, lines, strict=True)
+        ]
+        measuring = time.perf_counter()
+        results = self._measure([candidate for _, candidate in chosen])
+        measured = time.perf_counter()
+        seconds = (measuring - started, 0.0, measured - measuring)
+        return FoundRound(self._keep(chosen, results), _first_error(results), seconds, 0)
+
+    def _keep(self, chosen: Sequence[tuple[Schedule, Any]], results: Sequence[Any]) -> list[Record]:
+        """Appends measurements to the files; returns them as records."""
+        records = [
+            record_of_result(self._program, self._target, schedule, result)
+            for (schedule, _), result in zip(chosen, results, strict=True)
+        ]
+        candidates = [candidate for _, candidate in chosen]
+        self._files.append(self._workload, self._target, candidates, records)
+        return records
+
+    def _take(self, most: int) -> list[tuple[Schedule, Any]]:
+        """Takes what is measured next out of the pool."""
+        pool = list(self._pool.items())
+        online = self._timed.online
+        if online is None:
+            self._pool.clear()
+            return pool[:most]
+
+        def choose() -> list[int]:
+            scores = online.pretrained_scores(self._program, list(self._pool))
+            return online.choose(self._program, scores, most)
+
+        chosen = self._timed.clock.around(choose)() if pool else []
+        taken = [pool[at] for at in chosen]
+        for schedule, _ in taken:
+            del self._pool[schedule]
+        self._pool = dict(list(self._pool.items())[-_POOL:])
+        return taken
+
+    def _measure(self, candidates: Sequence[Any]) -> list[Any]:
+        built = self._device.build(candidates)
+        try:
+            results = self._device.run(candidates, built)
+        finally:
+            for program in built:
+                self._device.discard(program)
+        self._stop_if_requested()  # the processes that measure were interrupted, too
+        return results
+
+    def _stop_if_requested(self) -> None:
+        if self._interrupt.requested:
+            raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        """Tells TVM that the search is over."""
+        self._source.close()
+
+
+def _first_error(results: Sequence[Any]) -> str:
+    return next((str(result.error_msg) for result in results if result.error_msg), "")
+
+
+def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
+    """Returns what measures in a search."""
+    return MetaScheduleDevice(
+        tvm,
+        target,
+        MeasureConfig(
+            build_timeout=config.timeout,
+            run_timeout=config.timeout,
+            repeat=1,
+            min_repeat_ms=config.min_repeat_ms,
+        ),
+    )

@@ -1,0 +1,94 @@
+"""A pretrained ranking that is wrong on a workload is found out, and done without."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from test_steps import matmul
+
+from cwm_jax.features.hardware import load_hardware
+from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.world_model import create_ensemble
+from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.ranking.trust import earns_trust
+from cwm_jax.records.steps import Step
+
+PROGRAM = matmul(64, 96, 32)
+KEY = PROGRAM.workload_key
+MODEL = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16, members=2)
+LATENCIES = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=12)
+
+
+@given(LATENCIES, LATENCIES, st.floats(1e-3, 1e3))
+def test_trust_is_a_matter_of_ratios(chosen, drawn, unit):
+    scaled = [[unit * value for value in values] for values in (chosen, drawn)]
+    logs = [np.log(values).mean() for values in (chosen, drawn)]
+    if abs(logs[1] - logs[0] - math.log(1.25)) > 1e-6:
+        assert earns_trust(*scaled) == (logs[1] - logs[0] > math.log(1.25))
+
+
+def test_failures_are_slow_and_nothing_is_said_without_evidence():
+    assert earns_trust([1.0, 1.0], [3.0, math.inf])
+    assert not earns_trust([1.0, math.inf, math.inf], [1.0, 1.0, 9.0])
+    assert earns_trust([1.0], [])
+    assert earns_trust([math.inf], [math.inf])
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    """A model that has learned nothing."""
+    return Scorer(create_ensemble(MODEL, seed=3), load_hardware("cpu-x86-2core"))
+
+
+def schedule(factor: int) -> tuple[Step, ...]:
+    return (Step("SP", (2, 0, 64, (factor,), 1)), Step("AN", (2, 1, 2)))
+
+
+def measured(scorer, chosen, drawn, config: AdaptationConfig | None = None) -> OnlineRanker:
+    """A ranker that has seen schedules whose latency falls with their factor."""
+    online = OnlineRanker(scorer, config or AdaptationConfig())
+    online.note_drawn(KEY, [schedule(factor) for factor in drawn])
+    for factor in (*chosen, *drawn):
+        online.learn(KEY, schedule(factor), 1.0 / factor)
+    return online
+
+
+def test_a_first_round_draws_and_later_ones_only_if_the_model_is_wrong(scorer):
+    fresh = OnlineRanker(scorer, AdaptationConfig())
+    assert fresh.trusted(KEY) is None
+    assert fresh.spend(KEY, 16) == (4, 4)
+    assert fresh.spend(KEY, 3) == (3, 0)
+    right = measured(scorer, chosen=(32, 40), drawn=(4, 6))
+    assert right.trusted(KEY) is True
+    assert right.spend(KEY, 16) == (16, 0)
+    wrong = measured(scorer, chosen=(4, 6), drawn=(32, 40))
+    assert wrong.trusted(KEY) is False
+    assert wrong.spend(KEY, 16) == (12, 4)
+    blind = OnlineRanker(scorer, AdaptationConfig(drawn=0.0))
+    assert blind.spend(KEY, 16) == (16, 0)
+
+
+def test_a_verdict_stands(scorer):
+    """What a corrected ranking chooses later says nothing of the pretrained one."""
+    online = measured(scorer, chosen=(4, 6), drawn=(32, 40))
+    assert online.trusted(KEY) is False
+    for factor in (48, 56, 64):
+        online.learn(KEY, schedule(factor), 1e-3)
+    assert online.trusted(KEY) is False
+    assert online.trusted("another workload") is None
+
+
+def test_without_trust_the_order_is_learned_from_what_is_measured(scorer):
+    factors = np.arange(1, 65)
+    latencies = 1.0 / factors
+    online = measured(scorer, chosen=(1, 2, 4, 8), drawn=(16, 24, 40, 60))
+    ranked = online.rank(PROGRAM, [schedule(int(factor)) for factor in factors])
+    assert spearmanr(ranked, -latencies).statistic > 0.9
+    scores = online.pretrained_scores(PROGRAM, [schedule(int(factor)) for factor in factors])
+    chosen = online.choose(PROGRAM, scores, 8)
+    assert np.median(factors[chosen]) > 40
