@@ -62,7 +62,8 @@ def test_a_first_round_draws_and_later_ones_only_if_the_model_is_wrong(scorer):
     fresh = OnlineRanker(scorer, AdaptationConfig())
     assert fresh.trusted(KEY) is None
     assert fresh.spend(KEY, 16) == (4, 4)
-    assert fresh.spend(KEY, 3) == (3, 0)
+    assert fresh.spend(KEY, 8) == (4, 4)
+    assert fresh.spend(KEY, 7) == (7, 0)
     right = measured(scorer, chosen=(32, 40), drawn=(4, 6))
     assert right.trusted(KEY) is True
     assert right.spend(KEY, 16) == (16, 0)

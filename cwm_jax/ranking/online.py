@@ -16,7 +16,7 @@ from cwm_jax.ranking.adaptation import (
     prior_adaptation,
 )
 from cwm_jax.ranking.scorer import Scorer, Scores
-from cwm_jax.ranking.trust import DISTRUSTED, earns_trust, log_throughput
+from cwm_jax.ranking.trust import DISTRUSTED, LEAST_DRAWN, earns_trust, log_throughput
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 
@@ -68,13 +68,13 @@ class OnlineRanker:
     def spend(self, workload_key: str, size: int) -> tuple[int, int]:
         """Says how to spend the next measurements of a workload.
 
-        A first round is half as large, one half of it random draws: it tells whether the
-        pretrained ranking can be trusted on the workload. Where it cannot, some of every round
-        is drawn from what the ranking does not lead to.
+        A first round is shorter, one half of it random draws: it tells whether the pretrained
+        ranking can be trusted on the workload. Where it cannot, some of every round is drawn
+        from what the ranking does not lead to.
 
         Args:
             workload_key: Of the workload.
-            size: Measurements of a round.
+            size: Measurements of a round; short ones hold no draws.
 
         Returns:
             How many to choose, and how many to draw.
@@ -83,7 +83,10 @@ class OnlineRanker:
         drawn = int(self._config.drawn * size)
         if trusted or not drawn:
             return size, 0
-        return (drawn if trusted is None else size - drawn), drawn
+        if trusted is False:
+            return size - drawn, drawn
+        drawn = max(drawn, LEAST_DRAWN)
+        return (drawn, drawn) if 2 * drawn <= size else (size, 0)
 
     def note_drawn(self, workload_key: str, schedules: Sequence[Schedule]) -> None:
         """Notes, before they are measured, that schedules were drawn at random."""

@@ -16,6 +16,9 @@ DISTRUSTED = AdaptationConfig(
 )
 """Adaptation without the pretrained ranking, on `Scores.actions` and `log_throughput`."""
 
+LEAST_DRAWN = 4
+"""Fewer draws than this do not tell; rounds of less than twice as many hold none."""
+
 _MARGIN = 1.25
 """Over 36 pairs of searches a good ranking's choices were 2.7 to 10 times as fast as draws."""
 
