@@ -49,9 +49,9 @@ def schedule(factor: int) -> tuple[Step, ...]:
     return (Step("SP", (2, 0, 64, (factor,), 1)), Step("AN", (2, 1, 2)))
 
 
-def measured(scorer, chosen, drawn, config: AdaptationConfig | None = None) -> OnlineRanker:
+def measured(scorer, chosen, drawn) -> OnlineRanker:
     """A ranker that has seen schedules whose latency falls with their factor."""
-    online = OnlineRanker(scorer, config or AdaptationConfig())
+    online = OnlineRanker(scorer, AdaptationConfig())
     online.note_drawn(KEY, [schedule(factor) for factor in drawn])
     for factor in (*chosen, *drawn):
         online.learn(KEY, schedule(factor), 1.0 / factor)

@@ -13,7 +13,6 @@ from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.search.task_gradient import TaskProgress
 from cwm_jax.tvm_bridge.interrupts import watch_interrupts
-from cwm_jax.tvm_bridge.metaschedule_cost_models import create_cost_model
 from cwm_jax.tvm_bridge.metaschedule_folder import (
     SearchFolder,
     line_of,
@@ -25,6 +24,7 @@ from cwm_jax.tvm_bridge.metaschedule_rounds import (
     ModuleSearch,
     SearchConfig,
     search_device,
+    search_model,
 )
 from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,
@@ -91,15 +91,7 @@ def tune_modules(
     ]
     searches: dict[int, ModuleSearch] = {}
     with watch_interrupts() as interrupt:
-        timed = create_cost_model(
-            tvm,
-            config.cost_model,
-            scorer=scorer,
-            round_size=config.round_size,
-            seed=config.seed,
-            adaptation=config.adaptation,
-            interrupt=interrupt,
-        )
+        timed = search_model(tvm, config, scorer, interrupt)
         device = search_device(tvm, target, config)
 
         def search_of(at: int) -> ModuleSearch:

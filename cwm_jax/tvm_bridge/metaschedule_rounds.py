@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from cwm_jax.ranking.online import Schedule
+from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.cost_models import AdaptationName
 from cwm_jax.tvm_bridge.interrupts import Interrupt
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
-from cwm_jax.tvm_bridge.metaschedule_cost_models import CostModelName, TimedModel
+from cwm_jax.tvm_bridge.metaschedule_cost_models import (
+    CostModelName,
+    TimedModel,
+    create_cost_model,
+)
 from cwm_jax.tvm_bridge.metaschedule_folder import SearchFolder, line_of, tuning_record_of
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
 from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS, record_of_result
@@ -262,4 +267,19 @@ def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
             repeat=1,
             min_repeat_ms=config.min_repeat_ms,
         ),
+    )
+
+
+def search_model(
+    tvm: Any, config: SearchConfig, scorer: Scorer | None, interrupt: Interrupt
+) -> TimedModel:
+    """Returns what ranks in a search."""
+    return create_cost_model(
+        tvm,
+        config.cost_model,
+        scorer=scorer,
+        round_size=config.round_size,
+        seed=config.seed,
+        adaptation=config.adaptation,
+        interrupt=interrupt,
     )

@@ -10,13 +10,13 @@ from cwm_jax.records.program import programs_path, write_programs
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_record, confirm
 from cwm_jax.tvm_bridge.interrupts import watch_interrupts
-from cwm_jax.tvm_bridge.metaschedule_cost_models import create_cost_model
 from cwm_jax.tvm_bridge.metaschedule_folder import SearchFolder
 from cwm_jax.tvm_bridge.metaschedule_rounds import (
     FoundRound,
     ModuleSearch,
     SearchConfig,
     search_device,
+    search_model,
 )
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
@@ -123,15 +123,7 @@ def tune_module(
         report(rounds[-1])
 
     with watch_interrupts() as interrupt:
-        timed = create_cost_model(
-            tvm,
-            config.cost_model,
-            scorer=scorer,
-            round_size=config.round_size,
-            seed=config.seed,
-            adaptation=config.adaptation,
-            interrupt=interrupt,
-        )
+        timed = search_model(tvm, config, scorer, interrupt)
         device = search_device(tvm, target, config)
         search = ModuleSearch(
             tvm, module, program, target, config, files, records, timed, device, interrupt
