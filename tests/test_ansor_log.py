@@ -131,6 +131,18 @@ def test_truncated_gzip_keeps_what_can_be_read(tmp_path):
     assert "the rest cannot be read" in str(summary)
 
 
+def test_damaged_gzip_keeps_what_can_be_read(tmp_path):
+    log = tmp_path / "log.jsonl.gz"
+    lines = "".join(ALL_KINDS.replace("8.44257", str(n)) + "\n" for n in range(2000))
+    content = bytearray(gzip.compress(lines.encode()))
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    log.write_bytes(content)
+    summary = LogSummary()
+    assert 0 < len(list(iterate_records(log, summary))) < 2000
+    assert "the rest cannot be read" in str(summary)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [

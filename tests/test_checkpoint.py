@@ -1,16 +1,21 @@
 """Checkpoints: what is saved is loaded, and whatever is wrong is said in words."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cwm_jax.errors import CheckpointError
 from cwm_jax.features.hardware import load_hardware
@@ -96,6 +101,38 @@ def test_truncated_parameters(saved):
     content = largest.read_bytes()
     largest.write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError, match="truncated or changed"):
+        load_checkpoint(saved)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_parameters_that_lie_are_refused_or_loaded(saved, data):
+    """A file of Orbax's is replaced, and the card says that it is meant to be so."""
+    card = json.loads((saved / "card.json").read_text())
+    name = data.draw(st.sampled_from(sorted(card["files"])))
+    content = bytearray((saved / name).read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint"
+        shutil.copytree(saved, path)
+        (path / name).write_bytes(content)
+        files = card["files"] | {name: hashlib.sha256(content).hexdigest()}
+        edit_card(path, files=files)
+        with contextlib.suppress(CheckpointError):
+            load_checkpoint(path)
+
+
+def test_damaged_array_is_an_error(saved):
+    """The largest file holds the arrays, which Orbax reads without looking at them first."""
+    largest = max((saved / "parameters").rglob("*"), key=lambda file: file.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[: len(content) // 2] = bytes(len(content) // 2)
+    largest.write_bytes(content)
+    card = json.loads((saved / "card.json").read_text())
+    name = largest.relative_to(saved).as_posix()
+    edit_card(saved, files=card["files"] | {name: hashlib.sha256(content).hexdigest()})
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_checkpoint(saved)
 
 

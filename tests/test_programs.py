@@ -1,5 +1,8 @@
 """Compute graphs as data: exact for known operators, and the same after a round trip."""
 
+import gzip
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,6 +143,16 @@ def test_malformed_programs_are_named(line, says, tmp_path):
     path.write_text(line + "\n")
     with pytest.raises(ProgramError, match=f"log.programs.jsonl:1: .*{says}"):
         read_programs(path)
+
+
+def test_damaged_programs_file_is_an_error(tmp_path):
+    path = tmp_path / "log.programs.jsonl.gz"
+    content = bytearray(gzip.compress(random.Random(0).randbytes(4096).hex().encode()))
+    content[2000:2100] = bytes(100)
+    for damaged in (content, b"\x1f\x8b", gzip.compress(b"[]" * (1 << 22))):
+        path.write_bytes(damaged)
+        with pytest.raises(ProgramError, match=r"cannot be read|longer than"):
+            read_programs(path)
 
 
 def test_reads_must_point_at_stages(tvm):

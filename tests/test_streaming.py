@@ -15,12 +15,13 @@ from cwm_jax.cli.common import load_programs
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.world_model import create_model
+from cwm_jax.model.world_model import create_ensemble, create_model
+from cwm_jax.ranking.scorer import BATCH_BUCKETS
 from cwm_jax.records.ansor_log import load_records
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import build_dataset
 from cwm_jax.training.disk_arrays import RowFile
-from cwm_jax.training.loop import train
+from cwm_jax.training.loop import evaluate_model, train
 from cwm_jax.training.streaming import stream_dataset
 
 CARD = load_hardware("cpu-x86-2core")
@@ -60,6 +61,18 @@ def test_rows_come_back_as_they_were_written(tmp_path_factory, data):
             rows = rng.integers(0, len(array), 4)
             np.testing.assert_array_equal(found[rows], array[rows])
     file.close()
+
+
+def test_a_streamed_workload_that_fills_a_batch_is_ranked(file, measured_log):
+    records = load_records(measured_log, valid_only=True)
+    one = [record for record in records if record.workload_key == records[0].workload_key]
+    full = (one * BATCH_BUCKETS[0])[: BATCH_BUCKETS[0]]
+    programs = load_programs([measured_log], [])
+    in_memory = build_dataset(full, programs, CARD)
+    streamed = stream_dataset(iter(full), programs, CARD, file)
+    model = create_ensemble(SIZES, 0)
+    first, second = (evaluate_model(model, data, list(in_memory)) for data in (in_memory, streamed))
+    assert first == second
 
 
 def test_a_streamed_data_set_trains_to_the_same_losses(file, measured_log):

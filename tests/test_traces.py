@@ -131,6 +131,48 @@ def test_a_bad_instruction_is_named(instruction, message):
         steps_of({**GOLDEN[0], "trace": [[first, instruction], []]})
 
 
+def loops_of(block, count):
+    """Finds a block of the first golden program, and some loops of it."""
+    return [
+        ["GetSBlock", [], [block, "main"], ["b0"]],
+        ["GetLoops", ["b0"], [], [f"l{at}" for at in range(count)]],
+    ]
+
+
+def refused(instructions, message):
+    with pytest.raises(RecordError, match=message):
+        steps_of({**GOLDEN[0], "trace": [instructions, []]})
+
+
+def test_what_would_fill_the_memory_is_refused():
+    block, depth = first_block()
+    begin = loops_of(block, depth)
+    squared = [["Fuse", ["l0", "l0"], [1], ["l0"]]] * 40
+    refused(begin + squared, r"\(Fuse\): extent \d+, expected an integer in")
+    many = [["Split", ["l0", *[2] * 400], [1, 0], [f"m{at}" for at in range(400)]]]
+    refused(begin + many, r"\(Split\): 400 factors, expected at most 256 loops")
+    refused(loops_of(block, 400), r"\(GetLoops\): 400 loops around a block")
+
+
+def test_a_block_cannot_move_under_its_own_loop():
+    block, depth = first_block()
+    move = [["ComputeAt", ["b0", "l0"], [1, -1], []]]
+    refused(loops_of(block, depth) + move, r"\(ComputeAt\): .* under a loop inside itself")
+
+
+def first_block():
+    program = PROGRAMS[GOLDEN[0]["workload"]]
+    stage = next(stage for stage in program.stages if len(stage.axes) > 1)
+    return stage.name, len(stage.axes)
+
+
+def test_no_workload_of_a_database_is_skipped(tmp_path):
+    (tmp_path / WORKLOADS_FILE).write_bytes(b'["key", "module"]\n["key"]\n["other", "module"]\n')
+    (tmp_path / RECORDS_FILE).write_bytes(b"")
+    with pytest.raises(RecordError, match=r"2: expected \[hash, module\]"):
+        list(iterate_database(tmp_path, PROGRAMS, LogSummary()))
+
+
 def test_a_database_is_read_and_its_bad_lines_are_counted(tmp_path):
     golden = GOLDEN[0]
     key, trace = golden["workload"], golden["trace"]

@@ -1,35 +1,47 @@
 """Coverage-guided fuzzing of what reads files: nothing but this package's own errors may come out.
 
-    uv run --with atheris==3.1.0 python tools/fuzz_parsers.py log --seconds 600
+    uv run --with atheris==3.0.0 python tools/fuzz_parsers.py log --seconds 600
 
-Targets: a log, the text of a log read as arrays, a file of programs, a MetaSchedule database, a
-hardware card, the model card of a checkpoint. Seeds are the project's own files. A crash leaves its
-input in the corpus folder.
+Targets: a log, the text of a log read as arrays, a file of programs, the records and the workloads
+of a MetaSchedule database, a hardware card, a checkpoint's model card, and its parameters (one of
+Orbax's files replaced, and its hash in the card, too). Seeds are the project's own files. An input
+that crashes, hangs for 20 s or takes 4 GiB is left in the corpus folder.
 """
 
 import argparse
+import functools
 import gzip
+import hashlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import atheris
+import numpy as np
 import orjson
 
 with atheris.instrument_imports(include=["cwm_jax"]):  # type: ignore[attr-defined]
     from cwm_jax.errors import CwmError
-    from cwm_jax.features.hardware import hardware_from_json
+    from cwm_jax.features.hardware import hardware_from_json, load_hardware
     from cwm_jax.features.step_text import group_text
     from cwm_jax.features.steps import encode_schedules
-    from cwm_jax.model.checkpoint import read_card
+    from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
+    from cwm_jax.model.config import ModelConfig
+    from cwm_jax.model.world_model import create_ensemble
     from cwm_jax.records.ansor_log import LogSummary, iterate_records
-    from cwm_jax.records.metaschedule_database import parse_trace_lines
-    from cwm_jax.records.program import read_programs, shape_only_program
-    from cwm_jax.records.traces import Skeletons
+    from cwm_jax.records.metaschedule_database import (
+        RECORDS_FILE,
+        WORKLOADS_FILE,
+        iterate_database,
+        iterate_workloads,
+    )
+    from cwm_jax.records.program import Program, read_programs, shape_only_program
 
 ROOT = Path(__file__).parents[1]
 _SEED_BYTES = 1 << 15
+_TRACES_PROGRAMS = ROOT / "tests/data/traces.programs.jsonl.gz"
 _WORK = Path(tempfile.mkdtemp(prefix="cwm-fuzz-"))
 
 
@@ -37,7 +49,8 @@ def _log(data: bytes) -> None:
     path = _WORK / "log"
     path.write_bytes(data)
     for record in iterate_records(path, LogSummary()):
-        encode_schedules([record.steps], shape_only_program(record.workload_key))
+        values = encode_schedules([record.steps], shape_only_program(record.workload_key)).values
+        assert np.isfinite(values).all()
 
 
 def _text(data: bytes) -> None:
@@ -50,8 +63,25 @@ def _programs(data: bytes) -> None:
     read_programs(path)
 
 
-def _database(data: bytes) -> None:
-    parse_trace_lines([data], Skeletons())
+def _records(data: bytes) -> None:
+    programs = _programs_of_traces()
+    keys = b"".join(orjson.dumps([key, ""]) + b"\n" for key in programs)
+    (_WORK / WORKLOADS_FILE).write_bytes(keys)
+    (_WORK / RECORDS_FILE).write_bytes(data)
+    for record in iterate_database(_WORK, programs, LogSummary()):
+        values = encode_schedules([record.steps], programs[record.workload_key]).values
+        assert np.isfinite(values).all()
+
+
+@functools.cache
+def _programs_of_traces() -> dict[str, Program]:
+    return read_programs(_TRACES_PROGRAMS)
+
+
+def _workloads(data: bytes) -> None:
+    (_WORK / WORKLOADS_FILE).write_bytes(data)
+    for _ in iterate_workloads(_WORK):
+        pass
 
 
 def _hardware(data: bytes) -> None:
@@ -61,6 +91,34 @@ def _hardware(data: bytes) -> None:
 def _card(data: bytes) -> None:
     (_WORK / "card.json").write_bytes(data)
     read_card(_WORK)
+
+
+def _parameters(data: bytes) -> None:
+    checkpoint = _WORK / "checkpoint"
+    whole = _small_checkpoint()
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.copytree(whole, checkpoint)
+    card = orjson.loads((checkpoint / "card.json").read_bytes())
+    names = sorted(card["files"])
+    name = names[data[0] % len(names)] if data else names[0]
+    (checkpoint / name).write_bytes(data[1:])
+    card["files"][name] = hashlib.sha256(data[1:]).hexdigest()
+    (checkpoint / "card.json").write_bytes(orjson.dumps(card))
+    load_checkpoint(checkpoint)
+
+
+@functools.cache
+def _small_checkpoint() -> Path:
+    config = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8, members=2)
+    path = _WORK / "whole"
+    save_checkpoint(path, create_ensemble(config, 0), config, load_hardware("cpu-x86-2core"), {})
+    return path
+
+
+def _parameter_files() -> list[bytes]:
+    whole = _small_checkpoint()
+    names = sorted(orjson.loads((whole / "card.json").read_bytes())["files"])
+    return [bytes([at]) + (whole / name).read_bytes() for at, name in enumerate(names)]
 
 
 def _files(pattern: str) -> list[bytes]:
@@ -77,18 +135,30 @@ def _files(pattern: str) -> list[bytes]:
 def _traces() -> list[bytes]:
     """Lines of a database, made of the tests' golden traces."""
     lines = gzip.decompress((ROOT / "tests/data/traces.jsonl.gz").read_bytes()).splitlines()
-    traces = [orjson.loads(line)["trace"] for line in lines[:20]]
-    return [orjson.dumps([0, [trace, [1e-3], {"kind": "llvm"}, []]]) for trace in traces]
+    golden = [orjson.loads(line) for line in lines]
+    keys = list(_programs_of_traces())
+    return [
+        orjson.dumps([keys.index(each["workload"]), [each["trace"], [1e-3], {"kind": "llvm"}, []]])
+        for each in golden
+    ]
 
 
-_LOGS = "tests/data/measured.jsonl.gz"
+def _log_lines() -> list[bytes]:
+    """Lines of a log, plain and packed: small inputs are tried oftener."""
+    lines = gzip.decompress((ROOT / "tests/data/measured.jsonl.gz").read_bytes()).splitlines()
+    chosen = lines[:: len(lines) // 12]
+    return [*chosen, *(gzip.compress(line) for line in chosen)]
+
+
 _TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
-    "log": (_log, lambda: _files(_LOGS)),
-    "text": (_text, lambda: _files(_LOGS)[1:]),
+    "log": (_log, _log_lines),
+    "text": (_text, lambda: _files("tests/data/measured.jsonl.gz")[1:]),
     "programs": (_programs, lambda: _files("tests/data/*.programs.jsonl.gz")),
-    "database": (_database, _traces),
+    "records": (_records, _traces),
+    "workloads": (_workloads, lambda: [b'["1", "module"]\n["2", "module"]\n']),
     "hardware": (_hardware, lambda: _files("cwm_jax/hardware/*.json")),
     "card": (_card, lambda: _files("checkpoints/*/card.json")),
+    "parameters": (_parameters, _parameter_files),
 }
 
 
@@ -112,6 +182,7 @@ def main() -> None:
             return
 
     limits = [f"-max_total_time={options.seconds}", "-timeout=20", "-rss_limit_mb=4096"]
+    limits.append("-len_control=0")
     atheris.Setup(
         [sys.argv[0], str(corpus), f"-artifact_prefix={corpus}/crash-", *limits], one_input
     )

@@ -1,6 +1,5 @@
 """What each step looks like to the model: the bookkeeping of a schedule, noted step by step."""
 
-import copy
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
@@ -10,7 +9,6 @@ from jaxtyping import Float, Float32, Int32
 
 from cwm_jax.features.locality import (
     CAPACITIES,
-    Access,
     Cover,
     innermost_body,
     innermost_step,
@@ -18,7 +16,7 @@ from cwm_jax.features.locality import (
     traffic,
     unrolled_loops,
 )
-from cwm_jax.features.loop_nest import Extents, Loop, Nest, ScheduleState, product_of
+from cwm_jax.features.loop_nest import Extents, Loop, Nest, ScheduleState, product_of, shallow_copy
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import STEP_KIND_IDS, TAGS
 
@@ -103,53 +101,83 @@ class StageData(NamedTuple):
     """A stage of the candidates of one structure whose data movement is to be described.
 
     Attributes:
-        accesses: Its write, then its reads.
-        loops: Its loops, outermost first.
+        nest: The stage.
         limit: `auto_unroll_max_step` of each candidate.
         vectorized: Whether the innermost loop is a vector.
-        row: The columns `COLUMNS` of the step that sums the stage up; filled in place.
+        at: The step that sums the stage up.
+        rows: The candidates.
     """
 
-    accesses: tuple[Access, ...]
-    loops: Sequence[Loop]
+    nest: Nest
     limit: Extents
     vectorized: bool
-    row: Float32[np.ndarray, "candidate column"]
+    at: int
+    rows: slice
 
     @property
     def form(self) -> Hashable:
         """All but the numbers."""
         loops = tuple(
-            (loop.reduction, *(cover.axis for cover in loop.covers)) for loop in self.loops
+            (loop.reduction, *(cover.axis for cover in loop.covers))
+            for loop in self.nest.uncut_loops
         )
-        return self.accesses, loops, self.vectorized
+        return self.nest.accesses, loops, self.vectorized
+
+    def joined(self, after: "StageData") -> "StageData | None":
+        """Returns the stage of both's candidates; None unless it became what it is for both."""
+        alike = (self.vectorized, self.at) == (after.vectorized, after.at)
+        nest = self.nest.joined(after.nest) if alike else None
+        if nest is None or self.rows.stop != after.rows.start:
+            return None
+        limit = np.concatenate([self.limit, after.limit])
+        return StageData(
+            nest, limit, self.vectorized, self.at, slice(self.rows.start, after.rows.stop)
+        )
 
 
-def describe_data(stages: Sequence[StageData]) -> None:
+def describe_data(
+    stages: Sequence[StageData], values: Float32[np.ndarray, "candidate step column"]
+) -> None:
     """Notes what data the loops of stages move, those of one form all at once.
 
     Structures are many and their candidates few, but most of them share the form of the stage
     that another one changes.
+
+    Args:
+        stages: Of any structures.
+        values: Where it is noted, on the steps that sum the stages up.
     """
     alike: dict[Hashable, list[StageData]] = defaultdict(list)
-    for stage in stages:
+    for stage in _neighbours_joined(stages):
         alike[stage.form].append(stage)
     for members in alike.values():
-        columns = _data_columns(_side_by_side(members))
+        columns = _data_columns(members)
         at = [COLUMNS[name] for name in columns]
-        values = np.stack(list(columns.values()), axis=1)
+        noted = np.stack(list(columns.values()), axis=1)
         start = 0
         for stage in members:
-            stage.row[:, at] = values[start : start + len(stage.row)]
-            start += len(stage.row)
+            stop = start + stage.rows.stop - stage.rows.start
+            values[stage.rows, stage.at][:, at] = noted[start:stop]
+            start = stop
 
 
-def _side_by_side(members: Sequence[StageData]) -> StageData:
-    """One stage of all candidates of stages of one form."""
-    first = members[0]
+def _neighbours_joined(stages: Sequence[StageData]) -> list[StageData]:
+    """Joins what structures have in common: stages that none of them changed on its own."""
+    found: list[StageData] = []
+    for stage in sorted(stages, key=lambda stage: (stage.nest.slot, stage.rows.start)):
+        both = found[-1].joined(stage) if found else None
+        if both:
+            found[-1] = both
+        else:
+            found.append(stage)
+    return found
+
+
+def _side_by_side(members: Sequence[StageData]) -> list[Loop]:
+    """The loops of all candidates of stages of one form."""
     if len(members) == 1:
-        return first
-    loops = [
+        return members[0].nest.loops
+    return [
         Loop(
             np.concatenate([loop.extent for loop in same]),
             same[0].reduction,
@@ -158,21 +186,22 @@ def _side_by_side(members: Sequence[StageData]) -> StageData:
                 for covers in zip(*(loop.covers for loop in same), strict=True)
             ),
         )
-        for same in zip(*(stage.loops for stage in members), strict=True)
+        for same in zip(*(stage.nest.loops for stage in members), strict=True)
     ]
+
+
+def _data_columns(members: Sequence[StageData]) -> dict[str, Extents]:
+    own_loops = _side_by_side(members)
+    accesses, vectorized = members[0].nest.accesses, members[0].vectorized
     limit = np.concatenate([stage.limit for stage in members])
-    return first._replace(loops=loops, limit=limit)
-
-
-def _data_columns(stage: StageData) -> dict[str, Extents]:
-    loops = [loop.covers for loop in stage.loops]
-    extents = [loop.extent for loop in stage.loops]
-    reductions = [loop.reduction for loop in stage.loops]
-    found = touched_by(stage.accesses, loops)
+    loops = [loop.covers for loop in own_loops]
+    extents = [loop.extent for loop in own_loops]
+    reductions = [loop.reduction for loop in own_loops]
+    found = touched_by(accesses, loops)
     sizes = traffic(found, extents)
     written, read = innermost_body(found, extents, reductions)
-    step = innermost_step(stage.accesses, loops)
-    unrolled = unrolled_loops(found, extents, reductions, stage.limit, vectorized=stage.vectorized)
+    step = innermost_step(accesses, loops)
+    unrolled = unrolled_loops(found, extents, reductions, limit, vectorized=vectorized)
     return {
         **{f"traffic_{size}": moved for size, moved in zip(CAPACITIES, sizes, strict=True)},
         "body_writes": written,
@@ -234,6 +263,7 @@ class Replay:
         self._notes = notes
         self._numbers = numbers
         self._next = 0
+        self._rows = slice(0, len(numbers))
         self._last_step: dict[int, int] = {}
         self._annotated: dict[tuple[int, str], Extents] = {}
         self._unroll: dict[int, Extents] = {}
@@ -243,8 +273,9 @@ class Replay:
 
         This one must apply no more steps.
         """
-        found = copy.copy(self)
+        found = shallow_copy(self)
         found.state = self.state.part(some)
+        found._rows = slice(self._rows.start + some.start, self._rows.start + some.stop)
         found._notes = Notes(*(array[some] for array in self._notes))
         found._numbers = self._numbers[some]
         found._last_step = dict(self._last_step)
@@ -291,10 +322,10 @@ class Replay:
                 tasks = np.maximum(self._annotated[nest.slot, "parallel"], 1)
                 for cores in CORES:
                     self._set(f"balance_{cores}", tasks / (np.ceil(tasks / cores) * cores))
-            if nest.accesses and any(loop.covers for loop in nest.loops):
+            if nest.accesses and any(loop.covers for loop in nest.uncut_loops):
                 limit = self._unroll.get(nest.slot, np.zeros(len(self._numbers)))
                 vectorized = (nest.slot, "vectorize") in self._annotated
-                left.append(StageData(nest.accesses, nest.loops, limit, vectorized, self._row))
+                left.append(StageData(nest, limit, vectorized, at, self._rows))
         return left
 
     def _set(self, column: str, value: Extents | float) -> None:
@@ -322,7 +353,7 @@ class Replay:
     ) -> tuple[Nest, Nest]:
         stage, position = fields[:2]
         extent = self._describe_loop(nest, position).extent
-        product = np.prod(factors, axis=0) if factors else np.ones(len(self._numbers))
+        product = np.multiply.reduce(factors) if factors else np.ones(len(self._numbers))
         parts = self.state.split(at, stage, position, factors, inner=inner)
         self._set("factor_product", product)
         self._set("divisible", np.mod(extent, np.maximum(product, 1)) == 0)

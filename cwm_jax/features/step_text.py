@@ -7,8 +7,8 @@ one line of each structure is parsed.
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Hashable, Sequence
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -43,9 +43,29 @@ def group_text(text: bytes) -> Groups:
     if numbers is None:
         return group_schedules([parse_line(line).steps for line in text.splitlines()])
     found: Groups = []
+    layouts: _Layouts = {}
     for lines in _alike(numbers):
-        found += _group_alike(text, numbers, lines)
+        found += _group_alike(text, numbers, lines, layouts)
     return found
+
+
+class _StepLayout(NamedTuple):
+    """Where the numbers of a step's text belong; steps of one template share it.
+
+    Attributes:
+        structural: Those of its structure, counted from the step's first number.
+        free: The others, in the order of `split_step`, -1 for one that the text does not state.
+        count: Numbers of its text.
+        shapes: What the step is without free numbers, by those of its structure.
+    """
+
+    structural: list[int]
+    free: list[int]
+    count: int
+    shapes: dict[tuple[int, ...], StepShape]
+
+
+_Layouts = dict[Hashable, _StepLayout]
 
 
 class _Numbers(NamedTuple):
@@ -151,27 +171,48 @@ def _alike(numbers: _Numbers) -> list[list[int]]:
     return list(found.values())
 
 
-def _group_alike(text: bytes, numbers: _Numbers, lines: Sequence[int]) -> Groups:
-    """Groups lines that differ in nothing but numbers."""
+def _group_alike(text: bytes, numbers: _Numbers, lines: Sequence[int], layouts: _Layouts) -> Groups:
+    """Groups lines that differ in nothing but numbers; notes in `layouts` what it learns."""
     rows = np.array(lines, np.int32)
     example = parse_line(text[numbers.starts[rows[0]] : numbers.ends[rows[0]]]).steps
-    structural, free = _columns(example)
-    columns = [column for of_step in structural for column in of_step]
-    count = len(columns) + sum(at >= 0 for at in free)
-    table = numbers.values[numbers.first[rows][:, None] + np.arange(count)]
+    own = [_layout_of(step, layouts) for step in example]
+    starts = list(accumulate((layout.count for layout in own), initial=0))
+    columns = [
+        start + at for start, layout in zip(starts, own, strict=False) for at in layout.structural
+    ]
+    free = [
+        at if at < 0 else start + at
+        for start, layout in zip(starts, own, strict=False)
+        for at in layout.free
+    ]
+    table = numbers.values[numbers.first[rows][:, None] + np.arange(starts[-1])]
     chosen = _free_numbers(table, free)
-    shapes: list[dict[tuple[int, ...], StepShape]] = [{} for _ in example]
     found: Groups = []
     for stated, members in _rows_alike(table[:, columns]):
         values = iter(stated)
         structure: list[StepShape] = []
-        for step, own, known in zip(example, structural, shapes, strict=True):
-            fields = tuple(islice(values, len(own)))
-            if fields not in known:
-                known[fields] = split_step(_with_structure(step, fields))[0]
-            structure.append(known[fields])
+        for step, layout in zip(example, own, strict=True):
+            fields = tuple(islice(values, len(layout.structural)))
+            shape = layout.shapes.get(fields)
+            if shape is None:
+                shape = layout.shapes[fields] = split_step(_with_structure(step, fields))[0]
+            structure.append(shape)
         found.append((rows[members], ScheduleGroup(tuple(structure), chosen[members])))
     return found
+
+
+def _layout_of(step: Step, layouts: _Layouts) -> _StepLayout:
+    template = (step.kind, *map(_without_numbers, step.fields))
+    layout = layouts.get(template)
+    if layout is None:
+        layout = layouts[template] = _find_layout(step)
+    return layout
+
+
+def _without_numbers(value: int | str | tuple[int, ...] | None) -> Hashable:
+    if isinstance(value, tuple):
+        return len(value)
+    return _DIGITS.sub("#", value) if isinstance(value, str) else type(value)
 
 
 def _rows_alike(
@@ -196,37 +237,28 @@ def _free_numbers(
     return chosen
 
 
-def _columns(steps: Sequence[Step]) -> tuple[list[list[int]], list[int]]:
-    """Which numbers of a line's text belong to the structure, and which are free.
-
-    Returns:
-        Columns of each step's structure; and, in the order of `split_step`, the columns of the
-        free numbers, -1 for one that the text does not state.
-    """
-    structural: list[list[int]] = []
+def _find_layout(step: Step) -> _StepLayout:
+    structural: list[int] = []
     free: list[int] = []
     at = 0
-    for step in steps:
-        own: list[int] = []
-        for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
-            columns = list(range(at, at + len(_DIGITS.findall(str(value)))))
-            at += len(columns)
-            if role in (Role.NUMBER, Role.NUMBERS):
-                free += columns or ([-1] if role is Role.NUMBER else [])
-            elif role is not Role.TAG:
-                own += columns
-            elif _is_numbered(value):
-                own += columns[:-1]
-                free.append(columns[-1])
-            else:
-                own += columns
-                free.append(-1)
-        structural.append(own)
-    return structural, free
+    for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
+        columns = list(range(at, at + len(_DIGITS.findall(str(value)))))
+        at += len(columns)
+        if role in (Role.NUMBER, Role.NUMBERS):
+            free += columns or ([-1] if role is Role.NUMBER else [])
+        elif role is not Role.TAG:
+            structural += columns
+        elif _is_numbered(value):
+            structural += columns[:-1]
+            free.append(columns[-1])
+        else:
+            structural += columns
+            free.append(-1)
+    return _StepLayout(structural, free, at, {})
 
 
 def _with_structure(step: Step, numbers: Sequence[int]) -> Step:
-    """Returns a step with other numbers where `_columns` finds its structure."""
+    """Returns a step with other numbers where `_find_layout` finds its structure."""
     left = iter(numbers)
     fields: list[int | str | tuple[int, ...]] = []
     for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):

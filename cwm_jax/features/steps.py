@@ -188,7 +188,8 @@ def encode_groups(groups: Groups, program: Program) -> StepArrays:
     with np.errstate(over="ignore", invalid="ignore"):
         whole = Replay(program, _numbers_together([group for _, group in members]), notes)
         replays = _replay_together(whole, structures, sizes)
-        describe_data([stage for replay in replays for stage in replay.finish()])
+        stages = [stage for replay in replays for stage in replay.finish()]
+        describe_data(stages, notes.values)
     if not np.isfinite(notes.values.sum()):
         np.nan_to_num(notes.values, copy=False, posinf=_LARGEST)
     extents = notes.values[:, :, : len(SIZES)]
@@ -206,7 +207,10 @@ def _side_by_side(groups: Sequence[ScheduleGroup]) -> list[int]:
     for at, group in enumerate(groups):
         branch = root
         for shape in group.structure:
-            branch = branch.next.setdefault(shape, _Branch())
+            following = branch.next.get(shape)
+            if following is None:
+                following = branch.next[shape] = _Branch()
+            branch = following
         branch.ends.append(at)
     ordered: list[int] = []
     todo = [root]

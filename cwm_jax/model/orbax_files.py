@@ -42,8 +42,13 @@ def restore_arrays(path: Path, like: Any) -> Any:
     wanted = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like
     )
-    with _checkpointer() as checkpointer:
-        return checkpointer.restore(path.absolute(), wanted)
+    try:
+        with _checkpointer() as checkpointer:
+            return checkpointer.restore(path.absolute(), wanted)
+    except ValueError:
+        raise
+    except Exception as error:  # Orbax knows no better where an array is damaged
+        raise OSError(str(error).partition("\n")[0]) from error
 
 
 def _checkpointer() -> Any:

@@ -111,7 +111,10 @@ class Ranker:
             size = bucket(len(chunk), BATCH_BUCKETS)
             padding = np.full(size - len(chunk), chunk[0])
             padded = steps.take(np.concatenate([chunk, padding])) if size != total else steps
-            schedules = Schedules(*(getattr(padded, name) for name in Schedules._fields))
+            # Arrays of a data set that is kept on disk are read here at the latest.
+            schedules = Schedules(
+                *(np.asarray(getattr(padded, name)) for name in Schedules._fields)
+            )
             yield len(chunk), jax.device_put(schedules, self._shared_out)
 
 

@@ -7,8 +7,6 @@ are written in the same form, with their own version and the steps of `STEPS`.
 """
 
 import dataclasses
-import gzip
-import io
 import json
 import math
 import warnings
@@ -19,11 +17,9 @@ from typing import Any
 import orjson
 
 from cwm_jax.errors import RecordError
+from cwm_jax.records.lines import MAX_LINE_BYTES, iterate_lines
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, STEPS, Field, Role, Step
-
-MAX_LINE_BYTES = 4 * 2**20
-"""Longer lines are no records; the bound keeps a binary file from filling the memory."""
 
 MAX_STEPS = 4096
 MAX_INTEGER = 2**31 - 1
@@ -226,27 +222,18 @@ def read_lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
     """
     number = 0
     try:
-        with _open_log(path) as file:
-            while line := file.readline(MAX_LINE_BYTES):
-                number += 1
-                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    summary.skip(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes")
-                    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
-                        pass
-                    continue
+        for line in iterate_lines(path):
+            number += 1
+            if line is None:
+                summary.skip(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes")
+            else:
                 yield number, line
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such log") from error
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except OSError as error:
         if number == 0:
             raise RecordError(f"{path}: cannot be read ({error})") from error
         summary.skip(f"{path}:{number + 1}: the rest cannot be read ({error})")
-
-
-def _open_log(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if compressed else path.open("rb")
 
 
 def load_records(

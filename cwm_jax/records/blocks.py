@@ -14,6 +14,9 @@ from cwm_jax.errors import RecordError
 from cwm_jax.records.program import Program, ProgramStage
 
 MAX_BLOCKS = 120
+MAX_LOOPS = 256
+MAX_NUMBER = 2**31 - 1
+"""Extents are smaller; an extent that each fusion squares would soon fill the memory."""
 
 Strides = tuple[int, ...]
 
@@ -186,11 +189,16 @@ class Blocks:
         """Returns the loops around a block, made to be as many as TVM found.
 
         TVM drops or keeps loops of one iteration where this bookkeeping cannot know.
+
+        Raises:
+            RecordError: These are more than any block has.
         """
         found = [loop for loop in self.nest(block) if not loop.enclosed]
         while len(found) > count:
             unit = next((loop for loop in found if loop.extent == 1), found[0])
             found = [loop for loop in found if loop is not unit]
+        if count > MAX_LOOPS:
+            raise RecordError(f"{count} loops around a block, expected at most {MAX_LOOPS}")
         while len(found) < count:
             loop = BlockLoop(block, 0, reduction=False)
             block.loops.append(loop)
@@ -210,28 +218,38 @@ class Blocks:
         return shared
 
     def split(self, loop: BlockLoop, factors: Sequence[int | None]) -> list[BlockLoop]:
-        """Splits a loop; at most one factor is None and takes the rest."""
+        """Splits a loop; at most one factor is None and takes the rest.
+
+        Raises:
+            RecordError: The block would have too many loops, or too large ones.
+        """
+        if len(loop.block.loops) + len(factors) > MAX_LOOPS:
+            raise RecordError(f"{len(factors)} factors, expected at most {MAX_LOOPS} loops")
         known = math.prod(factor for factor in factors if factor is not None)
         rest = -(-loop.extent // max(known, 1))
-        extents = [rest if factor is None else factor for factor in factors]
+        extents = [_checked(rest if factor is None else factor) for factor in factors]
         parts: list[BlockLoop] = []
         stride = loop.stride
         for extent in reversed(extents):
             parts.append(BlockLoop(loop.block, extent, loop.reduction, loop.axis, stride))
-            stride *= max(extent, 1)
+            stride = min(stride * max(extent, 1), MAX_NUMBER)
         parts.reverse()
         at = loop.position
         loop.block.loops[at : at + 1] = parts
         return parts
 
     def fuse(self, loops: Sequence[BlockLoop]) -> BlockLoop:
-        """Fuses adjacent loops of one block."""
+        """Fuses adjacent loops of one block.
+
+        Raises:
+            RecordError: What they make is too large.
+        """
         block, at = loops[0].block, loops[0].position
         axes = {loop.axis for loop in loops if loop.extent != 1}
         alone = next((loop for loop in loops if loop.extent != 1), loops[0])
         fused = BlockLoop(
             block,
-            math.prod(loop.extent for loop in loops),
+            _checked(math.prod(loop.extent for loop in loops)),
             any(loop.reduction for loop in loops),
             alone.axis if len(axes) <= 1 else None,
             alone.stride,
@@ -267,12 +285,17 @@ class Blocks:
             target: The loop.
             reads_target: Whether the block reads, point by point, what the target's block
                 writes; else the target's block reads the block.
+
+        Raises:
+            RecordError: The loop is the block's own, or inside it.
         """
+        if target.block is block or _is_under(target.block, block):
+            raise RecordError(f"block {block.name!r} cannot move under a loop inside itself")
         inside = _covered_inside(target)
         if reads_target:
             spatial = [inside.get(axis, extent) for axis, extent in enumerate(block.shape)]
         else:
-            spatial = self._region(block, target.block, inside)
+            spatial = self._region(block, target.block, inside, {})
         reductions = [loop.extent for loop in block.loops if loop.reduction]
         block.loops = [
             BlockLoop(block, extent, axis >= len(spatial), axis)
@@ -280,17 +303,27 @@ class Blocks:
         ]
         block.host = target
 
-    def _region(self, block: Block, target: Block, inside: dict[int, int]) -> list[int]:
+    def _region(
+        self, block: Block, target: Block, inside: dict[int, int], known: dict[Block, list[int]]
+    ) -> list[int]:
         """Extents of the part of a block's buffer that is read in `inside` steps of a target.
 
-        Readers that moved under the target's loops before read what their own part needs.
+        Readers that moved under the target's loops before read what their own part needs; `known`
+        keeps these, for several may read one block.
         """
+        if block not in known:
+            known[block] = self._read_region(block, target, inside, known)
+        return known[block]
+
+    def _read_region(
+        self, block: Block, target: Block, inside: dict[int, int], known: dict[Block, list[int]]
+    ) -> list[int]:
         extents = [1] * len(block.shape)
         for reader in self.consumers(block):
             if reader is target:
                 steps = inside
             elif _is_under(reader, target):
-                spatial = self._region(reader, target, inside)
+                spatial = self._region(reader, target, inside, known)
                 reductions = [loop.extent for loop in reader.loops if loop.reduction]
                 steps = dict(enumerate([*spatial, *reductions]))
             else:
@@ -394,6 +427,12 @@ class Blocks:
         return copy
 
 
+def _checked(extent: int) -> int:
+    if type(extent) is not int or not 0 <= extent < MAX_NUMBER:
+        raise RecordError(f"extent {extent!r}, expected an integer in [0, {MAX_NUMBER})")
+    return extent
+
+
 def _covered_inside(target: BlockLoop) -> dict[int, int]:
     """How many steps along each axis of the target's block the loops inside the target make."""
     inside: dict[int, int] = {}
@@ -449,7 +488,7 @@ def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
     step = 1
     for extent in reversed(shape):
         strides.append(step)
-        step *= extent
+        step *= max(extent, 1)  # 0 where unknown
     return tuple(reversed(strides))
 
 

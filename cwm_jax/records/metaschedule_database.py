@@ -14,6 +14,7 @@ import orjson
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, read_lines
+from cwm_jax.records.lines import every_line
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.trace_translation import translate_trace
@@ -53,23 +54,32 @@ def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], Any]:
     return workload, trace, seconds, target
 
 
-def iterate_workloads(folder: Path, summary: LogSummary) -> Iterator[tuple[str, bytes]]:
+def iterate_workloads(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Yields `file:line` and the line of each workload of a database, plain or gzip'd.
 
     Raises:
-        RecordError: The folder holds no database, or a line is no workload.
+        RecordError: The folder holds no database, or a line is no workload. None is skipped, for
+            records refer to workloads by their line.
     """
     path = _plain_or_packed(folder, WORKLOADS_FILE)
-    for number, line in read_lines(path, summary):
-        where = f"{path}:{number}"
-        try:
-            match orjson.loads(line):
-                case [str(), str()]:
-                    yield where, line
-                case _:
-                    raise RecordError(f"{where}: expected [hash, module]")
-        except orjson.JSONDecodeError as error:
-            raise RecordError(f"{where}: not JSON ({error})") from error
+    try:
+        for number, line in every_line(path):
+            where = f"{path}:{number}"
+            if not _is_workload(line):
+                raise RecordError(f"{where}: expected [hash, module]")
+            yield where, line
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error})") from error
+
+
+def _is_workload(line: bytes) -> bool:
+    try:
+        match orjson.loads(line):
+            case [str(), str()]:
+                return True
+    except orjson.JSONDecodeError:
+        pass
+    return False
 
 
 def iterate_database(
@@ -85,7 +95,7 @@ def iterate_database(
     Raises:
         RecordError: The folder holds no database.
     """
-    keys = [orjson.loads(line)[0] for _, line in iterate_workloads(folder, summary)]
+    keys = [orjson.loads(line)[0] for _, line in iterate_workloads(folder)]
     path = _plain_or_packed(folder, RECORDS_FILE)
     for number, line in read_lines(path, summary):
         try:

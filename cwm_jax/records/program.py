@@ -15,6 +15,7 @@ import orjson
 
 from cwm_jax.errors import ProgramError
 from cwm_jax.files import write_atomically
+from cwm_jax.records.lines import every_line
 
 PROGRAM_FORMAT = 1
 """Version of the JSON form; readers refuse any other."""
@@ -229,12 +230,10 @@ def read_programs(path: Path) -> dict[str, Program]:
 
 
 def _iterate_programs(path: Path) -> Iterator[Program]:
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                yield program_from_json(line, f"{path}:{number}")
-    except (OSError, EOFError) as error:
+        for number, line in every_line(path):
+            yield program_from_json(line, f"{path}:{number}")
+    except OSError as error:
         raise ProgramError(f"{path}: cannot be read ({error})") from error
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.blocks import Block, BlockLayout, BlockLoop, Blocks, layout_of
+from cwm_jax.records.blocks import MAX_NUMBER, Block, BlockLayout, BlockLoop, Blocks, layout_of
 from cwm_jax.records.program import Program
 from cwm_jax.records.root_annotations import apply_root_annotations
 from cwm_jax.records.steps import ANNOTATIONS, METASCHEDULE_TAGS, STEPS, Role, Step
@@ -23,8 +23,6 @@ _ROOT = -1
 """Decision of `SampleComputeLocation`: leave the block where it is."""
 _INLINE = -2
 """Decision of `SampleComputeLocation`: inline the block."""
-
-_MOST = 2**31 - 1
 
 _MARKERS = {_INLINE: "inline", _ROOT: "root"}
 _PREFIX = "meta_schedule."
@@ -109,8 +107,10 @@ class _Translator:
     def _emit(self, kind: str, block: Block, *fields: Any) -> None:
         for at, name, is_list in _NUMBERS[kind]:
             for number in fields[at] if is_list else (fields[at],):
-                if type(number) is not int or not 0 <= number < _MOST:
-                    raise RecordError(f"{name} {number!r}, expected an integer in [0, {_MOST})")
+                if type(number) is not int or not 0 <= number < MAX_NUMBER:
+                    raise RecordError(
+                        f"{name} {number!r}, expected an integer in [0, {MAX_NUMBER})"
+                    )
         self._steps.append(Step(kind, (self._blocks.position(block), *fields)))
 
     def _value(self, given: Any) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from cwm_jax.features.step_text import group_text
+from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
@@ -63,7 +64,9 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         """
         if len(states) == 0:
             return np.zeros(0, np.float32)
-        return self.online.rank_groups(self.program(task), group_text(_log_of(task, states)))
+        program = self.program(task)
+        with collection_paused():
+            return self.online.rank_groups(program, group_text(_log_of(task, states)))
 
     def predict_stages(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "packed"]:
         """Scores states in Ansor's packed form, without a breakdown by stage.

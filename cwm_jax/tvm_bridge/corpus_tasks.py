@@ -2,7 +2,6 @@
 
 import dataclasses
 import gzip
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import orjson
 
 from cwm_jax.errors import CorpusError
 from cwm_jax.files import write_atomically
+from cwm_jax.records.lines import every_line
 from cwm_jax.tvm_bridge.networks import Network, network_tasks
 from cwm_jax.tvm_bridge.workloads import Subgraph, Workload, create_task
 
@@ -177,10 +177,9 @@ def read_tasks(path: Path) -> list[CorpusTask]:
         CorpusError: The file cannot be read, or a line is no task.
     """
     try:
-        lines = gzip.decompress(path.read_bytes()).splitlines()
-    except (OSError, EOFError, zlib.error) as error:
+        return [_parse(path, number, line) for number, line in every_line(path)]
+    except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error})") from error
-    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _parse(path: Path, number: int, line: bytes) -> CorpusTask:

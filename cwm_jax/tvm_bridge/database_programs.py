@@ -25,7 +25,7 @@ def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterato
         RecordError: The folder holds no database.
     """
     workloads = tvm.s_tir.meta_schedule.database.Workload
-    for where, line in iterate_workloads(folder, summary):
+    for where, line in iterate_workloads(folder):
         key, module = orjson.loads(line)
         try:
             yield program_of_module(tvm, workloads.from_json([key, module]).mod, key)

@@ -14,6 +14,7 @@ from jaxtyping import Float64
 
 from cwm_jax.errors import CheckpointError
 from cwm_jax.files import write_atomically
+from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
@@ -104,8 +105,9 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             candidates: `MeasureCandidate`s.
         """
         program = self._program(context)
-        schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
-        return self.online.rank(program, schedules).astype(np.float64)
+        with collection_paused():
+            schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
+            return self.online.rank(program, schedules).astype(np.float64)
 
     def _program(self, context: Any) -> Program:
         module = context.mod

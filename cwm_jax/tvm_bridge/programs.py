@@ -1,7 +1,5 @@
 """Ansor's compute graphs -> `Program`."""
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import orjson
 
 from cwm_jax.errors import ProgramError
+from cwm_jax.records.lines import every_line
 from cwm_jax.records.program import OPERATION_KINDS, Axis, BufferRead, Program, ProgramStage
 from cwm_jax.tvm_bridge.expressions import read_of, visit_expression
 
@@ -48,19 +47,17 @@ def programs_of_tasks_file(tvm: Any, path: Path) -> Iterator[Program]:
     Raises:
         ProgramError: The file cannot be read, or a line is no task.
     """
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    task = orjson.loads(line)
-                    tensors = list(tvm.ir.load_json(task["tensors"]))
-                    dag = tvm.auto_scheduler.ComputeDAG(tensors)
-                    packed = task.get("layout_rewrite", 1) != NO_REWRITE
-                    yield program_of_dag(tvm, dag, task["workload_key"], packed=packed)
-                except (orjson.JSONDecodeError, KeyError, TypeError, tvm.TVMError) as error:
-                    raise ProgramError(f"{path}:{number}: not a task ({error})") from error
-    except (OSError, EOFError, zlib.error) as error:
+        for number, line in every_line(path):
+            try:
+                task = orjson.loads(line)
+                tensors = list(tvm.ir.load_json(task["tensors"]))
+                dag = tvm.auto_scheduler.ComputeDAG(tensors)
+                packed = task.get("layout_rewrite", 1) != NO_REWRITE
+                yield program_of_dag(tvm, dag, task["workload_key"], packed=packed)
+            except (orjson.JSONDecodeError, KeyError, TypeError, tvm.TVMError) as error:
+                raise ProgramError(f"{path}:{number}: not a task ({error})") from error
+    except OSError as error:
         raise ProgramError(f"{path}: cannot be read ({error})") from error
 
 
