@@ -13,9 +13,9 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import create_ensemble
 from cwm_jax.ranking.adaptation import AdaptationConfig
-from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.online import OnlineRanker, TrustWarning
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.ranking.trust import earns_trust
+from cwm_jax.ranking.trust import earns_trust, most_agreeing
 from cwm_jax.records.steps import Step
 
 PROGRAM = matmul(64, 96, 32)
@@ -49,9 +49,9 @@ def schedule(factor: int) -> tuple[Step, ...]:
     return (Step("SP", (2, 0, 64, (factor,), 1)), Step("AN", (2, 1, 2)))
 
 
-def measured(scorer, chosen, drawn) -> OnlineRanker:
+def measured(scorer, chosen, drawn, alternatives=()) -> OnlineRanker:
     """A ranker that has seen schedules whose latency falls with their factor."""
-    online = OnlineRanker(scorer, AdaptationConfig())
+    online = OnlineRanker(scorer, AdaptationConfig(), lambda: alternatives)
     online.note_drawn(KEY, [schedule(factor) for factor in drawn])
     for factor in (*chosen, *drawn):
         online.learn(KEY, schedule(factor), 1.0 / factor)
@@ -61,34 +61,89 @@ def measured(scorer, chosen, drawn) -> OnlineRanker:
 def test_a_first_round_draws_and_later_ones_only_if_the_model_is_wrong(scorer):
     fresh = OnlineRanker(scorer, AdaptationConfig())
     assert fresh.trusted(KEY) is None
-    assert fresh.spend(KEY, 16) == (4, 4)
-    assert fresh.spend(KEY, 8) == (4, 4)
-    assert fresh.spend(KEY, 7) == (7, 0)
+    assert fresh.spend(PROGRAM, 16) == (4, 4)
+    assert fresh.spend(PROGRAM, 8) == (4, 4)
+    assert fresh.spend(PROGRAM, 7) == (7, 0)
     right = measured(scorer, chosen=(32, 40), drawn=(4, 6))
+    assert right.spend(PROGRAM, 16) == (16, 0)
     assert right.trusted(KEY) is True
-    assert right.spend(KEY, 16) == (16, 0)
     wrong = measured(scorer, chosen=(4, 6), drawn=(32, 40))
+    with pytest.warns(TrustWarning, match="for cpu-x86-2core chose was no faster .* none does"):
+        assert wrong.spend(PROGRAM, 16) == (12, 4)
     assert wrong.trusted(KEY) is False
-    assert wrong.spend(KEY, 16) == (12, 4)
     blind = OnlineRanker(scorer, AdaptationConfig(drawn=0.0))
-    assert blind.spend(KEY, 16) == (16, 0)
+    assert blind.spend(PROGRAM, 16) == (16, 0)
 
 
+@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.online.TrustWarning")
 def test_a_verdict_stands(scorer):
     """What a corrected ranking chooses later says nothing of the pretrained one."""
     online = measured(scorer, chosen=(4, 6), drawn=(32, 40))
-    assert online.trusted(KEY) is False
     for factor in (48, 56, 64):
+        online.spend(PROGRAM, 16)
+        assert online.trusted(KEY) is False
         online.learn(KEY, schedule(factor), 1e-3)
-    assert online.trusted(KEY) is False
     assert online.trusted("another workload") is None
+
+
+def test_the_model_that_agrees_with_the_measurements_takes_over_and_is_tried(scorer):
+    factors = (1, 2, 4, 6, 8, 32, 40, 60)
+    schedules = [schedule(factor) for factor in factors]
+    others = [
+        Scorer(create_ensemble(MODEL, seed=seed), load_hardware("cpu-x86-zen5"))
+        for seed in range(10, 22)
+    ]
+    agreements = [
+        spearmanr(other.rank_schedules(PROGRAM, schedules).score, factors).statistic
+        for other in others
+    ]
+    assert max(agreements) > 0.5
+    best = others[int(np.argmax(agreements))]
+    online = measured(scorer, chosen=factors[:4], drawn=factors[4:], alternatives=others)
+    with pytest.warns(TrustWarning, match="that for cpu-x86-zen5 agrees with them better"):
+        assert online.spend(PROGRAM, 16) == (16, 0)
+    assert online.scorer_of(KEY) is best
+    assert online.trusted(KEY) is None
+    expected = best.rank_schedules(PROGRAM, schedules).score
+    np.testing.assert_allclose(online.pretrained_scores(PROGRAM, schedules).score, expected)
+
+    for factor in (44, 48, 52, 64):
+        online.learn(KEY, schedule(factor), 1e-4)
+    assert online.spend(PROGRAM, 16) == (16, 0)
+    assert online.trusted(KEY) is True
+
+
+def test_a_model_that_takes_over_and_fails_is_replaced_in_turn(scorer):
+    others = [
+        Scorer(create_ensemble(MODEL, seed=seed), load_hardware("cpu-x86-zen5"))
+        for seed in range(10, 22)
+    ]
+    online = measured(scorer, (1, 2, 4, 6), (8, 32, 40, 60), others)
+    tried = []
+    with pytest.warns(TrustWarning):
+        while online.spend(PROGRAM, 16) == (16, 0):
+            tried.append(online.scorer_of(KEY))
+            for factor in (1, 2, 3):
+                online.learn(KEY, schedule(factor), 1.0)
+    assert len({id(other) for other in tried}) == len(tried) >= 1
+    assert online.trusted(KEY) is False
+    assert online.scorer_of(KEY) is scorer
+
+
+def test_rankings_that_do_not_agree_are_not_chosen():
+    latencies = [1.0, 2.0, 3.0, math.inf]
+    right, wrong, flat = -np.arange(4.0), np.arange(4.0), np.zeros(4)
+    assert most_agreeing([wrong, right, flat], latencies) == 1
+    assert most_agreeing([wrong, flat], latencies) is None
+    assert most_agreeing([], latencies) is None
 
 
 def test_without_trust_the_order_is_learned_from_what_is_measured(scorer):
     factors = np.arange(1, 65)
     latencies = 1.0 / factors
     online = measured(scorer, chosen=(1, 2, 4, 8), drawn=(16, 24, 40, 60))
-    ranked = online.rank(PROGRAM, [schedule(int(factor)) for factor in factors])
+    with pytest.warns(TrustWarning):
+        ranked = online.rank(PROGRAM, [schedule(int(factor)) for factor in factors])
     assert spearmanr(ranked, -latencies).statistic > 0.9
     scores = online.pretrained_scores(PROGRAM, [schedule(int(factor)) for factor in factors])
     chosen = online.choose(PROGRAM, scores, 8)

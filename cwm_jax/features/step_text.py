@@ -55,13 +55,13 @@ class _StepLayout(NamedTuple):
     Attributes:
         structural: Those of its structure, counted from the step's first number.
         free: The others, in the order of `split_step`, -1 for one that the text does not state.
-        count: Numbers of its text.
+        width: Numbers of its text.
         shapes: What the step is without free numbers, by those of its structure.
     """
 
     structural: list[int]
     free: list[int]
-    count: int
+    width: int
     shapes: dict[tuple[int, ...], StepShape]
 
 
@@ -176,7 +176,7 @@ def _group_alike(text: bytes, numbers: _Numbers, lines: Sequence[int], layouts: 
     rows = np.array(lines, np.int32)
     example = parse_line(text[numbers.starts[rows[0]] : numbers.ends[rows[0]]]).steps
     own = [_layout_of(step, layouts) for step in example]
-    starts = list(accumulate((layout.count for layout in own), initial=0))
+    starts = list(accumulate((layout.width for layout in own), initial=0))
     columns = [
         start + at for start, layout in zip(starts, own, strict=False) for at in layout.structural
     ]

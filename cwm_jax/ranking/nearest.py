@@ -1,4 +1,4 @@
-"""Which shipped checkpoint is for a machine like this one."""
+"""Which shipped checkpoints are for an engine, and for a machine like this one."""
 
 import math
 
@@ -6,6 +6,7 @@ from cwm_jax.errors import CheckpointError
 from cwm_jax.features.host import Caches, host_caches
 from cwm_jax.model.checkpoint import read_card
 from cwm_jax.model.locations import checkpoints_folder, shipped_checkpoints
+from cwm_jax.ranking.scorer import Scorer
 
 
 def nearest_checkpoint(engine: str, caches: Caches | None = None) -> str:
@@ -35,6 +36,21 @@ def nearest_checkpoint(engine: str, caches: Caches | None = None) -> str:
     if not found:
         raise CheckpointError("no checkpoint for a CPU is shipped: name one by --checkpoint")
     return min(found)[-1]
+
+
+def shipped_scorers(engine: str, kind: str) -> list[Scorer]:
+    """Loads all shipped checkpoints for devices of a kind that know an engine.
+
+    Args:
+        engine: `ansor` or `metaschedule`.
+        kind: `cpu` or `gpu`.
+    """
+    cards = {name: read_card(checkpoints_folder() / name) for name in shipped_checkpoints()}
+    return [
+        Scorer.load(name)
+        for name, card in cards.items()
+        if engine in card.get("engines", ("ansor",)) and card["hardware"]["kind"] == kind
+    ]
 
 
 def _distance(device: dict[str, float], caches: Caches) -> float:

@@ -1,7 +1,10 @@
 """Ranking during a search: the pretrained model, corrected by what the search has measured."""
 
+import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,7 +19,13 @@ from cwm_jax.ranking.adaptation import (
     prior_adaptation,
 )
 from cwm_jax.ranking.scorer import Scorer, Scores
-from cwm_jax.ranking.trust import DISTRUSTED, LEAST_DRAWN, earns_trust, log_throughput
+from cwm_jax.ranking.trust import (
+    DISTRUSTED,
+    LEAST_DRAWN,
+    earns_trust,
+    log_throughput,
+    most_agreeing,
+)
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 
@@ -26,22 +35,51 @@ _REMEMBERED = 32768
 """Schedules of a program whose pretrained scores are kept."""
 
 
+class TrustWarning(UserWarning):
+    """A pretrained model ranks a workload no better than chance."""
+
+
+class _Standing(NamedTuple):
+    """Which pretrained model a workload goes by.
+
+    Attributes:
+        scorer: The model; None where none is trusted.
+        since: Measurements of the workload when it began to choose.
+        proven: Whether its choices were faster than random draws, or it is trusted blindly.
+        left: Models to try next.
+    """
+
+    scorer: Scorer | None
+    since: int
+    proven: bool
+    left: Sequence[Scorer] | None = None
+
+
 class OnlineRanker:
     """Ranks schedules of any number of programs, each by its own measurements.
 
     Args:
         scorer: The pretrained model.
         config: How measurements of a workload correct its ranking.
+        alternatives: Loads models to try where this one ranks a workload no better than chance.
+
+    Attributes:
+        scorer: The pretrained model.
     """
 
-    def __init__(self, scorer: Scorer, config: AdaptationConfig) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        config: AdaptationConfig,
+        alternatives: Callable[[], Sequence[Scorer]] = tuple,
+    ) -> None:
         self.scorer = scorer
         self._config = config
+        self._alternatives = cache(alternatives)
         self._schedules: dict[str, list[Schedule]] = defaultdict(list)
         self._latencies: dict[str, list[float]] = defaultdict(list)
         self._drawn: dict[str, set[Schedule]] = defaultdict(set)
-        # By workload, once a random draw of it is measured.
-        self._trusted: dict[str, bool] = {}
+        self._standing: dict[str, _Standing] = {}
         self._ranked: dict[str, dict[Schedule, tuple]] = defaultdict(dict)
         # By workload: how many measurements it was fitted to, and the correction.
         self._fitted: dict[str, tuple[int, Adaptation | None]] = {}
@@ -65,25 +103,26 @@ class OnlineRanker:
         self._schedules[workload_key].append(schedule)
         self._latencies[workload_key].append(latency)
 
-    def spend(self, workload_key: str, size: int) -> tuple[int, int]:
-        """Says how to spend the next measurements of a workload.
+    def spend(self, program: Program, size: int) -> tuple[int, int]:
+        """Says how to spend the next measurements of a program.
 
         A first round is shorter, one half of it random draws: it tells whether the pretrained
-        ranking can be trusted on the workload. Where it cannot, some of every round is drawn
-        from what the ranking does not lead to.
+        ranking can be trusted on the program. Where none can, some of every round is drawn from
+        what the ranking does not lead to.
 
         Args:
-            workload_key: Of the workload.
+            program: The program.
             size: Measurements of a round; short ones hold no draws.
 
         Returns:
             How many to choose, and how many to draw.
         """
-        trusted = self.trusted(workload_key)
+        self._judge(program)
         drawn = int(self._config.drawn * size)
-        if trusted or not drawn:
+        standing = self._standing.get(program.workload_key)
+        if not drawn or (standing and standing.scorer):
             return size, 0
-        if trusted is False:
+        if standing:
             return size - drawn, drawn
         drawn = max(drawn, LEAST_DRAWN)
         return (drawn, drawn) if 2 * drawn <= size else (size, 0)
@@ -93,20 +132,54 @@ class OnlineRanker:
         self._drawn[workload_key].update(schedules)
 
     def trusted(self, workload_key: str) -> bool | None:
-        """Tells whether the pretrained ranking has proved itself on a workload.
+        """Tells whether a pretrained ranking has proved itself on a workload; None as yet."""
+        standing = self._standing.get(workload_key)
+        if standing is None or (standing.scorer and not standing.proven):
+            return None
+        return standing.scorer is not None
 
-        It is judged once, by the round that first held random draws; None before.
+    def scorer_of(self, workload_key: str) -> Scorer:
+        """Returns the pretrained model that a workload goes by.
+
+        Where none is trusted it is the given one, of which only `Scores.actions` is then used.
         """
-        known = self._drawn[workload_key]
-        if workload_key not in self._trusted and known:
-            measured = list(
-                zip(self._schedules[workload_key], self._latencies[workload_key], strict=True)
-            )
-            drawn = [latency for schedule, latency in measured if schedule in known]
-            chosen = [latency for schedule, latency in measured if schedule not in known]
-            if drawn and chosen:
-                self._trusted[workload_key] = earns_trust(chosen, drawn)
-        return self._trusted.get(workload_key)
+        standing = self._standing.get(workload_key)
+        return (standing.scorer if standing else None) or self.scorer
+
+    def _judge(self, program: Program) -> None:
+        """Judges the model in use once what it chose is measured beside random draws."""
+        key = program.workload_key
+        drawn, schedules = self._drawn[key], self._schedules[key]
+        standing = self._standing.get(key) or _Standing(self.scorer, 0, proven=False)
+        if standing.proven or standing.scorer is None or not drawn:
+            return
+        latencies = self._latencies[key]
+        measured = list(zip(schedules, latencies, strict=True))
+        random = [latency for schedule, latency in measured if schedule in drawn]
+        chosen = [
+            latency for schedule, latency in measured[standing.since :] if schedule not in drawn
+        ]
+        if not random or not chosen:
+            return
+        if earns_trust(chosen, random):
+            self._standing[key] = standing._replace(proven=True)
+            return
+        left = self._alternatives() if standing.left is None else standing.left
+        scores = [scorer.rank_schedules(program, schedules).score for scorer in left]
+        best = most_agreeing(scores, latencies)
+        found = None if best is None else left[best]
+        self._standing[key] = _Standing(
+            found, len(measured), proven=False, left=[other for other in left if other is not found]
+        )
+        self._ranked.pop(key, None)
+        self._fitted.pop(key, None)
+        then = f"that for {found.hardware.name} agrees with them better" if found else "none does"
+        warnings.warn(
+            f"{key[:80]}: what the world model for {standing.scorer.hardware.name} chose was no "
+            f"faster than random draws; of the shipped ones, {then}",
+            TrustWarning,
+            stacklevel=3,
+        )
 
     def rank(
         self, program: Program, schedules: Sequence[Schedule]
@@ -114,6 +187,7 @@ class OnlineRanker:
         """Scores schedules of a program; higher is better."""
         if not schedules:
             return np.zeros(0, np.float32)
+        self._judge(program)
         return self.corrected(program, self.pretrained_scores(program, schedules))
 
     def pretrained_scores(self, program: Program, schedules: Sequence[Schedule]) -> Scores:
@@ -130,7 +204,7 @@ class OnlineRanker:
             known.clear()
         fresh = [schedule for schedule in dict.fromkeys(schedules) if schedule not in known]
         if fresh:
-            found = self.scorer.rank_schedules(program, fresh)
+            found = self.scorer_of(program.workload_key).rank_schedules(program, fresh)
             known.update(zip(fresh, zip(*found, strict=True), strict=True))
         rows = (known[schedule] for schedule in schedules)
         return Scores(*(np.stack(column) for column in zip(*rows, strict=True)))
@@ -139,7 +213,9 @@ class OnlineRanker:
         """Scores schedules of a program that are grouped by structure; higher is better."""
         if not groups:
             return np.zeros(0, np.float32)
-        return self.corrected(program, self.scorer.rank_groups(program, groups))
+        self._judge(program)
+        scorer = self.scorer_of(program.workload_key)
+        return self.corrected(program, scorer.rank_groups(program, groups))
 
     def corrected(self, program: Program, scores: Scores) -> Float32[np.ndarray, "schedule"]:
         """Returns the scores of a program's schedules, corrected by what is measured of it."""

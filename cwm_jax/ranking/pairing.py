@@ -21,7 +21,7 @@ def warn_of_target(card: HardwareCard, target: str, cores: int | None = None) ->
         target: TVM target string, or the JSON of one.
         cores: CPU cores that the target runs on, if known.
     """
-    kind = _kind(target)
+    kind = kind_of_target(target)
     wrong_cores = kind == card.kind == "cpu" and cores is not None and cores != card.cores
     if kind == card.kind and not wrong_cores:
         return
@@ -54,7 +54,12 @@ def warn_of_engine(engines: Collection[str], engine: str) -> None:
     )
 
 
-def _kind(target: str) -> str:
+def kind_of_target(target: str) -> str:
+    """Returns the kind of device that a target is of: `cpu` or `gpu`.
+
+    Args:
+        target: TVM target string, or the JSON of one.
+    """
     name = re.search(r'"kind"\s*:\s*"(\w+)"', target)
     word = name.group(1) if name else target.partition(" ")[0]
     return "cpu" if word in _CPU_TARGETS else "gpu"

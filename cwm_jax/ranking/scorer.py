@@ -111,11 +111,15 @@ class Ranker:
             size = bucket(len(chunk), BATCH_BUCKETS)
             padding = np.full(size - len(chunk), chunk[0])
             padded = steps.take(np.concatenate([chunk, padding])) if size != total else steps
-            # Arrays of a data set that is kept on disk are read here at the latest.
             schedules = Schedules(
-                *(np.asarray(getattr(padded, name)) for name in Schedules._fields)
+                *(_in_memory(getattr(padded, name)) for name in Schedules._fields)
             )
             yield len(chunk), jax.device_put(schedules, self._shared_out)
+
+
+def _in_memory(array: Any) -> Any:
+    """Reads an array of a data set that is kept on disk."""
+    return np.asarray(array)
 
 
 def _await(count: int, ranking: EnsembleRanking) -> Scores:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from cwm_jax.ranking.adaptation import AdaptationConfig
 
@@ -22,6 +23,10 @@ LEAST_DRAWN = 4
 _MARGIN = 1.25
 """In the first rounds that `tools/results/search` and `search-zen4` hold, good choices were 2.7
 to 10 times as fast as what Ansor draws before it has learned."""
+
+_LEAST_AGREEMENT = 0.5
+"""Of eight measurements, one wrong order in ten agrees as well by chance; its choices are put to
+the test in turn."""
 
 _FLOOR = 0.02
 
@@ -43,6 +48,28 @@ def earns_trust(chosen: Sequence[float], drawn: Sequence[float]) -> bool:
         return True
     logs = np.log(np.where(good, latencies, latencies[good].max()))
     return bool(logs[len(chosen) :].mean() - logs[: len(chosen)].mean() >= np.log(_MARGIN))
+
+
+def most_agreeing(
+    scores: Sequence[Float[np.ndarray, "candidate"]], latencies: Sequence[float]
+) -> int | None:
+    """Returns which of several rankings orders measurements best; None where none does well.
+
+    Args:
+        scores: Of the measured candidates by each ranking, higher is faster.
+        latencies: In seconds; infinity for failures.
+    """
+    measured = np.array(latencies, np.float64)
+    ranks = stats.rankdata(-measured)
+    agreements = [_correlation(stats.rankdata(score), ranks) for score in scores]
+    best = max(range(len(agreements)), key=agreements.__getitem__, default=-1)
+    return best if best >= 0 and agreements[best] >= _LEAST_AGREEMENT else None
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    if first.std() == 0 or second.std() == 0:
+        return 0.0
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def log_throughput(throughput: Float[np.ndarray, "candidate"]) -> Float[np.ndarray, "candidate"]:

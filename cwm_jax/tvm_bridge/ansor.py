@@ -14,8 +14,9 @@ from jaxtyping import Float32
 from cwm_jax.features.step_text import group_text
 from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.nearest import shipped_scorers
 from cwm_jax.ranking.online import OnlineRanker
-from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
+from cwm_jax.ranking.pairing import kind_of_target, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, iterate_records, parse_line
 from cwm_jax.records.program import Program
@@ -52,7 +53,12 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
     ) -> None:
         super().__init__()
         scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
-        self.online = OnlineRanker(scorer, adaptation or AdaptationConfig())
+        self._kind = scorer.hardware.kind
+        self.online = OnlineRanker(
+            scorer,
+            adaptation or AdaptationConfig(),
+            lambda: shipped_scorers("ansor", self._kind),
+        )
         self._programs: dict[str, Program] = {}
 
     def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
@@ -102,6 +108,7 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         if key not in self._programs:
             self._programs[key] = program_of_task(_tvm, task)
             scorer = self.online.scorer
+            self._kind = kind_of_target(str(task.target))
             warn_of_target(scorer.hardware, str(task.target), int(task.hardware_params.num_cores))
             warn_of_engine(scorer.engines, "ansor")
         return self._programs[key]

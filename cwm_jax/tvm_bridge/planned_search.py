@@ -10,7 +10,7 @@ import numpy as np
 
 from cwm_jax.features.program import encode_program
 from cwm_jax.features.steps import StepArrays
-from cwm_jax.ranking.scorer import Scores, take_scores
+from cwm_jax.ranking.scorer import Scorer, Scores, take_scores
 from cwm_jax.records.ansor_log import format_line, parse_line
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
@@ -81,13 +81,9 @@ class PlannedSearch:
         self._measure = measure
         self._clock = Clock()
         self._program = model.program(task)
-        self._planner = Planner(
-            self._program,
-            self._clock.around(self._rank),
-            config or PlannerConfig(),
-            np.random.default_rng(seed),
-        )
+        self._config = config or PlannerConfig()
         self._rng = np.random.default_rng([seed, 1])
+        self._planner, self._scorer = self._new_planner(seed), self._current_scorer()
         self._first = self._policy(seed + 1, _FIRST_SAMPLE)
         self._later = self._policy(seed + 2, _LATER_SAMPLE)
         self._sampled = False
@@ -105,9 +101,10 @@ class PlannedSearch:
         """Plans, checks, and measures up to `size` new candidates."""
         self._clock.calls.clear()
         online = self._model.online
+        choices, draws = self._clock.around(online.spend)(self._program, size)
+        self._begin_anew_for_another_model()
         sampled = self._sample()
         self._planner.add(sampled)
-        choices, draws = online.spend(self._program.workload_key, size)
         drawn = self._draw(sampled, draws)
         correct = self._clock.around(partial(online.corrected, self._program))
         wanted = _PROPOSED_PER_TRIAL * size + len(self._seen)
@@ -133,6 +130,23 @@ class PlannedSearch:
             len(planned.schedules),
             rejected,
         )
+
+    def _new_planner(self, seed: int) -> Planner:
+        rng = np.random.default_rng(seed)
+        return Planner(self._program, self._clock.around(self._rank), self._config, rng)
+
+    def _current_scorer(self) -> Scorer:
+        return self._model.online.scorer_of(self._program.workload_key)
+
+    def _begin_anew_for_another_model(self) -> None:
+        """Forgets what a model imagined that has turned out to be wrong."""
+        if self._scorer is self._current_scorer():
+            return
+        measured = self._model.online.measured[self._program.workload_key]
+        self._scorer = self._current_scorer()
+        self._planner = self._new_planner(int(self._rng.integers(2**31)))
+        self._planner.add([schedule for schedule, _ in measured])
+        self._sampled = False
 
     def _draw(self, sampled: Sequence[tuple[Step, ...]], count: int) -> list[Any]:
         """Draws new states from what TVM sampled, for `OnlineRanker.spend`.
@@ -179,7 +193,7 @@ class PlannedSearch:
 
     def _rank(self, steps: StepArrays) -> Scores:
         program = encode_program(self._program, steps.slots)
-        return self._model.online.scorer.rank_arrays(program, steps)
+        return self._scorer.rank_arrays(program, steps)
 
     def _policy(self, seed: int, population: int) -> Any:
         """What samples so many states at once."""
