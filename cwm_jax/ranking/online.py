@@ -45,8 +45,8 @@ class _Standing(NamedTuple):
     Attributes:
         scorer: The model; None where none is trusted.
         since: Measurements of the workload when it began to choose.
-        proven: Whether its choices were faster than random draws, or it is trusted blindly.
-        left: Models to try next.
+        proven: Whether its choices were faster than random draws.
+        left: Models to try next; None before any was asked.
     """
 
     scorer: Scorer | None
