@@ -17,7 +17,8 @@ from cwm_jax import load_records
 from cwm_jax.errors import RecordError
 from cwm_jax.features.replay import Notes, Replay
 from cwm_jax.features.steps import split_step
-from cwm_jax.ranking.online import TrustWarning
+from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.online import OnlineRanker, TrustWarning
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import format_line
 from cwm_jax.search.planner import PlannerConfig
@@ -165,6 +166,7 @@ def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, tmp_path):
     for text in ("conv2d_bias_relu:1,14,14,16,32,3,1,1", "softmax:64,128"):
         task = create_task(tvm, parse_workload(text), "llvm -mcpu=core-avx2 -num-cores=2")
         model = WorldModelCostModel(scorer)
+        model.online = OnlineRanker(scorer, AdaptationConfig())  # none to take over from it
         measured = []
 
         def measure(inputs, measured=measured):
@@ -177,6 +179,7 @@ def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, tmp_path):
         with pytest.warns(TrustWarning):
             rounds = [search.round(8) for _ in range(2)]
         assert [len(found.inputs) for found in rounds] == [8, 8]
+        assert model.online.trusted(task.workload_key) is False
         assert len({str(item.state) for item in measured}) == 16
         for found in rounds:
             assert found.imagined > 100
@@ -184,6 +187,35 @@ def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, tmp_path):
         for item in measured:
             schedule, args = task.compute_dag.apply_steps_from_state(item.state)
             tvm.lower(schedule, args)
+
+
+def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task):
+    """What is measured is ordered by another model, but too level for any choice to stand out."""
+    other = Scorer.load("cpu-x86-zen5")
+    model = WorldModelCostModel(scorer)
+    model.online = OnlineRanker(scorer, AdaptationConfig(), lambda: [other])
+    program = model.program(task)
+    batches = []
+
+    def measure(inputs):
+        schedules = schedules_of_states(task, [item.state for item in inputs])
+        batches.append(schedules)
+        score = other.rank_schedules(program, schedules).score
+        place = np.argsort(np.argsort(-score))
+        result = tvm.auto_scheduler.measure.MeasureResult
+        return [result([1e-3 * (1 + at / 1000)], 0, "", 0.1, 0) for at in place.tolist()]
+
+    search = PlannedSearch(tvm, task, model, measure, 0, PlannerConfig(256, 2))
+    search.round(8)
+    assert model.online.scorer_of(task.workload_key) is scorer
+    with pytest.warns(TrustWarning, match="that for cpu-x86-zen5 agrees"):
+        search.round(8)
+    assert model.online.scorer_of(task.workload_key) is other
+    first, second = batches
+    assert not set(first) & set(second)
+    sampled = schedules_of_states(task, list(search._first.sample_initial_population()))
+    typical = np.median(other.rank_schedules(program, sampled).score)
+    assert np.median(other.rank_schedules(program, second).score) > typical
 
 
 def test_a_log_of_another_workload_is_not_resumed(measured_log, task):

@@ -104,21 +104,26 @@ def test_truncated_parameters(saved):
         load_checkpoint(saved)
 
 
+def replace_file(path: Path, name: str, content: bytes | bytearray) -> None:
+    """Replaces a file of parameters, and its hash in the card."""
+    (path / name).write_bytes(content)
+    files = json.loads((path / "card.json").read_text())["files"]
+    edit_card(path, files=files | {name: hashlib.sha256(content).hexdigest()})
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_parameters_that_lie_are_refused_or_loaded(saved, data):
     """A file of Orbax's is replaced, and the card says that it is meant to be so."""
-    card = json.loads((saved / "card.json").read_text())
-    name = data.draw(st.sampled_from(sorted(card["files"])))
+    files = json.loads((saved / "card.json").read_text())["files"]
+    name = data.draw(st.sampled_from(sorted(files)))
     content = bytearray((saved / name).read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     content[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
         shutil.copytree(saved, path)
-        (path / name).write_bytes(content)
-        files = card["files"] | {name: hashlib.sha256(content).hexdigest()}
-        edit_card(path, files=files)
+        replace_file(path, name, content)
         with contextlib.suppress(CheckpointError):
             load_checkpoint(path)
 
@@ -128,10 +133,7 @@ def test_damaged_array_is_an_error(saved):
     largest = max((saved / "parameters").rglob("*"), key=lambda file: file.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[: len(content) // 2] = bytes(len(content) // 2)
-    largest.write_bytes(content)
-    card = json.loads((saved / "card.json").read_text())
-    name = largest.relative_to(saved).as_posix()
-    edit_card(saved, files=card["files"] | {name: hashlib.sha256(content).hexdigest()})
+    replace_file(saved, largest.relative_to(saved).as_posix(), content)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         load_checkpoint(saved)
 

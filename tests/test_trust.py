@@ -45,6 +45,13 @@ def scorer() -> Scorer:
     return Scorer(create_ensemble(MODEL, seed=3), load_hardware("cpu-x86-2core"))
 
 
+@pytest.fixture(scope="module")
+def others() -> list[Scorer]:
+    """More of them, for another device."""
+    card = load_hardware("cpu-x86-zen5")
+    return [Scorer(create_ensemble(MODEL, seed=seed), card) for seed in range(10, 22)]
+
+
 def schedule(factor: int) -> tuple[Step, ...]:
     return (Step("SP", (2, 0, 64, (factor,), 1)), Step("AN", (2, 1, 2)))
 
@@ -86,13 +93,9 @@ def test_a_verdict_stands(scorer):
     assert online.trusted("another workload") is None
 
 
-def test_the_model_that_agrees_with_the_measurements_takes_over_and_is_tried(scorer):
+def test_the_model_that_agrees_with_the_measurements_takes_over_and_is_tried(scorer, others):
     factors = (1, 2, 4, 6, 8, 32, 40, 60)
     schedules = [schedule(factor) for factor in factors]
-    others = [
-        Scorer(create_ensemble(MODEL, seed=seed), load_hardware("cpu-x86-zen5"))
-        for seed in range(10, 22)
-    ]
     agreements = [
         spearmanr(other.rank_schedules(PROGRAM, schedules).score, factors).statistic
         for other in others
@@ -113,11 +116,7 @@ def test_the_model_that_agrees_with_the_measurements_takes_over_and_is_tried(sco
     assert online.trusted(KEY) is True
 
 
-def test_a_model_that_takes_over_and_fails_is_replaced_in_turn(scorer):
-    others = [
-        Scorer(create_ensemble(MODEL, seed=seed), load_hardware("cpu-x86-zen5"))
-        for seed in range(10, 22)
-    ]
+def test_a_model_that_takes_over_and_fails_is_replaced_in_turn(scorer, others):
     online = measured(scorer, (1, 2, 4, 6), (8, 32, 40, 60), others)
     tried = []
     with pytest.warns(TrustWarning):

@@ -31,6 +31,7 @@ with atheris.instrument_imports(include=["cwm_jax"]):  # type: ignore[attr-defin
     from cwm_jax.model.config import ModelConfig
     from cwm_jax.model.world_model import create_ensemble
     from cwm_jax.records.ansor_log import LogSummary, iterate_records
+    from cwm_jax.records.lines import every_line
     from cwm_jax.records.metaschedule_database import (
         RECORDS_FILE,
         WORKLOADS_FILE,
@@ -132,10 +133,13 @@ def _files(pattern: str) -> list[bytes]:
     return found
 
 
+def _lines(name: str) -> list[bytes]:
+    return [line for _, line in every_line(ROOT / name)]
+
+
 def _traces() -> list[bytes]:
     """Lines of a database, made of the tests' golden traces."""
-    lines = gzip.decompress((ROOT / "tests/data/traces.jsonl.gz").read_bytes()).splitlines()
-    golden = [orjson.loads(line) for line in lines]
+    golden = [orjson.loads(line) for line in _lines("tests/data/traces.jsonl.gz")]
     keys = list(_programs_of_traces())
     return [
         orjson.dumps([keys.index(each["workload"]), [each["trace"], [1e-3], {"kind": "llvm"}, []]])
@@ -145,7 +149,7 @@ def _traces() -> list[bytes]:
 
 def _log_lines() -> list[bytes]:
     """Lines of a log, plain and packed: small inputs are tried oftener."""
-    lines = gzip.decompress((ROOT / "tests/data/measured.jsonl.gz").read_bytes()).splitlines()
+    lines = _lines("tests/data/measured.jsonl.gz")
     chosen = lines[:: len(lines) // 12]
     return [*chosen, *(gzip.compress(line) for line in chosen)]
 
@@ -182,7 +186,7 @@ def main() -> None:
             return
 
     limits = [f"-max_total_time={options.seconds}", "-timeout=20", "-rss_limit_mb=4096"]
-    limits.append("-len_control=0")
+    limits += ["-len_control=0"]  # whole records from the start
     atheris.Setup(
         [sys.argv[0], str(corpus), f"-artifact_prefix={corpus}/crash-", *limits], one_input
     )

@@ -4,11 +4,11 @@ uv run python tools/parse_logs.py LOG [LOG ...]
 """
 
 import argparse
-import gzip
 import time
 from pathlib import Path
 
 from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records, parse_line
+from cwm_jax.records.lines import every_line
 
 
 def main() -> None:
@@ -37,9 +37,7 @@ def main() -> None:
 
 
 def _changed_by_round_trip(log: Path) -> int:
-    opener = gzip.open if log.suffix == ".gz" else open
-    with opener(log, "rb") as file:
-        lines = [line.decode().rstrip("\n") for line in file]
+    lines = [line.decode().rstrip("\n") for _, line in every_line(log)]
     return sum(format_line(parse_line(line)) != line for line in lines)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+
+from cwm_jax.ranking.correlation import rank_correlation
 
 Array = np.ndarray
 
@@ -41,14 +42,12 @@ def rank_metrics(
     """
     if len(scores) == 0 or not (np.isfinite(scores).all() and np.isfinite(latencies).all()):
         raise ValueError("expected at least one candidate, all scores and latencies finite")
-    constant = np.ptp(scores) == 0 or np.ptp(latencies) == 0
-    spearman = math.nan if constant else float(stats.spearmanr(scores, -latencies)[0])  # type: ignore[arg-type]
     return RankingMetrics(
         candidates=len(scores),
         top1=float(latencies.min() / top_k_latency(scores, latencies, 1)),
         top5=float(latencies.min() / top_k_latency(scores, latencies, 5)),
         pairwise=pairwise_accuracy(scores, latencies),
-        spearman=spearman,
+        spearman=rank_correlation(scores, latencies),
     )
 
 

@@ -130,9 +130,7 @@ class StageData(NamedTuple):
         if nest is None or self.rows.stop != after.rows.start:
             return None
         limit = np.concatenate([self.limit, after.limit])
-        return StageData(
-            nest, limit, self.vectorized, self.at, slice(self.rows.start, after.rows.stop)
-        )
+        return self._replace(nest=nest, limit=limit, rows=slice(self.rows.start, after.rows.stop))
 
 
 def describe_data(

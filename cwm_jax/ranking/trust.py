@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.correlation import rank_correlation
 
 DISTRUSTED = AdaptationConfig(
     slope=0.0, slope_strength=1e12, least_scale=0.1, noise=0.1, exploration=0.15
@@ -60,16 +60,9 @@ def most_agreeing(
         latencies: In seconds; infinity for failures.
     """
     measured = np.array(latencies, np.float64)
-    ranks = stats.rankdata(-measured)
-    agreements = [_correlation(stats.rankdata(score), ranks) for score in scores]
-    best = max(range(len(agreements)), key=agreements.__getitem__, default=-1)
-    return best if best >= 0 and agreements[best] >= _LEAST_AGREEMENT else None
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    if first.std() == 0 or second.std() == 0:
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
+    agreements = [rank_correlation(score, measured) for score in scores]
+    good = [at for at, found in enumerate(agreements) if found >= _LEAST_AGREEMENT]
+    return max(good, key=agreements.__getitem__, default=None)
 
 
 def log_throughput(throughput: Float[np.ndarray, "candidate"]) -> Float[np.ndarray, "candidate"]:

@@ -54,8 +54,8 @@ def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], Any]:
     return workload, trace, seconds, target
 
 
-def iterate_workloads(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Yields `file:line` and the line of each workload of a database, plain or gzip'd.
+def iterate_workloads(folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields `file:line`, the key and the module of each workload of a database.
 
     Raises:
         RecordError: The folder holds no database, or a line is no workload. None is skipped, for
@@ -65,21 +65,20 @@ def iterate_workloads(folder: Path) -> Iterator[tuple[str, bytes]]:
     try:
         for number, line in every_line(path):
             where = f"{path}:{number}"
-            if not _is_workload(line):
-                raise RecordError(f"{where}: expected [hash, module]")
-            yield where, line
+            yield where, *_parse_workload_line(line, where)
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error})") from error
 
 
-def _is_workload(line: bytes) -> bool:
+def _parse_workload_line(line: bytes, where: str) -> tuple[str, str]:
     try:
         match orjson.loads(line):
-            case [str(), str()]:
-                return True
-    except orjson.JSONDecodeError:
-        pass
-    return False
+            case [str(key), str(module)]:
+                return key, module
+            case _:
+                raise RecordError(f"{where}: expected [hash, module]")
+    except orjson.JSONDecodeError as error:
+        raise RecordError(f"{where}: not JSON ({error})") from error
 
 
 def iterate_database(
@@ -95,7 +94,7 @@ def iterate_database(
     Raises:
         RecordError: The folder holds no database.
     """
-    keys = [orjson.loads(line)[0] for _, line in iterate_workloads(folder)]
+    keys = [key for _, key, _ in iterate_workloads(folder)]
     path = _plain_or_packed(folder, RECORDS_FILE)
     for number, line in read_lines(path, summary):
         try:

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from cwm_jax.errors import ProgramError, RecordError
 from cwm_jax.records.ansor_log import LogSummary
 from cwm_jax.records.metaschedule_database import iterate_workloads
@@ -25,8 +23,7 @@ def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterato
         RecordError: The folder holds no database.
     """
     workloads = tvm.s_tir.meta_schedule.database.Workload
-    for where, line in iterate_workloads(folder):
-        key, module = orjson.loads(line)
+    for where, key, module in iterate_workloads(folder):
         try:
             yield program_of_module(tvm, workloads.from_json([key, module]).mod, key)
         except ProgramError as error:
