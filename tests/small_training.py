@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from cwm_jax.cli.common import load_programs
+from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import create_model
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--snapshots", type=Path)
     parser.add_argument("--coordinator", nargs=3)
     options = parser.parse_args()
+    keep_compiled_programs()
     if options.coordinator:
         address, processes, process = options.coordinator
         jax.distributed.initialize(address, int(processes), int(process))

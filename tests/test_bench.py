@@ -5,7 +5,9 @@ import json
 import pytest
 
 from cwm_jax.cli.main import main
+from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.search_benchmark import folders_of, plan_runs
+from cwm_jax.tvm_bridge.throughput_benchmark import distinct_beginnings
 
 WORKLOAD = "matmul:64,64,64"
 
@@ -71,4 +73,12 @@ def test_throughput_is_measured_where_ansor_asks(tmp_path, capsys):
     assert data["array_candidates_per_second"] > 100
     assert 0 < data["first_score_seconds"] < 120
     assert 2**26 < data["peak_memory_bytes"] < 2**35
+    assert all(0 < share <= 1 for share in data["distinct_beginnings"].values())
     assert "from arrays" in capsys.readouterr().out
+
+
+def test_beginnings_that_schedules_share_are_counted_once():
+    a, b, c = (Step("SP", (0, 0, 64, (number,), 1)) for number in (1, 2, 4))
+    assert distinct_beginnings([(a, b, c)]) == 1
+    assert distinct_beginnings([(a, b, c), (a, b, a), (b, b)]) == 6 / 8
+    assert distinct_beginnings([(a, b), (a, b), (a,), ()]) == 2 / 5

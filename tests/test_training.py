@@ -23,8 +23,9 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
+from cwm_jax.training.batching import EpochBatches, load_batches
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import batches, build_dataset, split_workloads
+from cwm_jax.training.dataset import build_dataset, split_workloads
 from cwm_jax.training.distillation import distillation_loss, teach
 from cwm_jax.training.loop import train
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
@@ -92,8 +93,8 @@ def test_watched_workloads_decide_nothing(dataset):
 
 def test_every_record_is_seen_once_an_epoch(dataset):
     seen = []
-    for batch in batches(
-        list(dataset.values()), lists=3, candidates=16, rng=np.random.default_rng(0)
+    for batch in load_batches(
+        EpochBatches(list(dataset.values()), lists=3, candidates=16, rng=np.random.default_rng(0))
     ):
         assert batch.valid.shape == (3, 16)
         assert batch.schedules.kind.shape[:2] == (3, 16)
@@ -102,6 +103,17 @@ def test_every_record_is_seen_once_an_epoch(dataset):
         seen.extend(batch.throughput[batch.valid].tolist())
     expected = np.concatenate([workload.throughput for workload in dataset.values()])
     assert sorted(seen) == sorted(expected.tolist())
+
+
+def test_an_epoch_goes_on_in_its_middle(dataset):
+    epoch = EpochBatches(
+        list(dataset.values()), lists=2, candidates=8, rng=np.random.default_rng(1)
+    )
+    expected = [epoch[at].throughput.tolist() for at in range(len(epoch))]
+    assert len(expected) > 2
+    for start in (0, 1, len(epoch) - 1, len(epoch)):
+        rest = [batch.throughput.tolist() for batch in load_batches(epoch, start)]
+        assert rest == expected[start:]
 
 
 def test_sizes_that_fill_no_batch_are_padded_to_the_next(dataset):
@@ -116,7 +128,8 @@ def test_sizes_that_fill_no_batch_are_padded_to_the_next(dataset):
 
     def shapes_and_scores(workloads, lists):
         found = {}
-        for batch in batches(workloads, lists=lists, candidates=64, rng=np.random.default_rng(0)):
+        rng = np.random.default_rng(0)
+        for batch in load_batches(EpochBatches(workloads, lists=lists, candidates=64, rng=rng)):
             assert batch.programs.present.shape[1] >= batch.schedules.stage.max() + 1
             ranking = jax.vmap(model.rank)(batch.programs, batch.schedules, batch.hardware)
             for row, position in enumerate(batch.workload):

@@ -10,13 +10,13 @@ PyTorch runs eagerly and compiled; images in both memory layouts, of which the f
 
 import argparse
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from cwm_jax.evaluation.in_turn import time_in_turn
 from cwm_jax.files import write_atomically
 from cwm_jax.tvm_bridge.cores import run_on_all_cores
 from cwm_jax.tvm_bridge.machine import describe_machine
@@ -60,13 +60,11 @@ def main() -> None:
     commands = {"tuned": [sys.executable, "-c", _TUNED, str(options.library), shape, "3"]}
     for name, arguments in _RIVALS[options.network].items():
         commands[name] = [options.python, script, options.network, *arguments, "--repeats", "3"]
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(options.rounds):
-        for name, command in commands.items():
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            measured = orjson.loads(done.stdout.splitlines()[-1])["seconds"]
-            seconds[name].append(statistics.median(measured))
-            print(f"{name:14} {seconds[name][-1] * 1e3:.3f} ms", flush=True)
+    seconds = time_in_turn(
+        commands,
+        options.rounds,
+        lambda name, taken: print(f"{name:14} {taken * 1e3:.3f} ms", flush=True),
+    )
     medians = {name: statistics.median(found) for name, found in seconds.items()}
     speedups: dict[str, Any] = {}
     for mode in ("eager", "compile"):

@@ -74,6 +74,7 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
     rates = benchmark.array_rates(boundary.program, boundary.schedules, scorer, options.repeats)
     memory = benchmark.peak_memory_bytes()  # before the engine's features of the same states
     found = benchmark.measure_throughput(boundary.prepare, batches, options.repeats)
+    asked = {batch: benchmark.distinct_beginnings(boundary.schedules[:batch]) for batch in batches}
     console = Console()
     table = Table("batch", "world model, 1/s", "XGBoost with features, 1/s", "ratio")
     for row in found:
@@ -83,6 +84,8 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
     say(console, f"from arrays: {statistics.median(rates):,.0f} candidates/s")
     say(console, f"import to first score: {statistics.median(starts):.1f} s")
     say(console, f"peak memory: {memory / 2**20:,.0f} MiB")
+    shares = ", ".join(f"{share:.1%} of {batch:,}" for batch, share in asked.items())
+    say(console, f"steps that end a beginning of their own: {shares}")
     write_json(
         options.json,
         {
@@ -97,6 +100,7 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
             "first_score_seconds": statistics.median(starts),
             "first_scores": starts,
             "peak_memory_bytes": memory,
+            "distinct_beginnings": {str(batch): share for batch, share in asked.items()},
         },
     )
     return 0

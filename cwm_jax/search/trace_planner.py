@@ -99,6 +99,10 @@ class TracePlanner:
             self._traces |= fresh
             self._imagined += len(fresh)
 
+    def rank_again(self) -> None:
+        """Asks the model anew about all traces taken in and imagined so far: it is another one."""
+        self._ranked = [self._rank(list(self._traces))] if self._traces else []
+
     def refuse(self, schedule: Schedule) -> None:
         """Notes that TVM cannot build a schedule: it is neither proposed nor a parent."""
         self._refused.add(schedule)

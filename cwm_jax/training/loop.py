@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -18,11 +17,11 @@ from cwm_jax.features.program import ProgramArrays
 from cwm_jax.model.ensemble import Ensemble, each_member
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.world_model import Ranking
-from cwm_jax.prefetching import prefetched
 from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.training.alignment import AlignmentHead, alignment_loss
+from cwm_jax.training.batching import Batch, EpochBatches, load_batches
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import Batch, WorkloadData, batches
+from cwm_jax.training.dataset import WorkloadData
 from cwm_jax.training.distillation import distillation_loss
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
 from cwm_jax.training.sharding import data_mesh, replicate, share_out
@@ -114,7 +113,7 @@ def train(
     """
     chosen = standardise_targets([dataset[key] for key in training])
     rng = np.random.default_rng(config.seed)
-    steps_per_epoch = sum(1 for _ in _epoch(chosen, config, np.random.default_rng(config.seed)))
+    steps_per_epoch = len(_epoch(chosen, config, np.random.default_rng(config.seed)))
     aligned = chosen[0].alignment.shape[1] > 0
     seeds = range(config.seed * members, (config.seed + 1) * members)
     scale = scale_of_values(chosen)
@@ -148,8 +147,7 @@ def train(
         started = time.perf_counter()
         rng.bit_generator.state = position.generator
         losses: list[Any] = list(position.losses)
-        todo = islice(_epoch(chosen, config, rng), position.batch, None)
-        for batch in prefetched(todo):
+        for batch in load_batches(_epoch(chosen, config, rng), position.batch):
             shares = share_out(batch, mesh)
             state, optimizer_state, loss = update(state, optimizer_state, constant, shares)
             losses.append(loss)
@@ -205,8 +203,10 @@ class _WithAlignment(nnx.Module):
         self.alignment = AlignmentHead(width, rngs=nnx.Rngs(seed + 1)) if aligned else None
 
 
-def _epoch(chosen: Sequence[WorkloadData], config: TrainingConfig, rng: np.random.Generator) -> Any:
-    return batches(chosen, lists=config.lists, candidates=config.candidates, rng=rng)
+def _epoch(
+    chosen: Sequence[WorkloadData], config: TrainingConfig, rng: np.random.Generator
+) -> EpochBatches:
+    return EpochBatches(chosen, lists=config.lists, candidates=config.candidates, rng=rng)
 
 
 def _optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTransformation:

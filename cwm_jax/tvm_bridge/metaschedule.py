@@ -16,8 +16,9 @@ from cwm_jax.errors import CheckpointError
 from cwm_jax.files import write_atomically
 from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.nearest import shipped_scorers
 from cwm_jax.ranking.online import OnlineRanker
-from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
+from cwm_jax.ranking.pairing import kind_of_target, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
@@ -57,7 +58,12 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
     ) -> None:
         super().__init__()
         scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
-        self.online = OnlineRanker(scorer, adaptation or AdaptationConfig())
+        self._kind = scorer.hardware.kind
+        self.online = OnlineRanker(
+            scorer,
+            adaptation or AdaptationConfig(),
+            lambda: shipped_scorers("metaschedule", self._kind),
+        )
         # By module: MetaSchedule asks about one module thousands of times.
         self._programs: dict[Any, Program] = {}
 
@@ -114,10 +120,9 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         if module not in self._programs:
             self._programs[module] = program_of_module(_tvm, module, workload_key(module))
             scorer = self.online.scorer
-            cores = context.target.attrs.get("num-cores")
-            warn_of_target(
-                scorer.hardware, str(context.target), None if cores is None else int(cores)
-            )
+            cores, target = context.target.attrs.get("num-cores"), str(context.target)
+            self._kind = kind_of_target(target)
+            warn_of_target(scorer.hardware, target, None if cores is None else int(cores))
             warn_of_engine(scorer.engines, "metaschedule")
         return self._programs[module]
 

@@ -19,8 +19,12 @@ from cwm_jax.tvm_bridge.metaschedule_cost_models import (
 )
 from cwm_jax.tvm_bridge.metaschedule_folder import SearchFolder, line_of, tuning_record_of
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
-from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS, record_of_result
-from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Source
+from cwm_jax.tvm_bridge.metaschedule_records import (
+    FAILED_SECONDS,
+    record_of_result,
+    steps_of_candidates,
+)
+from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Sampler, Source
 
 _OFFERED = 4
 """Candidates that are offered for each one that the world model chooses to measure."""
@@ -102,14 +106,16 @@ class ModuleSearch:
         self._known = {record.steps for record in earlier}
         self._pool: dict[Schedule, Any] = {}
         self._timed = timed
+        self._module = module
         self._workload = files.database.commit_workload(module)
         offered = config.round_size * (_OFFERED if timed.online else 1)
         seed = config.seed + 1 + 1000 * len(earlier)
+        self._sampler = Sampler(tvm, module, target, seed) if timed.online else None
         if config.search == "planner":
-            if timed.online is None:
+            if timed.online is None or self._sampler is None:
                 raise ValueError("the planner needs the world model")
             self._source: Source = Imagination(
-                tvm, module, program, target, timed.online, timed.clock, offered, seed
+                tvm, module, program, timed.online, timed.clock, self._sampler, offered, seed
             )
         else:
             self._source = Evolution(
@@ -152,6 +158,7 @@ class ModuleSearch:
         clock.calls.clear()
         before = self._timed.predicted() + source.imagined
         started = time.perf_counter()
+        choices, drawn = self._spend(most)
         try:
             for schedule, candidate in source.offer(self._known).items():
                 self._pool.setdefault(schedule, candidate)
@@ -159,7 +166,9 @@ class ModuleSearch:
             self._stop_if_requested()
             raise
         self._stop_if_requested()
-        chosen = self._take(most)
+        for schedule in drawn:
+            self._pool.pop(schedule, None)
+        chosen = [*self._take(choices), *drawn.items()]
         candidates = [candidate for _, candidate in chosen]
         measuring = time.perf_counter()
         results = self._measure(candidates)
@@ -214,6 +223,32 @@ class ModuleSearch:
         self._files.append(self._workload, self._target, candidates, records)
         return records
 
+    def _spend(self, most: int) -> tuple[int, dict[Schedule, Any]]:
+        """Returns how many candidates to choose, and those that are drawn beside them.
+
+        They are drawn blindly until the model is known to be wrong; then by what was measured.
+        """
+        online, program = self._timed.online, self._program
+        if online is None or self._sampler is None:
+            return most, {}
+        choices, count = online.spend(program, most)
+        if not count:
+            return choices, {}
+        sampled = self._sampler.draw()
+        steps = steps_of_candidates(self._tvm, self._module, self._target, sampled, program)
+        fresh = {
+            schedule: candidate
+            for schedule, candidate in zip(steps, sampled, strict=True)
+            if schedule not in self._known
+        }
+        schedules = list(fresh)
+        order = range(len(schedules))
+        if schedules and online.trusted(program.workload_key) is False:
+            order = online.choose(program, online.pretrained_scores(program, schedules), count)
+        drawn = {schedules[at]: fresh[schedules[at]] for at in order[:count]}
+        online.note_drawn(program.workload_key, list(drawn))
+        return choices, drawn
+
     def _take(self, most: int) -> list[tuple[Schedule, Any]]:
         """Takes what is measured next out of the pool."""
         pool = list(self._pool.items())
@@ -250,6 +285,8 @@ class ModuleSearch:
     def finish(self) -> None:
         """Tells TVM that the search is over."""
         self._source.close()
+        if self._sampler is not None:
+            self._sampler.close()
 
 
 def _first_error(results: Sequence[Any]) -> str:

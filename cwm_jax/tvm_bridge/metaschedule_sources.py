@@ -117,35 +117,21 @@ class Evolution:
         self.context.post_tuning()
 
 
-class Imagination:
-    """Traces that a planner evolves; TVM draws the first ones, and checks the best.
+class Sampler:
+    """Has TVM draw candidates of one module at random, such as pass its postprocessing.
 
     Args:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` of one function, `main`.
-        program: The same.
         target: TVM target.
-        online: Ranks, corrected by what is measured.
-        clock: Notes when the planner runs.
-        count: Candidates to offer at a time.
-        seed: Of all randomness.
-        config: Of the planner.
+        seed: Of the draws.
+
+    Attributes:
+        context: `TuneContext` of the module.
     """
 
-    def __init__(
-        self,
-        tvm: Any,
-        module: Any,
-        program: Program,
-        target: Any,
-        online: OnlineRanker,
-        clock: Clock,
-        count: int,
-        seed: int,
-        config: TracePlannerConfig | None = None,
-    ) -> None:
+    def __init__(self, tvm: Any, module: Any, target: Any, seed: int) -> None:
         ms = tvm.s_tir.meta_schedule
-        self._tvm, self._module, self._program, self._count = tvm, module, program, count
         self.context = sampling_context(
             tvm,
             module,
@@ -156,6 +142,48 @@ class Imagination:
             trials=_MOST_SAMPLED,
             round_size=_SAMPLE,
         )
+        self._unmeasured = ms.runner.RunnerResult([1.0], None)
+
+    def draw(self) -> list[Any]:
+        """Returns more `MeasureCandidate`s."""
+        candidates = list(self.context.generate_measure_candidates() or ())
+        self.context.notify_runner_results(candidates, [self._unmeasured] * len(candidates))
+        return candidates
+
+    def close(self) -> None:
+        """Ends TVM's sampling."""
+        self.context.post_tuning()
+
+
+class Imagination:
+    """Traces that a planner evolves; TVM draws the first ones, and checks the best.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        program: The same.
+        online: Ranks, corrected by what is measured.
+        clock: Notes when the planner runs.
+        sampler: Of the module; stays open.
+        count: Candidates to offer at a time.
+        seed: Of the planner's randomness.
+        config: Of the planner.
+    """
+
+    def __init__(
+        self,
+        tvm: Any,
+        module: Any,
+        program: Program,
+        online: OnlineRanker,
+        clock: Clock,
+        sampler: Sampler,
+        count: int,
+        seed: int,
+        config: TracePlannerConfig | None = None,
+    ) -> None:
+        self._tvm, self._module, self._program, self._count = tvm, module, program, count
+        self._sampler, self.context = sampler, sampler.context
         self.imagined = 0
         self._skeletons = Skeletons()
         self._planner = TracePlanner(
@@ -165,6 +193,7 @@ class Imagination:
             np.random.default_rng(seed),
         )
         self._correct = partial(online.corrected, program)
+        self._online, self._scorer = online, online.scorer_of(program.workload_key)
         self._clock = clock
         self._sampled = False
         self._tried: set[Schedule] = set()
@@ -172,8 +201,12 @@ class Imagination:
 
     def offer(self, known: set[Schedule]) -> dict[Schedule, Any]:
         """Plans, and has TVM build what it finds best."""
+        scorer = self._online.scorer_of(self._program.workload_key)
+        if self._scorer is not scorer:
+            self._scorer = scorer
+            self._clock.around(self._planner.rank_again)()
         for _ in range(1 if self._sampled else _FIRST_SAMPLES):
-            self._clock.around(self._planner.add)(self._sample())
+            self._clock.around(self._planner.add)(self._traces(self._sampler.draw()))
         self._sampled = True
         wanted = 2 * self._count + len(self._tried) + len(known)
         plan = self._clock.around(self._planner.plan)(self._correct, wanted)
@@ -208,17 +241,13 @@ class Imagination:
         return built
 
     def note(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
-        """Does nothing: the cost model learns, and the planner asks it."""
+        """Takes what was measured as parents; how good it is the planner asks the cost model."""
+        self._clock.around(self._planner.add)(self._traces(candidates))
 
     def close(self) -> None:
-        """Ends TVM's sampling."""
-        self.context.post_tuning()
+        """Does nothing: the sampler is the caller's."""
 
-    def _sample(self) -> list[Trace]:
-        """Has TVM draw traces that pass its postprocessing."""
-        candidates = list(self.context.generate_measure_candidates() or ())
-        unmeasured = self._tvm.s_tir.meta_schedule.runner.RunnerResult([1.0], None)
-        self.context.notify_runner_results(candidates, [unmeasured] * len(candidates))
+    def _traces(self, candidates: Sequence[Any]) -> list[Trace]:
         lines = trace_lines(self._tvm, self._module, self.context.target, candidates)
         return parse_trace_lines(dict.fromkeys(lines), self._skeletons)
 

@@ -109,6 +109,22 @@ def array_rates(
     return [len(schedules) / taken for taken in seconds]
 
 
+def distinct_beginnings(schedules: Sequence[tuple[Step, ...]]) -> float:
+    """Returns the share of all steps that end a beginning which no schedule before them has.
+
+    It is what rollouts would still cost if schedules that begin alike shared a latent.
+
+    Args:
+        schedules: At least one, and not all empty.
+    """
+    known: dict[tuple[int, Step], int] = {}
+    for schedule in schedules:
+        beginning = 0
+        for step in schedule:
+            beginning = known.setdefault((beginning, step), len(known) + 1)
+    return len(known) / sum(map(len, schedules))
+
+
 def peak_memory_bytes() -> int:
     """Returns the most memory that this process has held at once."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -13,7 +13,7 @@ from cwm_jax.search.trace_moves import cross, locations_of, mutate
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
 from cwm_jax.tvm_bridge.cost_models import Clock
 from cwm_jax.tvm_bridge.metaschedule_records import trace_lines
-from cwm_jax.tvm_bridge.metaschedule_sources import Imagination
+from cwm_jax.tvm_bridge.metaschedule_sources import Imagination, Sampler
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,8 @@ def test_the_planner_climbs_and_proposes_nothing_twice_or_refused(task, traces):
 def test_what_is_offered_is_built_by_tvm_and_is_what_was_imagined(tvm, task, target):
     online = OnlineRanker(Scorer.load("cpu-x86-2core"), AdaptationConfig())
     clock = Clock()
-    source = Imagination(tvm, task.module, task.program, target, online, clock, 24, seed=1)
+    sampler = Sampler(tvm, task.module, target, seed=1)
+    source = Imagination(tvm, task.module, task.program, online, clock, sampler, 24, seed=1)
     first = source.offer(set())
     assert len(first) == 24
     assert list(first) == task.steps(tvm, list(first.values()))
@@ -118,12 +119,13 @@ def test_what_is_offered_is_built_by_tvm_and_is_what_was_imagined(tvm, task, tar
     sampled = task.steps(tvm, task.candidates(tvm, 32))
     scores = [online.rank(task.program, part) for part in (list(first), sampled)]
     assert np.mean(scores[0]) > np.max(scores[1])
-    source.close()
+    sampler.close()
 
 
 def test_what_tvm_refuses_is_not_proposed_again(tvm, task, target, monkeypatch):
     online = OnlineRanker(Scorer.load("cpu-x86-2core"), AdaptationConfig())
-    source = Imagination(tvm, task.module, task.program, target, online, Clock(), 16, seed=2)
+    sampler = Sampler(tvm, task.module, target, seed=2)
+    source = Imagination(tvm, task.module, task.program, online, Clock(), sampler, 16, seed=2)
     build, asked, refused = source._build, [], set()
 
     def build_all_but_ten(trace):
@@ -142,4 +144,4 @@ def test_what_tvm_refuses_is_not_proposed_again(tvm, task, target, monkeypatch):
     assert len(asked) == len(set(asked))
     # One that TVM moved may be built as what was refused; proposed it is not.
     assert not refused & {*source._planner.plan(lambda scores: scores.score, 4096).schedules}
-    source.close()
+    sampler.close()

@@ -1,0 +1,27 @@
+"""Commands are timed in turn."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cwm_jax.evaluation.in_turn import time_in_turn
+
+
+def test_each_command_runs_once_a_round_and_tells_its_median():
+    told = []
+    found = time_in_turn(
+        {
+            name: [sys.executable, "-c", f"print('noise'); print('{{\"seconds\": {seconds}}}')"]
+            for name, seconds in {"a": [3.0, 1.0, 2.0], "b": [5.0]}.items()
+        },
+        2,
+        lambda name, seconds: told.append((name, seconds)),
+    )
+    assert found == {"a": [2.0, 2.0], "b": [5.0, 5.0]}
+    assert told == [("a", 2.0), ("b", 5.0)] * 2
+
+
+def test_a_command_that_fails_is_an_error():
+    with pytest.raises(subprocess.CalledProcessError):
+        time_in_turn({"a": [sys.executable, "-c", "raise SystemExit(3)"]}, 1)
