@@ -9,8 +9,9 @@ from cwm_jax import load_records
 from cwm_jax.errors import TargetError
 from cwm_jax.tvm_bridge.remote import Tracker, parse_tracker
 from cwm_jax.tvm_bridge.rounds import TuningConfig
+from cwm_jax.tvm_bridge.search_loop import Round
 from cwm_jax.tvm_bridge.targets import host_target
-from cwm_jax.tvm_bridge.tuning import Round, tune_task
+from cwm_jax.tvm_bridge.tuning import tune_task
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
 
 KEY = "cwm"

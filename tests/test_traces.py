@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from cwm_jax.records.metaschedule_database import (
     RECORDS_FILE,
     WORKLOADS_FILE,
     iterate_database,
+    parse_trace_lines,
 )
 from cwm_jax.records.program import read_programs
 from cwm_jax.records.trace_translation import translate_trace
@@ -103,6 +105,38 @@ def damaged(draw):
                 break
             where = where[at]
     return golden
+
+
+def line_of(trace, compact=True):
+    data = [0, [trace, [1.0], {"kind": "llvm", "mattr": ["+avx2", 'a "word" ]]']}, []]]
+    return orjson.dumps(data) if compact else json.dumps(data).encode()
+
+
+@given(st.lists(st.one_of(st.sampled_from(GOLDEN), damaged()), max_size=8), st.booleans())
+def test_lines_read_together_are_those_read_one_by_one(found, compact):
+    """Most lines differ from one before in decisions only, and no more is parsed of them."""
+    first = GOLDEN[0]["trace"]
+    traces = [first, *(golden["trace"] for golden in found), [first[0], GOLDEN[1]["trace"][1]]]
+    good = []
+    for trace in traces:
+        try:
+            good.append((trace, parse_trace(trace)))
+        except RecordError:
+            with pytest.raises(RecordError):
+                parse_trace_lines([line_of(first, compact), line_of(trace, compact)], Skeletons())
+    lines = [line_of(trace, compact) for trace, _ in good]
+    together = parse_trace_lines(lines, Skeletons())
+    assert together == [expected for _, expected in good]
+    assert together[0].instructions is together[-1].instructions
+
+
+@pytest.mark.parametrize("behind", [b"", b"]", b", 3]", b", [[1, 2]]"])
+def test_a_line_that_is_cut_or_goes_on_is_refused_beside_a_good_one(behind):
+    line = line_of(GOLDEN[0]["trace"], compact=False)
+    for bad in (line[:-1] + behind, line + behind):
+        if bad != line:
+            with pytest.raises(RecordError):
+                parse_trace_lines([line, bad], Skeletons())
 
 
 @given(damaged())

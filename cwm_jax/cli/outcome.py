@@ -5,48 +5,17 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from cwm_jax.cli.common import milliseconds, say, write_json
 from cwm_jax.records.record import Record
 
+if TYPE_CHECKING:
+    from cwm_jax.tvm_bridge.search_loop import SearchResult
+
 _PHASES = ("search", "measure", "model")
-
-
-class Outcome(Protocol):
-    """What both engines' results hold."""
-
-    @property
-    def workload_key(self) -> str:
-        """Names the program."""
-        ...
-
-    @property
-    def target(self) -> str:
-        """TVM target."""
-        ...
-
-    @property
-    def latencies(self) -> Sequence[float]:
-        """Of every trial in seconds, infinity for failures."""
-        ...
-
-    @property
-    def rounds(self) -> Sequence[Any]:
-        """Dataclasses that hold the seconds of each phase."""
-        ...
-
-    @property
-    def first_error(self) -> str:
-        """What TVM said of the first failed trial, or ""."""
-        ...
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether the search ran out of candidates."""
-        ...
 
 
 def seconds_by_phase(rounds: Sequence[Any]) -> dict[str, float]:
@@ -54,7 +23,7 @@ def seconds_by_phase(rounds: Sequence[Any]) -> dict[str, float]:
     return {name: sum(getattr(done, f"{name}_seconds") for done in rounds) for name in _PHASES}
 
 
-def say_none_succeeded(console: Console, result: Outcome, place: Path) -> None:
+def say_none_succeeded(console: Console, result: "SearchResult", place: Path) -> None:
     """Says that a search found nothing, and why."""
     why = result.first_error or "no candidate was found"
     say(console, f"none of {len(result.latencies)} trials succeeded ({why}); log {place}")
@@ -63,10 +32,9 @@ def say_none_succeeded(console: Console, result: Outcome, place: Path) -> None:
 def finish(
     options: argparse.Namespace,
     console: Console,
-    result: Outcome,
+    result: "SearchResult",
     best: Record,
     schedule: str,
-    flop: float,
     place: Path,
 ) -> None:
     """Prints the outcome of a search and writes the JSON that is asked for.
@@ -77,10 +45,9 @@ def finish(
         result: Of the search.
         best: Its fastest program, with all that was measured of it.
         schedule: The same as text.
-        flop: Floating-point operations of the workload, 0 where unknown.
         place: Log or folder of the search.
     """
-    latency, measured = best.latency, len(best.costs)
+    latency, measured, flop = best.latency, len(best.costs), result.flop
     failed = sum(not math.isfinite(latency) for latency in result.latencies)
     phases = seconds_by_phase(result.rounds)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in phases.items())

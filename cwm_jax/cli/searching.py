@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -33,6 +33,18 @@ def confirmations(options: argparse.Namespace, tasks: int) -> int:
     if options.confirm is None:
         return default_confirmations(options.trials, tasks)
     return options.confirm
+
+
+def shared_settings(options: argparse.Namespace, tasks: int) -> dict[str, Any]:
+    """Returns the arguments of `SearchSettings` that the options give, for so many tasks."""
+    return {
+        "trials": options.trials,
+        "round_size": options.round,
+        "seed": options.seed,
+        "search": options.search,
+        "adaptation": options.adaptation,
+        "confirm": confirmations(options, tasks),
+    }
 
 
 def log_path(options: argparse.Namespace, what: str) -> Path:

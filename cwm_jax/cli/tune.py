@@ -14,7 +14,7 @@ from cwm_jax.cli.common import (
     say,
 )
 from cwm_jax.cli.outcome import finish, say_none_succeeded
-from cwm_jax.cli.searching import confirmations, load_scorer, log_path, shown_search
+from cwm_jax.cli.searching import load_scorer, log_path, shared_settings, shown_search
 from cwm_jax.errors import CwmError
 from cwm_jax.records.program import programs_path, write_programs
 from cwm_jax.tvm_bridge.network_sources import networks_help
@@ -22,7 +22,7 @@ from cwm_jax.tvm_bridge.workloads import operators_help, parse_workload
 
 if TYPE_CHECKING:
     from cwm_jax.tvm_bridge.rounds import TuningConfig
-    from cwm_jax.tvm_bridge.tuning import Round
+    from cwm_jax.tvm_bridge.search_loop import Round
 
 
 def add_parser(commands: Any) -> None:
@@ -165,7 +165,6 @@ def run(options: argparse.Namespace) -> int:
     write_programs([program_of_task(tvm, task)], programs_path(log))
     config = tuning_config(options)
     console = Console()
-    flop = float(task.compute_dag.flop_ct)
     say(console, f"{options.workload} on {task.target}, log {log}")
     with shown_search(console, config.trials, log, "best", len(earlier)) as show:
 
@@ -177,7 +176,7 @@ def run(options: argparse.Namespace) -> int:
         say_none_succeeded(console, result, log)
         return 1
     schedule = schedule_text(tvm, task, result.best)
-    finish(options, console, result, result.best, schedule, flop, log)
+    finish(options, console, result, result.best, schedule, log)
     return 0
 
 
@@ -187,13 +186,8 @@ def tuning_config(options: argparse.Namespace, tasks: int = 1) -> "TuningConfig"
     from cwm_jax.tvm_bridge.rounds import TuningConfig
 
     return TuningConfig(
-        trials=options.trials,
-        round_size=options.round,
+        **shared_settings(options, tasks),
         cost_model=options.cost_model,
-        seed=options.seed,
-        search=options.search,
         tracker=parse_tracker(options.rpc) if options.rpc else None,
-        adaptation=options.adaptation,
         pretrain=options.pretrain,
-        confirm=confirmations(options, tasks),
     )

@@ -7,13 +7,13 @@ from rich.console import Console
 
 from cwm_jax.cli.common import say
 from cwm_jax.cli.outcome import finish, say_none_succeeded
-from cwm_jax.cli.searching import confirmations, load_scorer, search_folder, shown_search
+from cwm_jax.cli.searching import load_scorer, search_folder, shared_settings, shown_search
 from cwm_jax.errors import CwmError
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 if TYPE_CHECKING:
     from cwm_jax.tvm_bridge.metaschedule_rounds import SearchConfig
-    from cwm_jax.tvm_bridge.metaschedule_tuning import SearchRound
+    from cwm_jax.tvm_bridge.search_loop import Round
 
 
 def run_metaschedule(options: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def run_metaschedule(options: argparse.Namespace) -> int:
     say(console, f"{options.workload} on {target}, folder {folder}")
     with shown_search(console, config.trials, folder, "best") as show:
 
-        def report(done: "SearchRound") -> None:
+        def report(done: "Round") -> None:
             show(done.trials, done.best_latency)
 
         result = tune_module(tvm, module, target, config, folder, scorer=scorer, report=report)
@@ -44,7 +44,7 @@ def run_metaschedule(options: argparse.Namespace) -> int:
         say_none_succeeded(console, result, folder)
         return 1
     best = tuning_record_of(tvm, folder, line_of(folder, result.best)).as_measure_candidate()
-    finish(options, console, result, result.best, best.sch.mod.script(), result.flop, folder)
+    finish(options, console, result, result.best, best.sch.mod.script(), folder)
     return 0
 
 
@@ -52,15 +52,7 @@ def search_config(options: argparse.Namespace, tasks: int = 1) -> "SearchConfig"
     """Returns the settings that the options ask for, for so many tasks."""
     from cwm_jax.tvm_bridge.metaschedule_rounds import SearchConfig
 
-    return SearchConfig(
-        trials=options.trials,
-        round_size=options.round,
-        cost_model=options.cost_model,
-        seed=options.seed,
-        adaptation=options.adaptation,
-        search=options.search,
-        confirm=confirmations(options, tasks),
-    )
+    return SearchConfig(**shared_settings(options, tasks), cost_model=options.cost_model)
 
 
 def refuse_ansors_options(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from cwm_jax.ranking.adaptation import (
     fit_adaptation,
     prior_adaptation,
 )
+from cwm_jax.ranking.known_scores import KnownScores
 from cwm_jax.ranking.scorer import Scorer, Scores
 from cwm_jax.ranking.trust import (
     DISTRUSTED,
@@ -80,7 +81,7 @@ class OnlineRanker:
         self._latencies: dict[str, list[float]] = defaultdict(list)
         self._drawn: dict[str, set[Schedule]] = defaultdict(set)
         self._standing: dict[str, _Standing] = {}
-        self._ranked: dict[str, dict[Schedule, tuple]] = defaultdict(dict)
+        self._ranked: dict[str, KnownScores] = {}
         # By workload: how many measurements it was fitted to, and the correction.
         self._fitted: dict[str, tuple[int, Adaptation | None]] = {}
 
@@ -193,21 +194,16 @@ class OnlineRanker:
     def pretrained_scores(self, program: Program, schedules: Sequence[Schedule]) -> Scores:
         """Returns what the pretrained model says of schedules; each is ranked only once.
 
-        A search asks again about what it kept from one generation to the next.
-
         Args:
             program: The program.
             schedules: At least one.
         """
-        known = self._ranked[program.workload_key]
-        if len(known) + len(schedules) > _REMEMBERED:
-            known.clear()
-        fresh = [schedule for schedule in dict.fromkeys(schedules) if schedule not in known]
-        if fresh:
-            found = self.scorer_of(program.workload_key).rank_schedules(program, fresh)
-            known.update(zip(fresh, zip(*found, strict=True), strict=True))
-        rows = (known[schedule] for schedule in schedules)
-        return Scores(*(np.stack(column) for column in zip(*rows, strict=True)))
+        key = program.workload_key
+        known = self._ranked.get(key)
+        if known is None or len(known) + len(schedules) > _REMEMBERED:
+            rank = partial(self.scorer_of(key).rank_schedules, program)
+            known = self._ranked[key] = KnownScores(rank)
+        return known.of(schedules)
 
     def rank_groups(self, program: Program, groups: Groups) -> Float32[np.ndarray, "schedule"]:
         """Scores schedules of a program that are grouped by structure; higher is better."""

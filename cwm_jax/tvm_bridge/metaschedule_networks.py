@@ -30,11 +30,11 @@ from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,
     NetworkRound,
     NetworkTuningResult,
-    TaskRound,
     earlier_rounds,
     round_size,
     tune_in_turns,
 )
+from cwm_jax.tvm_bridge.search_loop import TaskRound
 from cwm_jax.tvm_bridge.tir_programs import program_of_module
 
 _LOG_BASE = 1.618
@@ -113,8 +113,7 @@ def tune_modules(
 
         def noted(at: int, found: FoundRound) -> TaskRound:
             measured[at] += found.records
-            latencies = [record.latency for record in found.records]
-            return TaskRound(latencies, found.seconds, found.first_error)
+            return found.told()
 
         measured = [list(found) for found in records]
         result = tune_in_turns(

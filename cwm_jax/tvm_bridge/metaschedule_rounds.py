@@ -3,13 +3,12 @@
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from cwm_jax.ranking.online import Schedule
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.cost_models import AdaptationName
 from cwm_jax.tvm_bridge.interrupts import Interrupt
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_cost_models import (
@@ -25,6 +24,7 @@ from cwm_jax.tvm_bridge.metaschedule_records import (
     steps_of_candidates,
 )
 from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Sampler, Source
+from cwm_jax.tvm_bridge.search_loop import Counts, SearchSettings, TaskRound
 
 _OFFERED = 4
 """Candidates that are offered for each one that the world model chooses to measure."""
@@ -33,42 +33,40 @@ _POOL = 512
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchConfig:
-    """Settings of a search.
+class SearchConfig(SearchSettings):
+    """Settings of a search of MetaSchedule's.
 
     Attributes:
-        trials: Candidates to measure in all, those of a resumed search included.
-        round_size: Candidates a round; the model learns between rounds.
         cost_model: Which model ranks.
-        seed: Of the search.
         timeout: Seconds that one candidate may compile, and run.
-        min_repeat_ms: One measurement repeats the program for at least so long.
         population: Schedules that a generation of the evolutionary search holds.
-        adaptation: How measurements correct the world model.
-        search: Where candidates come from: TVM's evolution, or the world model's imagination.
-        confirm: Trials of them that measure the best programs again, at the end
-            (`cwm_jax.search.confirmation`).
     """
 
-    trials: int
-    round_size: int = 16
     cost_model: CostModelName = "world-model"
-    seed: int = 0
     timeout: int = 30
-    min_repeat_ms: int = 40
     population: int = 512
-    adaptation: AdaptationName = "bound"
-    search: Literal["planner", "evolutionary"] = "evolutionary"
-    confirm: int = 0
 
 
 class FoundRound(NamedTuple):
-    """What a round measured; `seconds` are those of search, model and measuring."""
+    """What a round measured.
+
+    Attributes:
+        records: Of its candidates; none when the search space is exhausted.
+        first_error: What TVM said of the first failure, or "".
+        seconds: In search, in the cost model, in building and running.
+        predicted: Candidates that the model scored.
+    """
 
     records: list[Record]
     first_error: str
     seconds: tuple[float, float, float]
     predicted: int
+
+    def told(self) -> TaskRound:
+        """Returns the same without the programs."""
+        latencies = [record.latency for record in self.records]
+        counts = Counts(predicted=self.predicted)
+        return TaskRound(latencies, self.seconds, self.first_error, counts)
 
 
 class ModuleSearch:
@@ -290,7 +288,8 @@ class ModuleSearch:
 
 
 def _first_error(results: Sequence[Any]) -> str:
-    return next((str(result.error_msg) for result in results if result.error_msg), "")
+    errors = (str(result.error_msg).strip() for result in results if result.error_msg)
+    return next((error.splitlines()[-1] for error in errors if error), "")
 
 
 def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:

@@ -13,6 +13,7 @@ from cwm_jax.search.task_gradient import (
     network_latency,
     next_task,
 )
+from cwm_jax.tvm_bridge.search_loop import TaskRound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,20 +54,6 @@ class NetworkTuningResult:
     best_latencies: tuple[float, ...]
     network_latency: float
     rounds: tuple[NetworkRound, ...]
-    first_error: str
-
-
-class TaskRound(NamedTuple):
-    """A round of one task.
-
-    Attributes:
-        latencies: Of what it measured in seconds, infinity for failures; empty at its end.
-        seconds: Of search, model and measuring.
-        first_error: What TVM said of the first failure, or "".
-    """
-
-    latencies: Sequence[float]
-    seconds: tuple[float, float, float]
     first_error: str
 
 

@@ -14,20 +14,18 @@ from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,
     NetworkRound,
     NetworkTuningResult,
-    TaskRound,
     earlier_rounds,
     round_size,
     tune_in_turns,
 )
-from cwm_jax.tvm_bridge.results import first_error, latency_of
 from cwm_jax.tvm_bridge.rounds import (
-    Found,
     NextRound,
     TuningConfig,
     guard_model,
     start_confirming,
     start_search,
 )
+from cwm_jax.tvm_bridge.search_loop import TaskRound
 from cwm_jax.tvm_bridge.tuning import measured_records
 
 _TAG = "auto_scheduler_task_scheduler_tag"
@@ -83,10 +81,10 @@ def tune_network(
                 searches[at] = start_search(
                     tvm, tasks[at][0], config, log, model, clock, records[at], interrupt
                 )
-            return _as_round(searches[at](count))
+            return searches[at](count).told()
 
         def again(at: int, programs: Sequence[Record]) -> TaskRound:
-            return _as_round(start_confirming(tvm, tasks[at][0], config, log, interrupt)(programs))
+            return start_confirming(tvm, tasks[at][0], config, log, interrupt)(programs).told()
 
         def measured(at: int) -> list[Record]:
             return measured_records(records[at], log, tasks[at][0].workload_key)
@@ -94,11 +92,6 @@ def tune_network(
         trials = [len(found) for found in records]
         confirming = Confirming(config.confirm // len(tasks), measured, again)
         return tune_in_turns(progress, trials, config.trials, size, run_round, confirming, report)
-
-
-def _as_round(found: Found) -> TaskRound:
-    latencies = [latency_of(result) for result in found.results]
-    return TaskRound(latencies, found.seconds, first_error(found.results))
 
 
 def _progress(task: Any, weight: int, earlier: Sequence[Record], size: int) -> TaskProgress:

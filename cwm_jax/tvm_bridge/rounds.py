@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cwm_jax.errors import TargetError
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.cost_models import AdaptationName, Clock, CostModelName
+from cwm_jax.tvm_bridge.cost_models import Clock, CostModelName
 from cwm_jax.tvm_bridge.interrupts import Interrupt, sheltered_children
 from cwm_jax.tvm_bridge.remote import (
     LOST_ROUNDS,
@@ -20,43 +20,27 @@ from cwm_jax.tvm_bridge.remote import (
     device_lost,
     learning_from_answers,
 )
-
-SearchName = Literal["evolutionary", "planner"]
+from cwm_jax.tvm_bridge.results import first_error, latency_of
+from cwm_jax.tvm_bridge.search_loop import Counts, SearchSettings, TaskRound
 
 
 @dataclasses.dataclass(frozen=True)
-class TuningConfig:
-    """Settings of a search.
+class TuningConfig(SearchSettings):
+    """Settings of a search of Ansor's.
 
     Attributes:
-        trials: Candidates to measure in all, those of a resumed log included.
-        round_size: Candidates a round; the model learns between rounds.
         cost_model: Which model ranks.
-        seed: Of the search.
         build_timeout: Seconds that one candidate may compile.
         run_timeout: Seconds that one candidate may run.
-        min_repeat_ms: One measurement repeats the program for at least so long.
-        search: Ansor's evolutionary search, or the planner, which needs the world model.
         tracker: Where devices to measure on are asked for; None for this machine.
-        adaptation: How measurements correct the world model: not at all, by the mean, or by the
-            upper confidence bound.
         pretrain: Corpus folder that XGBoost learns from before the search.
-        confirm: Trials of them that measure the best programs again, at the end
-            (`cwm_jax.search.confirmation`).
     """
 
-    trials: int
-    round_size: int = 16
     cost_model: CostModelName = "world-model"
-    seed: int = 0
     build_timeout: int = 30
     run_timeout: int = 15
-    min_repeat_ms: int = 40
-    search: SearchName = "evolutionary"
     tracker: Tracker | None = None
-    adaptation: AdaptationName = "bound"
     pretrain: Path | None = None
-    confirm: int = 0
 
 
 class Found(NamedTuple):
@@ -66,12 +50,17 @@ class Found(NamedTuple):
         results: `auto_scheduler.MeasureResult` of each candidate; none when the search space is
             exhausted.
         seconds: In search, in the cost model, in building and running.
-        counts: A planner's: schedules imagined, handed to TVM, and refused by it.
+        counts: A planner's.
     """
 
     results: Sequence[Any]
     seconds: tuple[float, float, float]
-    counts: tuple[int, int, int] = (0, 0, 0)
+    counts: Counts = Counts()
+
+    def told(self) -> TaskRound:
+        """Returns the same without TVM's objects."""
+        latencies = [latency_of(result) for result in self.results]
+        return TaskRound(latencies, self.seconds, first_error(self.results), self.counts)
 
 
 NextRound = Callable[[int], Found]
@@ -253,7 +242,7 @@ def _planner(
         return Found(
             found.results,
             (rest, found.model_seconds, found.measure_seconds),
-            (found.imagined, found.proposed, found.rejected),
+            Counts(imagined=found.imagined, proposed=found.proposed, rejected=found.rejected),
         )
 
     return next_round

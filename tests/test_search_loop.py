@@ -1,0 +1,97 @@
+"""The loop of a search: it spends its trials, confirms the best, and says what happened."""
+
+import math
+
+import pytest
+
+from cwm_jax.records.record import Record, TaskDetails
+from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.search_loop import (
+    Counts,
+    Searched,
+    SearchSettings,
+    TaskRound,
+    search_in_rounds,
+)
+
+
+class Space:
+    """Programs numbered in the order in which they are found, each with a latency."""
+
+    def __init__(self, latencies):
+        self.latencies, self.records, self.asked = latencies, [], []
+
+    def measure(self, numbers, what):
+        self.asked.append((what, list(numbers)))
+        found = [self.latencies[number] for number in numbers]
+        for number, latency in zip(numbers, found, strict=True):
+            failed = math.isinf(latency)
+            self.records.append(
+                Record(
+                    workload_key="key",
+                    target="llvm",
+                    task=TaskDetails(None, ()),
+                    steps=(Step("SP", (0, 0, 64, (number,), 1)),),
+                    costs=(1e10 if failed else latency,),
+                    error_code=int(failed),
+                    measure_seconds=0.0,
+                    timestamp=0,
+                    version="v0.6",
+                )
+            )
+        error = "boom" if any(map(math.isinf, found)) else ""
+        return TaskRound(found, (1.0, 2.0, 3.0), error, Counts(predicted=7))
+
+    def next_round(self, count):
+        done = sum(len(numbers) for what, numbers in self.asked if what == "new")
+        return self.measure(range(done, min(done + count, len(self.latencies))), "new")
+
+    def again(self, records):
+        return self.measure([record.steps[0].fields[3][0] for record in records], "again")
+
+    def searched(self):
+        return Searched("key", "llvm", 5.0, self.next_round, self.again, lambda: self.records)
+
+
+def test_trials_are_spent_on_rounds_and_then_on_the_best():
+    space = Space([9.0, math.inf, 3.0, 5.0, 2.0, 8.0])
+    told = []
+    settings = SearchSettings(trials=10, round_size=4, confirm=4)
+    result = search_in_rounds(space.searched(), settings, [], told.append)
+    assert space.asked == [
+        ("new", [0, 1, 2, 3]),
+        ("new", [4, 5]),
+        ("again", [4, 2]),
+        ("again", [4, 2]),
+    ]
+    assert list(result.rounds) == told
+    assert [done.trials for done in told] == [4, 6, 8, 10]
+    assert [done.confirming for done in told] == [False, False, True, True]
+    assert [done.best_latency for done in told] == [3.0, 2.0, 2.0, 2.0]
+    assert told[0].predicted == 7
+    assert (told[0].search_seconds, told[0].model_seconds, told[0].measure_seconds) == (1, 2, 3)
+    assert len(result.latencies) == 10
+    assert result.best is not None
+    assert result.best.costs == (2.0, 2.0, 2.0)
+    assert result.first_error == "boom"
+    assert not result.stopped_early
+    assert result.flop == 5.0
+
+
+@pytest.mark.parametrize("earlier", [[], [4.0, 6.0]])
+def test_a_space_that_is_exhausted_ends_the_search(earlier):
+    space = Space([9.0, 7.0, 3.0])
+    settings = SearchSettings(trials=12, round_size=2)
+    result = search_in_rounds(space.searched(), settings, earlier)
+    assert [numbers for _, numbers in space.asked] == [[0, 1], [2], []]
+    assert result.stopped_early
+    assert result.latencies == (*earlier, 9.0, 7.0, 3.0)
+    assert result.rounds[0].best_latency == min([*earlier, 7.0])
+
+
+def test_a_search_that_is_done_measures_nothing():
+    space = Space([1.0])
+    result = search_in_rounds(space.searched(), SearchSettings(trials=2), [4.0, 6.0])
+    assert space.asked == []
+    assert result.rounds == ()
+    assert result.best is None
