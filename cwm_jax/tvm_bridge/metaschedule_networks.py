@@ -148,6 +148,8 @@ def _kind(program: Program) -> str:
 def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
     """Compiles a Relax module with the fastest recorded program of each of its functions.
 
+    TVM's own `compile_relax` would fuse the module once more, into functions that no record is of.
+
     Args:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` (`relax_networks.relax_module`).
@@ -157,8 +159,31 @@ def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
     Returns:
         `relax.VMExecutable`.
     """
-    integration = tvm.s_tir.meta_schedule.relax_integration
-    return integration.compile_relax(_best_programs(tvm, folder), module, target, None)
+    relax = tvm.relax
+    with target, _best_programs(tvm, folder), tvm.transform.PassContext(opt_level=3):
+        best = relax.transform.MetaScheduleApplyDatabase(enable_warning=True)
+        pipeline = tvm.transform.Sequential([best, *_lowering(tvm, target)])
+        return relax.build(module, target=target, relax_pipeline=pipeline)
+
+
+def _lowering(tvm: Any, target: Any) -> list[Any]:
+    """What comes behind scheduling, as in TVM's `compile_relax`."""
+    pipeline, passes = tvm.relax.pipeline, tvm.relax.transform
+    if pipeline.BackendDispatcher.is_gpu_target(target):
+        return [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
+    return [
+        passes.RewriteDataflowReshape(),
+        passes.ToNonDataflow(),
+        passes.RemovePurityChecking(),
+        passes.CallTIRRewrite(),
+        passes.StaticPlanBlockMemory(),
+        passes.LowerAllocTensor(),
+        passes.KillAfterLastUse(),
+        passes.LowerRuntimeBuiltin(),
+        passes.ComputePrimValue(),
+        passes.VMShapeLower(),
+        passes.AttachGlobalSymbol(),
+    ]
 
 
 def _best_programs(tvm: Any, folder: Path) -> Any:
