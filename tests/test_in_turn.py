@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cwm_jax.evaluation.in_turn import time_in_turn
+from cwm_jax.evaluation.in_turn import speedup, time_in_turn
 
 
 def test_each_command_runs_once_a_round_and_tells_its_median():
@@ -25,3 +25,8 @@ def test_each_command_runs_once_a_round_and_tells_its_median():
 def test_a_command_that_fails_is_an_error():
     with pytest.raises(subprocess.CalledProcessError):
         time_in_turn({"a": [sys.executable, "-c", "raise SystemExit(3)"]}, 1)
+
+
+def test_a_speedup_is_of_medians():
+    found = speedup({"a": [1.0, 2.0, 9.0], "b": [3.0, 4.0, 4.5]}, "a", "b")
+    assert found == {"speedup": 2.0, "pairs": [3.0, 2.0, 0.5]}

@@ -16,10 +16,9 @@ from typing import Any
 
 import orjson
 
-from cwm_jax.evaluation.in_turn import time_in_turn
-from cwm_jax.files import write_atomically
+from cwm_jax.evaluation.in_turn import speedup, time_in_turn
 from cwm_jax.tvm_bridge.cores import run_on_all_cores
-from cwm_jax.tvm_bridge.machine import describe_machine
+from cwm_jax.tvm_bridge.machine import add_figures
 
 _TUNED = """
 import sys, json
@@ -71,19 +70,9 @@ def main() -> None:
         best = min(
             (name for name in medians if name.startswith(mode)), key=lambda name: medians[name]
         )
-        speedups[mode] = {
-            "speedup": medians[best] / medians["tuned"],
-            "pairs": [a / b for a, b in zip(seconds[best], seconds["tuned"], strict=True)],
-            "of": best,
-        }
+        speedups[mode] = {**speedup(seconds, "tuned", best), "of": best}
         print(f"{speedups[mode]['speedup']:.2f} times as fast as PyTorch {best}")
-    results = orjson.loads(options.out.read_bytes()) if options.out.exists() else {}
-    results[options.network] = {
-        "machine": describe_machine(),
-        "seconds": seconds,
-        "speedups": speedups,
-    }
-    write_atomically(options.out, orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
+    add_figures(options.out, options.network, {"seconds": seconds, "speedups": speedups})
 
 
 if __name__ == "__main__":

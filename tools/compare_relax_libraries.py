@@ -10,16 +10,12 @@ The first is compared with each of the others.
 """
 
 import argparse
-import statistics
 import sys
 from pathlib import Path
 
-import orjson
-
-from cwm_jax.evaluation.in_turn import time_in_turn
-from cwm_jax.files import write_atomically
+from cwm_jax.evaluation.in_turn import speedup, time_in_turn
 from cwm_jax.tvm_bridge.cores import run_on_all_cores
-from cwm_jax.tvm_bridge.machine import describe_machine
+from cwm_jax.tvm_bridge.machine import add_figures
 
 _RUN = """
 import sys, json
@@ -53,24 +49,11 @@ def main() -> None:
         options.rounds,
         lambda name, taken: print(f"{name:14} {taken * 1e3:.3f} ms", flush=True),
     )
-    medians = {name: statistics.median(found) for name, found in seconds.items()}
-    first, *rivals = medians
-    speedups = {
-        rival: {
-            "speedup": medians[rival] / medians[first],
-            "pairs": [a / b for a, b in zip(seconds[rival], seconds[first], strict=True)],
-        }
-        for rival in rivals
-    }
+    first, *rivals = seconds
+    speedups = {rival: speedup(seconds, first, rival) for rival in rivals}
     for rival, found in speedups.items():
         print(f"{first} is {found['speedup']:.2f} times as fast as {rival}")
-    results = orjson.loads(options.out.read_bytes()) if options.out.exists() else {}
-    results[options.network] = {
-        "machine": describe_machine(),
-        "seconds": seconds,
-        "speedups": speedups,
-    }
-    write_atomically(options.out, orjson.dumps(results, option=orjson.OPT_INDENT_2) + b"\n")
+    add_figures(options.out, options.network, {"seconds": seconds, "speedups": speedups})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import statistics
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -33,3 +34,20 @@ def time_in_turn(
             seconds[name].append(statistics.median(measured))
             report(name, seconds[name][-1])
     return seconds
+
+
+def speedup(seconds: Mapping[str, Sequence[float]], ours: str, rival: str) -> dict[str, Any]:
+    """Compares what `time_in_turn` returned of two commands.
+
+    Args:
+        seconds: By name, one entry a round.
+        ours: Name of the one.
+        rival: Name of the other.
+
+    Returns:
+        `speedup`, the rival's median over ours, and `pairs`, the ratio of each round.
+    """
+    return {
+        "speedup": statistics.median(seconds[rival]) / statistics.median(seconds[ours]),
+        "pairs": [a / b for a, b in zip(seconds[rival], seconds[ours], strict=True)],
+    }

@@ -3,7 +3,7 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -201,8 +201,9 @@ class OnlineRanker:
         key = program.workload_key
         known = self._ranked.get(key)
         if known is None or len(known) + len(schedules) > _REMEMBERED:
-            rank = partial(self.scorer_of(key).rank_schedules, program)
-            known = self._ranked[key] = KnownScores(rank)
+            scorer = self.scorer_of(key)
+            known = KnownScores(lambda fresh: scorer.rank_schedules(program, fresh))
+            self._ranked[key] = known
         return known.of(schedules)
 
     def rank_groups(self, program: Program, groups: Groups) -> Float32[np.ndarray, "schedule"]:

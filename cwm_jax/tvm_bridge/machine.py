@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def machine_of(file: Path) -> dict[str, Any]:
         return orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise CorpusError(f"{file}: cannot be read ({error})") from error
+
+
+def add_figures(file: Path, name: str, figures: Mapping[str, Any]) -> None:
+    """Writes figures, with the machine that they are of, beside those of other names.
+
+    Args:
+        file: JSON of all names; made if it is missing.
+        name: Of the figures; earlier ones of this name are replaced.
+        figures: As JSON.
+    """
+    found = orjson.loads(file.read_bytes()) if file.exists() else {}
+    found[name] = {"machine": describe_machine(), **figures}
+    write_atomically(file, orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def note_machine(file: Path, identity: dict[str, Any]) -> None:
