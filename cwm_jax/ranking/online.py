@@ -242,6 +242,14 @@ class OnlineRanker:
         )
         return choose_batch(correction, scores.score, features, size)
 
+    def choose_schedules(
+        self, program: Program, schedules: Sequence[Schedule], size: int
+    ) -> list[int]:
+        """Chooses as `choose` does among schedules whose scores are not at hand."""
+        if not schedules:
+            return []
+        return self.choose(program, self.pretrained_scores(program, schedules), size)
+
     def adaptation(self, program: Program) -> Adaptation | None:
         """Returns the correction by what is measured of a program; None before there is any."""
         key = program.workload_key

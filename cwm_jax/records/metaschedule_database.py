@@ -6,11 +6,9 @@ TVM objects; `cwm_jax.tvm_bridge.database_programs` converts them once, so that 
 TVM.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -27,11 +25,6 @@ RECORDS_FILE = "database_tuning_record.json"
 _FAILED_SECONDS = 1e9
 """TVM writes 1e10 for a candidate that did not run."""
 
-_DECISIONS_DEPTH = 4
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
-"""Brackets of JSON, and words, which may hold some."""
-_MOST_FRAMES = 64
-
 
 def parse_trace_lines(lines: Iterable[bytes], skeletons: Skeletons) -> list[Trace]:
     """Returns the traces of lines of records.
@@ -43,46 +36,7 @@ def parse_trace_lines(lines: Iterable[bytes], skeletons: Skeletons) -> list[Trac
     Raises:
         RecordError: A line is no record.
     """
-    frames: list[_Frame] = []
-    return [_parse_framed(line, skeletons, frames) for line in lines]
-
-
-class _Frame(NamedTuple):
-    """What lines of one skeleton have around their decisions."""
-
-    before: bytes
-    behind: bytes
-    skeleton: Trace
-
-
-def _parse_framed(line: bytes, skeletons: Skeletons, frames: list[_Frame]) -> Trace:
-    """Reads a line's trace; of a line that differs from one before in decisions, only these."""
-    for before, behind, skeleton in frames:
-        if line.startswith(before) and line.endswith(behind):
-            with suppress(orjson.JSONDecodeError, RecordError):
-                return skeleton.redrawn(orjson.loads(line[len(before) : len(line) - len(behind)]))
-    trace = skeletons.parse(_parse_record_line(line)[1])
-    start, stop = _span_of_decisions(line)
-    if len(frames) < _MOST_FRAMES:
-        frames.append(_Frame(line[:start], line[stop:], trace))
-    return trace
-
-
-def _span_of_decisions(line: bytes) -> tuple[int, int]:
-    """Where the decisions of a line stand: the second list within the trace."""
-    depth = lists = start = 0
-    for token in _BRACKETS.finditer(line):
-        match token[0]:
-            case b"[" | b"{":
-                depth += 1
-                lists += depth == _DECISIONS_DEPTH
-                if depth == _DECISIONS_DEPTH and lists == 2:
-                    start = token.start()
-            case b"]" | b"}":
-                if depth == _DECISIONS_DEPTH and lists == 2:
-                    return start, token.end()
-                depth -= 1
-    return 0, len(line)
+    return [skeletons.parse(_parse_record_line(line)[1]) for line in lines]
 
 
 def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], Any]:

@@ -52,19 +52,6 @@ class Trace(NamedTuple):
     instructions: tuple[Instruction, ...]
     decisions: dict[int, Any]
 
-    def redrawn(self, decisions: Any) -> "Trace":
-        """Returns a trace of the same instructions.
-
-        Args:
-            decisions: JSON form of what is drawn.
-
-        Raises:
-            RecordError: It is none.
-        """
-        if not isinstance(decisions, list):
-            raise RecordError("trace: expected a list of decisions")
-        return Trace(self.instructions, _as_drawn(decisions))
-
 
 def parse_trace(data: Any) -> Trace:
     """Reads a trace from its JSON form; postprocessing is left out.

@@ -229,7 +229,8 @@ class ModuleSearch:
         online, program = self._timed.online, self._program
         if online is None or self._sampler is None:
             return most, {}
-        choices, count = online.spend(program, most)
+        clock = self._timed.clock
+        choices, count = clock.around(online.spend)(program, most)
         if not count:
             return choices, {}
         sampled = self._sampler.draw()
@@ -241,8 +242,8 @@ class ModuleSearch:
         }
         schedules = list(fresh)
         order = range(len(schedules))
-        if schedules and online.trusted(program.workload_key) is False:
-            order = online.choose(program, online.pretrained_scores(program, schedules), count)
+        if online.trusted(program.workload_key) is False:
+            order = clock.around(online.choose_schedules)(program, schedules, count)
         drawn = {schedules[at]: fresh[schedules[at]] for at in order[:count]}
         online.note_drawn(program.workload_key, list(drawn))
         return choices, drawn
@@ -254,12 +255,8 @@ class ModuleSearch:
         if online is None:
             self._pool.clear()
             return pool[:most]
-
-        def choose() -> list[int]:
-            scores = online.pretrained_scores(self._program, list(self._pool))
-            return online.choose(self._program, scores, most)
-
-        chosen = self._timed.clock.around(choose)() if pool else []
+        choose = self._timed.clock.around(online.choose_schedules)
+        chosen = choose(self._program, list(self._pool), most)
         taken = [pool[at] for at in chosen]
         for schedule, _ in taken:
             del self._pool[schedule]

@@ -242,7 +242,7 @@ class Imagination:
 
     def note(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
         """Takes what was measured as parents; how good it is the planner asks the cost model."""
-        self._clock.around(self._planner.add)(self._traces(candidates))
+        self._planner.add(self._traces(candidates))
 
     def close(self) -> None:
         """Does nothing: the sampler is the caller's."""

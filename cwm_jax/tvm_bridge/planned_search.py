@@ -157,9 +157,8 @@ class PlannedSearch:
             return []
         online, program = self._model.online, self._program
         if online.trusted(program.workload_key) is False:
-            ranked = self._clock.around(online.pretrained_scores)(program, sampled)
-            choose = self._clock.around(online.choose)
-            order = choose(program, ranked, _CHECKED_PER_DRAW * count)
+            choose = self._clock.around(online.choose_schedules)
+            order = choose(program, sampled, _CHECKED_PER_DRAW * count)
         else:
             order = self._rng.permutation(len(sampled))[: _CHECKED_PER_DRAW * count]
         _, states, _ = self._new_states([sampled[at] for at in order])
