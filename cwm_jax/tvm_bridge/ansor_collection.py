@@ -38,7 +38,7 @@ class AnsorCollector:
         states = draw_candidates(
             self._tvm,
             searched,
-            mix_of_round(earlier, size, guided=self._scorer is not None),
+            mix_of_round(earlier, size, guided=self._scorer is not None, boosted=True),
             seed,
             scorer=self._scorer,
             measured=self._measured(corpus, searched, earlier),

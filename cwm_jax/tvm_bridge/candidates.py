@@ -11,6 +11,8 @@ from cwm_jax.tvm_bridge.cost_models import create_cost_model
 
 # A corpus wants variety, not the optimum: a fraction of Ansor's population and generations.
 _SEARCH = {"evolutionary_search_population": 256, "evolutionary_search_num_iters": 3}
+# But where a task's own records train the model, they lead to what other models do not know.
+_DEEPER_SEARCH = {"evolutionary_search_population": 1024, "evolutionary_search_num_iters": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,20 +23,25 @@ class Mix:
         sampled: Random samples of the sketches.
         mutated: From evolution under a random model.
         guided: From evolution under the world model, half of them its favourites.
+        boosted: From evolution under Ansor's XGBoost model, trained on the task's records so
+            far, half of them its favourites.
     """
 
     sampled: int
     mutated: int
     guided: int
+    boosted: int = 0
 
 
-def mix_of_round(earlier: int, size: int, *, guided: bool) -> Mix:
+def mix_of_round(earlier: int, size: int, *, guided: bool, boosted: bool = False) -> Mix:
     """Returns the mix of a task's next round.
 
     Args:
         earlier: Records that the task has.
         size: Candidates of the round.
         guided: Whether there is a world model.
+        boosted: Whether XGBoost can learn from the task's records, and find what the world
+            model that guides does not know.
     """
     if not guided:
         sampled = size // 2 if earlier == 0 else size // 4
@@ -43,7 +50,9 @@ def mix_of_round(earlier: int, size: int, *, guided: bool) -> Mix:
         sampled, mutated = size // 4, size // 4
     else:
         sampled, mutated = size // 16, size // 8
-    return Mix(sampled, mutated, size - sampled - mutated)
+    rest = size - sampled - mutated
+    learned = rest // 2 if boosted and earlier else 0
+    return Mix(sampled, mutated, rest - learned, learned)
 
 
 def draw_candidates(
@@ -65,35 +74,43 @@ def draw_candidates(
         mix: How many of each origin.
         seed: Of the draw.
         scorer: The world model that guides, if any.
-        measured: Inputs and results that the task has already; they adapt the world model.
+        measured: Inputs and results that the task has already; they adapt the world model, and
+            train the XGBoost model.
     """
     rng = np.random.default_rng(seed)
     inputs, results = measured
     seen = {str(item.state) for item in inputs}
-    random_policy = _policy(tvm, task, _random_model(tvm, seed), seed)
+    random_policy = _policy(tvm, task, _random_model(tvm, seed), seed, _SEARCH)
     population = list(random_policy.sample_initial_population())
+
+    def evolved_under(model: Any, count: int, search: dict[str, int]) -> list[Any]:
+        if len(inputs):
+            model.update(inputs, results)
+        policy = _policy(tvm, task, model, seed, search)
+        ranked = list(policy.evolutionary_search(population, 8 * count))
+        best = _take(ranked, count // 2, seen)
+        return best + _take(_shuffled(rng, ranked), count - len(best), seen)
+
     chosen = _take(_shuffled(rng, population), mix.sampled, seen)
     if mix.mutated:
         evolved = random_policy.evolutionary_search(population, 4 * mix.mutated)
         chosen += _take(_shuffled(rng, evolved), mix.mutated, seen)
     if mix.guided and scorer is not None:
         model, _ = create_cost_model(tvm, "world-model", scorer=scorer, round_size=1, seed=seed)
-        if len(inputs):
-            model.update(inputs, results)
-        policy = _policy(tvm, task, model, seed)
-        ranked = list(policy.evolutionary_search(population, 8 * mix.guided))
-        best = _take(ranked, mix.guided // 2, seen)
-        chosen += best + _take(_shuffled(rng, ranked), mix.guided - len(best), seen)
-    wanted = mix.sampled + mix.mutated + mix.guided
+        chosen += evolved_under(model, mix.guided, _SEARCH)
+    if mix.boosted and len(inputs):
+        model, _ = create_cost_model(tvm, "xgboost", scorer=None, round_size=1, seed=seed)
+        chosen += evolved_under(model, mix.boosted, _DEEPER_SEARCH)
+    wanted = sum(dataclasses.astuple(mix))
     chosen += _take(_shuffled(rng, population), wanted - len(chosen), seen)
     # Ansor shows a state's measuring order to nothing, but a drift should touch all origins.
     return _shuffled(rng, chosen)
 
 
-def _policy(tvm: Any, task: Any, model: Any, seed: int) -> Any:
+def _policy(tvm: Any, task: Any, model: Any, seed: int, search: dict[str, int]) -> Any:
     ansor = tvm.auto_scheduler
-    defaults = dict(ansor.SketchPolicy.DEFAULT_PARAMS)
-    return ansor.SketchPolicy(task, model, params=defaults | _SEARCH, seed=seed + 1, verbose=0)
+    params = dict(ansor.SketchPolicy.DEFAULT_PARAMS) | search
+    return ansor.SketchPolicy(task, model, params=params, seed=seed + 1, verbose=0)
 
 
 def _random_model(tvm: Any, seed: int) -> Any:
