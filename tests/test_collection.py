@@ -1,7 +1,9 @@
 """Collecting a corpus: real candidates, built and run on this machine."""
 
 import dataclasses
+import functools
 import gzip
+import itertools
 import json
 import math
 
@@ -116,9 +118,29 @@ def test_candidates_are_new_and_alike_for_one_seed(tvm):
 
 
 def test_the_mix_fills_the_round():
-    for earlier in (0, 32):
-        for guided in (True, False):
-            assert sum(dataclasses.astuple(mix_of_round(earlier, 32, guided=guided))) == 32
+    for earlier, guided, boosted in itertools.product((0, 32), (True, False), (True, False)):
+        mix = mix_of_round(earlier, 32, guided=guided, boosted=boosted)
+        assert sum(dataclasses.astuple(mix)) == 32
+        assert (mix.boosted > 0) == (earlier > 0 and guided and boosted)
+
+
+def test_xgboost_finds_what_the_records_favour(tvm):
+    task = create_task(tvm, parse_workload("matmul:64,64,64"), TARGET)
+    random = functools.partial(draw_candidates, tvm, task, scorer=None)
+    first = random(Mix(96, 0, 0), 0, measured=([], []))
+
+    def unrolled(state) -> bool:
+        return "auto_unroll: 512" in str(state)
+
+    inputs = [tvm.auto_scheduler.MeasureInput(task, state) for state in first]
+    results = [
+        tvm.auto_scheduler.measure.MeasureResult([1e-3 if unrolled(state) else 2e-3], 0, "", 0.1, 0)
+        for state in first
+    ]
+    found = random(Mix(0, 0, 0, boosted=16), 1, measured=(inputs, results))
+    assert len(found) == 16
+    assert not {str(state) for state in found} & {str(state) for state in first}
+    assert np.mean([*map(unrolled, found)]) > 2 * np.mean([*map(unrolled, first)])
 
 
 def test_tasks_survive_the_file(tvm, tmp_path):

@@ -73,8 +73,9 @@ def add_parser(commands: Any) -> None:
         nargs="*",
         default=[],
         metavar="NETWORK",
-        help="networks whose workloads are the test set (of a corpus that cwm collect wrote); "
-        "default: a random share of the workloads",
+        help="networks whose workloads are left out (of corpora that cwm collect wrote): the "
+        "test set; default, and where only other devices' logs hold them: a random share of the "
+        "workloads",
     )
     base = parser.add_mutually_exclusive_group()
     base.add_argument(
@@ -298,16 +299,17 @@ def _split(keys: list[str], options: argparse.Namespace, config: TrainingConfig)
         return split_workloads(keys, test=config.test, seed=config.seed)
     occurrences: dict[str, dict[str, int]] = {key: {} for key in keys}
     names: set[str] = set()
-    for log in options.records:
+    others = (Path(text.partition("=")[2]) for text in options.also)
+    for log in (*options.records, *others):
         found = occurrences_beside(log)
-        occurrences |= {key: found[key] for key in keys if key in found}
+        occurrences |= {key: of | found.get(key, {}) for key, of in occurrences.items()}
         names |= {text.partition(":")[0] for of in found.values() for text in of}
+    if missing := [name for name in options.hold_out if name not in names]:
+        raise CwmError(f"--hold-out: no workload of these logs is of {', '.join(missing)}")
     held = split_by_network(occurrences, options.hold_out)
-    missing = [name for name in options.hold_out if name not in names]
-    if missing or not held.test:
-        shown = ", ".join(missing or options.hold_out)
-        raise CwmError(f"--hold-out: no workload of these logs is of {shown}")
-    return Split(held.train, held.test_keys)
+    if held.test:
+        return Split(held.train, held.test_keys)
+    return split_workloads(keys, test=config.test, seed=config.seed)
 
 
 def _other_devices(

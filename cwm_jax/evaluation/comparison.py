@@ -26,7 +26,7 @@ from cwm_jax.features.replay import COLUMNS, STATED, STEP_WIDTH
 from cwm_jax.features.steps import StepArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import parameter_count
-from cwm_jax.model.world_model import WorldModel, create_model
+from cwm_jax.model.world_model import Beginning, WorldModel, create_model
 from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.ranking.scorer import Scores as CandidateScores
 from cwm_jax.records.record import Record
@@ -81,9 +81,9 @@ Fit = Callable[[Corpus, Sequence[str], Sequence[str], int], Fitted]
 class WithoutActions(WorldModel):
     """The world model whose head sees no pooled actions, only the terminal latent."""
 
-    def pool_actions(self, actions: jax.Array) -> jax.Array:
+    def pool_actions(self, ended: Beginning) -> jax.Array:
         """Zeros in place of the pooled actions."""
-        return 0 * super().pool_actions(actions)
+        return 0 * super().pool_actions(ended)
 
 
 def contenders() -> dict[str, Fit]:

@@ -78,15 +78,33 @@ def rank_together(
         hardware: As for `WorldModel.rank`.
     """
 
-    def rank(member: Any) -> tuple[Array, Array]:
-        ranking = nnx.merge(graph, member).rank(program, schedules, hardware)
-        return ranking.score, ranking.features
+    def rank(member: Any) -> Any:
+        return nnx.merge(graph, member).rank(program, schedules, hardware)
 
-    scores, features = each_member(rank, state)
-    side_by_side = features.swapaxes(0, 1).reshape(features.shape[1], -1)
     values = jnp.asarray(schedules.values)
-    actions = jnp.concatenate([values.sum(1), values.max(1)], -1)
-    return EnsembleRanking(scores.mean(0), scores.T, side_by_side, actions)
+    return say_together(each_member(rank, state), values.sum(1), values.max(1))
+
+
+def say_together(
+    rankings: Any,
+    total: Float[Array, "candidate column"],
+    largest: Float[Array, "candidate column"],
+) -> EnsembleRanking:
+    """Puts together what each member says.
+
+    Args:
+        rankings: The members' `WorldModel.rank`, stacked along a leading axis.
+        total: Sums of the steps' values.
+        largest: Maxima of them.
+    """
+    features = rankings.features
+    side_by_side = features.swapaxes(0, 1).reshape(features.shape[1], -1)
+    return EnsembleRanking(
+        rankings.score.mean(0),
+        rankings.score.T,
+        side_by_side,
+        jnp.concatenate([total, largest], -1),
+    )
 
 
 def each_member(function: Callable[..., Any], *trees: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -17,6 +18,22 @@ POOLED = 4
 """Latent vectors that sum up a terminal latent (`WorldModel.pool_latent`)."""
 
 _WORK = STAGE_COLUMNS.index("log_points")
+
+
+class Beginning(NamedTuple):
+    """Candidates after some of their steps: all that ranking them takes of these steps.
+
+    Attributes:
+        latent: The latent programs.
+        addressed: 1 for slots that a step has changed.
+        total: Sums of the actions.
+        largest: Maxima of the actions, at least 0.
+    """
+
+    latent: Latent
+    addressed: Float[Array, "candidate slot"]
+    total: Float[Array, "candidate action"]
+    largest: Float[Array, "candidate action"]
 
 
 class Ranking(NamedTuple):
@@ -90,17 +107,37 @@ class WorldModel(nnx.Module):
             schedules: The candidates.
             hardware: The encoded hardware card.
         """
-        slots, whole = self.encode(program)
-        candidates, steps = schedules.kind.shape
-        initial = Latent(
-            jnp.broadcast_to(slots, (candidates, *slots.shape)),
-            jnp.broadcast_to(whole, (candidates, *whole.shape)),
+        initial = self.begin(program)
+        count = schedules.kind.shape[0]
+        all_alike = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape[1:])), initial
         )
+        return self.end(program, initial, self.go_on(all_alike, schedules, hardware), hardware)
+
+    def begin(self, program: ProgramArrays) -> Beginning:
+        """Returns the beginning without steps of one candidate of a program."""
+        slots, whole = self.encode(program)
+        none = jnp.zeros((1, self.step.mix.out_features), whole.dtype)
+        return Beginning(
+            Latent(slots[None], whole[None]), jnp.zeros((1, slots.shape[0])), none, none
+        )
+
+    def go_on(
+        self, beginning: Beginning, schedules: Schedules, hardware: Float[Array, "column"]
+    ) -> Beginning:
+        """Applies the steps that follow a beginning of each candidate.
+
+        Args:
+            beginning: Of the candidates.
+            schedules: The steps that follow, and how many.
+            hardware: The encoded hardware card.
+        """
+        candidates, steps = schedules.kind.shape
         live = jnp.arange(steps)[None, :] < schedules.length[:, None]
         actions = self.step(schedules, hardware) * live[..., None]
-        terminal = rollout(
+        latent = rollout(
             self.transition,
-            initial,
+            beginning.latent,
             Action(
                 actions.swapaxes(0, 1),
                 schedules.stage.T,
@@ -108,18 +145,39 @@ class WorldModel(nnx.Module):
                 live.T,
             ),
         )
-        addressed = (
-            jnp.zeros((candidates, slots.shape[0]))
-            .at[jnp.arange(candidates)[:, None], schedules.stage]
-            .max(live.astype(jnp.float32))
+        addressed = beginning.addressed.at[jnp.arange(candidates)[:, None], schedules.stage].max(
+            live.astype(jnp.float32)
         )
-        used = jnp.maximum(addressed, jnp.asarray(program.present)[None, :])
-        device = jnp.broadcast_to(
-            self.hardware(hardware), (candidates, self.hardware.layer.out_features)
+        return Beginning(
+            latent,
+            addressed,
+            beginning.total + actions.sum(1),
+            jnp.maximum(beginning.largest, actions.max(1, initial=0)),
         )
-        latent = self.pool_latent(program, terminal, used)
-        beside = jnp.concatenate([initial.whole, self.pool_actions(actions), device], -1)
-        return self.head(latent, beside)
+
+    def end(
+        self,
+        program: ProgramArrays,
+        initial: Beginning,
+        ended: Beginning,
+        hardware: Float[Array, "column"],
+    ) -> Ranking:
+        """Ranks candidates whose steps are all applied.
+
+        Args:
+            program: The program.
+            initial: What `begin` returned of it.
+            ended: The candidates.
+            hardware: The encoded hardware card.
+        """
+        used = jnp.maximum(ended.addressed, jnp.asarray(program.present)[None, :])
+        latent = self.pool_latent(program, ended.latent, used)
+        candidates = latent.shape[0]
+        whole, device = (
+            jnp.broadcast_to(vector, (candidates, vector.shape[-1]))
+            for vector in (initial.latent.whole, self.hardware(hardware))
+        )
+        return self.head(latent, jnp.concatenate([whole, self.pool_actions(ended), device], -1))
 
     def pool_latent(
         self, program: ProgramArrays, terminal: Latent, used: Float[Array, "candidate slot"]
@@ -132,11 +190,9 @@ class WorldModel(nnx.Module):
             [terminal.whole, mean, largest, terminal.slots[:, main_slot(program)]], -1
         )
 
-    def pool_actions(
-        self, actions: Float[Array, "candidate step action"]
-    ) -> Float[Array, "candidate pooled"]:
-        """Sums up the actions of whole schedules; padding is zero."""
-        return jnp.concatenate([actions.sum(1) / 16, actions.max(1, initial=0)], -1)
+    def pool_actions(self, ended: Beginning) -> Float[Array, "candidate pooled"]:
+        """Sums up the actions of whole schedules."""
+        return jnp.concatenate([ended.total / 16, ended.largest], -1)
 
 
 def create_model(config: ModelConfig, seed: int) -> WorldModel:

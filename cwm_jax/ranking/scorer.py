@@ -1,5 +1,6 @@
 """Batched, jitted scoring of candidates."""
 
+import dataclasses
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
@@ -21,11 +22,12 @@ from cwm_jax.model.ensemble import Ensemble, EnsembleRanking, rank_together
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.locations import find_checkpoint
 from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
+from cwm_jax.ranking.shared_rollouts import SharedRollouts
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 
-BATCH_BUCKETS = (64, 512, 2048)
+BATCH_BUCKETS = (64, 512, 1024, 2048)
 """Padded batch sizes; larger batches are cut into the largest."""
 
 _AHEAD = 2
@@ -77,6 +79,9 @@ class Ranker:
         self._shared_out = NamedSharding(mesh, PartitionSpec("candidates"))
         self._state = jax.device_put(model.state, NamedSharding(mesh, PartitionSpec()))
         self._rank = _compiled_rank(model.graph)
+        # An accelerator would wait for the host between segments; it has no lack of arithmetic.
+        alone = count == 1 and jax.default_backend() == "cpu"
+        self._rollouts = SharedRollouts(model.graph, self._state) if alone else None
 
     def __call__(
         self, program: ProgramArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
@@ -88,33 +93,49 @@ class Ranker:
         self,
         encoded: Iterable[tuple[ProgramArrays, StepArrays]],
         hardware: Float32[np.ndarray, "column"],
+        *,
+        of_searches: bool = False,
     ) -> Scores:
         """Ranks batches of encoded schedules on one device, and joins what is said of them.
 
         While the device ranks one batch, the iterable makes the next.
+
+        Args:
+            encoded: Programs and their schedules.
+            hardware: The encoded hardware card.
+            of_searches: Whether schedules descend from each other, so that it is worth while to
+                look for beginnings that they share; only where a world model ranks.
         """
         parts: list[Scores] = []
         under_way: deque[tuple[int, EnsembleRanking]] = deque()
         for program, steps in encoded:
-            for count, schedules in self._chunks(steps):
-                under_way.append((count, self._rank(self._state, program, schedules, hardware)))
+            for count, padded in _chunks(steps):
+                shared = self._rollouts if of_searches else None
+                ranking = shared(program, padded, hardware) if shared else None
+                if ranking is None:
+                    ranking = self._rank(self._state, program, self._moved(padded), hardware)
+                under_way.append((count, ranking))
                 if len(under_way) > _AHEAD:
                     parts.append(_await(*under_way.popleft()))
         parts += [_await(*started) for started in under_way]
         return join_scores(parts) if parts else no_scores()
 
-    def _chunks(self, steps: StepArrays) -> Iterator[tuple[int, Schedules]]:
-        """Cuts schedules into padded batches on the device, each with its count."""
-        total = len(steps.length)
-        for start in range(0, total, BATCH_BUCKETS[-1]):
-            chunk = np.arange(start, min(start + BATCH_BUCKETS[-1], total))
-            size = bucket(len(chunk), BATCH_BUCKETS)
-            padding = np.full(size - len(chunk), chunk[0])
-            padded = steps.take(np.concatenate([chunk, padding])) if size != total else steps
-            schedules = Schedules(
-                *(_in_memory(getattr(padded, name)) for name in Schedules._fields)
-            )
-            yield len(chunk), jax.device_put(schedules, self._shared_out)
+    def _moved(self, steps: StepArrays) -> Schedules:
+        """Shares schedules out to the devices."""
+        schedules = Schedules(*(getattr(steps, name) for name in Schedules._fields))
+        return jax.device_put(schedules, self._shared_out)
+
+
+def _chunks(steps: StepArrays) -> Iterator[tuple[int, StepArrays]]:
+    """Cuts schedules into padded batches, each with its count."""
+    total = len(steps.length)
+    for start in range(0, total, BATCH_BUCKETS[-1]):
+        chunk = np.arange(start, min(start + BATCH_BUCKETS[-1], total))
+        size = bucket(len(chunk), BATCH_BUCKETS)
+        padding = np.full(size - len(chunk), chunk[0])
+        padded = steps.take(np.concatenate([chunk, padding])) if size != total else steps
+        arrays = {name: _in_memory(getattr(padded, name)) for name in Schedules._fields}
+        yield len(chunk), dataclasses.replace(padded, **arrays)
 
 
 def _in_memory(array: Any) -> Any:
@@ -186,16 +207,22 @@ class Scorer:
             first = records[members[0]]
             warn_of_target(self.hardware, first.target, first.cores)
             warn_of_engine(self.engines, first.engine)
-            schedules = [records[at].steps for at in members]
-            scores[members] = self.rank_schedules(program, schedules).score
+            groups = group_schedules([records[at].steps for at in members])
+            scores[members] = self.rank_groups(program, groups, of_searches=True).score
         return scores
 
     def rank_schedules(self, program: Program, schedules: Sequence[tuple[Step, ...]]) -> Scores:
         """Scores schedules of one program."""
         return self.rank_groups(program, group_schedules(schedules))
 
-    def rank_groups(self, program: Program, groups: Groups) -> Scores:
-        """Scores schedules of one program that are grouped by structure, in their rows' order."""
+    def rank_groups(self, program: Program, groups: Groups, *, of_searches: bool = False) -> Scores:
+        """Scores schedules of one program that are grouped by structure, in their rows' order.
+
+        Args:
+            program: The program.
+            groups: Of schedules.
+            of_searches: As for `Ranker.rank_all`.
+        """
         rows: list[Int32[np.ndarray, "row"]] = [np.zeros(0, np.int32)]
 
         def encoded() -> Iterator[tuple[ProgramArrays, StepArrays]]:
@@ -204,7 +231,7 @@ class Scorer:
                 steps = encode_groups(batch, program)
                 yield encode_program(program, steps.slots), steps
 
-        ranked = self._ranker.rank_all(encoded(), self._hardware_vector)
+        ranked = self._ranker.rank_all(encoded(), self._hardware_vector, of_searches=of_searches)
         return take_scores(ranked, np.argsort(np.concatenate(rows)))
 
     def rank_arrays(self, program: ProgramArrays, steps: StepArrays) -> Scores:

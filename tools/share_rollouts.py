@@ -1,0 +1,76 @@
+"""How much faster the log of a search is ranked where candidates that begin alike share rollouts.
+
+    uv run python tools/share_rollouts.py LOG --checkpoint NAME --out FILE.json
+
+Ranks the larger workloads of a log, from parsed records, with and without sharing, in turn.
+"""
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import orjson
+
+from cwm_jax.features.steps import group_schedules
+from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
+from cwm_jax.records.ansor_log import LogSummary, iterate_records
+from cwm_jax.records.program import shape_only_program
+from cwm_jax.tvm_bridge.machine import describe_machine
+
+
+def main() -> None:
+    """Reads, ranks both ways in turn, and writes the figures."""
+    parser = argparse.ArgumentParser(description="Times ranking with and without shared rollouts.")
+    parser.add_argument("log", type=Path)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--workloads", type=int, default=10, help="so many of the largest (10)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    schedules = defaultdict(list)
+    for record in iterate_records(options.log, LogSummary()):
+        schedules[record.workload_key].append(record.steps)
+    largest = sorted(schedules, key=lambda key: -len(schedules[key]))[: options.workloads]
+    scorer = Scorer.load(options.checkpoint)
+    ratios: list[float] = []
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    apart = 0.0
+    for key in largest:
+        program = shape_only_program(key)
+        groups = group_schedules(schedules[key][: BATCH_BUCKETS[-1]])
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        scores: dict[bool, np.ndarray] = {}
+        for repeat in range(options.repeats + 1):
+            for shared, taken in seconds.items():
+                started = time.perf_counter()
+                scores[shared] = scorer.rank_groups(program, groups, of_searches=shared).score
+                if repeat:
+                    taken.append(time.perf_counter() - started)
+            apart = max(apart, float(np.abs(scores[True] - scores[False]).max()))
+        plain, shared = (statistics.median(taken) for taken in seconds.values())
+        count = len(scores[True])
+        for way, taken in ((False, plain), (True, shared)):
+            rates[way].append(count / taken)
+        ratios.append(plain / shared)
+        print(f"{ratios[-1]:.2f}  {count} records of {key[:80]}")
+    print(
+        f"{statistics.median(ratios):.2f} times as fast (median; {min(ratios):.2f} to "
+        f"{max(ratios):.2f}), encoding included; scores at most {apart:.1e} apart"
+    )
+    if options.out:
+        data = {
+            "machine": describe_machine(),
+            "log": options.log.name,
+            "checkpoint": options.checkpoint,
+            "speedup": ratios,
+            "candidates_per_second": {"alone": rates[False], "shared": rates[True]},
+            "scores_apart": apart,
+        }
+        options.out.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+
+
+if __name__ == "__main__":
+    main()
