@@ -29,5 +29,5 @@ def run_on_all_cores() -> None:
 
 
 def threads_in_use() -> int:
-    """Returns how many threads TVM's programs run on, once a TVM is loaded by `runtime.use`."""
-    return int(os.environ[_THREADS])
+    """Returns how many threads TVM's programs run on where a TVM is loaded by `runtime.use`."""
+    return int(os.environ.get(_THREADS, usable_cores()))
