@@ -1,5 +1,6 @@
 """What the world model is judged against: it is real, and fair."""
 
+import argparse
 import dataclasses
 
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from strategies import schedules
 from test_model import CONFIG, HARDWARE, PROGRAMS, padded
 
 from cwm_jax import load_records
-from cwm_jax.errors import RecordError
+from cwm_jax.cli.train import _split
+from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.evaluation.baselines import (
     TensetMlp,
     Tlp,
@@ -36,6 +38,10 @@ from cwm_jax.records.store_features import (
     stores_path,
     write_stores,
 )
+from cwm_jax.training.config import TrainingConfig
+from cwm_jax.training.dataset import Split, split_workloads
+from cwm_jax.tvm_bridge.corpus_files import Corpus
+from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
 
 several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)
 
@@ -228,3 +234,32 @@ def test_adaptation_rescues_a_replay_from_a_wrong_prior():
     adapted = adapted_best(scores, features, latencies, 64, 16, AdaptationConfig())
     assert adapted <= blind
     assert adapted <= np.sort(latencies)[4]
+
+
+def test_networks_are_held_out_of_the_logs_of_other_devices(tmp_path):
+    """A workload that any log knows as a network's is left out of all."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    held = {"resnet-50:1,NHWC": 4}
+    for folder, workloads in (
+        (own, {"a": {"matmul:8,8,8": 1}, "b": {"conv": 1}}),
+        (other, {"b": held, "c": held}),
+    ):
+        folder.mkdir()
+        write_tasks(
+            Corpus(folder).tasks,
+            [CorpusTask(key, "llvm", 0, 1.0, "", found) for key, found in workloads.items()],
+        )
+
+    def split(keys: list[str], *networks: str) -> Split:
+        options = argparse.Namespace(
+            records=[Corpus(own).records],
+            also=[f"cpu-x86-2core={Corpus(other).records}"],
+            hold_out=networks,
+        )
+        return _split(keys, options, TrainingConfig(test=0.5))
+
+    assert split(["a", "b"], "resnet-50") == Split(("a",), ("b",))
+    keys = [str(number) for number in range(40)]
+    assert split(keys, "resnet-50") == split_workloads(keys, test=0.5, seed=0)
+    with pytest.raises(CwmError, match="is of vgg-16"):
+        split(["a", "b"], "resnet-50", "vgg-16")
