@@ -33,8 +33,9 @@ def add_parser(commands: Any) -> None:
         description="Measures candidates of many workloads with a real tuner, for training: "
         "random samples, mutated ones, and ones that the current model favours; of a workload "
         "with more than one round, also what Ansor's XGBoost model finds when it has learned the "
-        "rounds before. Goes on where an earlier call stopped. Run nothing else on the machine: a reference program is "
-        "measured with every batch, and a batch during which it was off is measured again.",
+        "rounds before. Goes on where an earlier call stopped. Run nothing else on the machine: "
+        "a reference program is measured with every batch, and a batch during which it was off "
+        "is measured again.",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of the corpus")
     parser.add_argument(

@@ -101,6 +101,8 @@ class SharedRollouts:
         self, program: ProgramArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
     ) -> EnsembleRanking | None:
         """Ranks schedules, or returns None where too little is shared."""
+        if len(steps.length) <= _WIDTHS[0]:
+            return None
         plan = plan_segments(_fingerprints(steps))
         if plan.work > _WORTHWHILE * steps.kind.size:
             return None
