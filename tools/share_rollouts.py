@@ -12,8 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import orjson
 
+from cwm_jax.cli.common import write_json
 from cwm_jax.features.steps import group_schedules
 from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
@@ -35,8 +35,7 @@ def main() -> None:
         schedules[record.workload_key].append(record.steps)
     largest = sorted(schedules, key=lambda key: -len(schedules[key]))[: options.workloads]
     scorer = Scorer.load(options.checkpoint)
-    ratios: list[float] = []
-    rates: dict[bool, list[float]] = {False: [], True: []}
+    speedups: list[float] = []
     apart = 0.0
     for key in largest:
         program = shape_only_program(key)
@@ -44,32 +43,28 @@ def main() -> None:
         seconds: dict[bool, list[float]] = {False: [], True: []}
         scores: dict[bool, np.ndarray] = {}
         for repeat in range(options.repeats + 1):
-            for shared, taken in seconds.items():
+            for sharing, taken in seconds.items():
                 started = time.perf_counter()
-                scores[shared] = scorer.rank_groups(program, groups, of_searches=shared).score
+                scores[sharing] = scorer.rank_groups(program, groups, of_searches=sharing).score
                 if repeat:
                     taken.append(time.perf_counter() - started)
-            apart = max(apart, float(np.abs(scores[True] - scores[False]).max()))
-        plain, shared = (statistics.median(taken) for taken in seconds.values())
-        count = len(scores[True])
-        for way, taken in ((False, plain), (True, shared)):
-            rates[way].append(count / taken)
-        ratios.append(plain / shared)
-        print(f"{ratios[-1]:.2f}  {count} records of {key[:80]}")
+        apart = max(apart, float(np.abs(scores[True] - scores[False]).max()))
+        speedups.append(statistics.median(seconds[False]) / statistics.median(seconds[True]))
+        print(f"{speedups[-1]:.2f}  {len(scores[True])} records of {key[:80]}")
     print(
-        f"{statistics.median(ratios):.2f} times as fast (median; {min(ratios):.2f} to "
-        f"{max(ratios):.2f}), encoding included; scores at most {apart:.1e} apart"
+        f"{statistics.median(speedups):.2f} times as fast (median; {min(speedups):.2f} to "
+        f"{max(speedups):.2f}), encoding included; scores at most {apart:.1e} apart"
     )
-    if options.out:
-        data = {
+    write_json(
+        options.out,
+        {
             "machine": describe_machine(),
             "log": options.log.name,
             "checkpoint": options.checkpoint,
-            "speedup": ratios,
-            "candidates_per_second": {"alone": rates[False], "shared": rates[True]},
+            "speedup": speedups,
             "scores_apart": apart,
-        }
-        options.out.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -78,33 +78,32 @@ def rank_together(
         hardware: As for `WorldModel.rank`.
     """
 
-    def rank(member: Any) -> Any:
-        return nnx.merge(graph, member).rank(program, schedules, hardware)
+    def rank(member: Any) -> tuple[Array, Array]:
+        ranking = nnx.merge(graph, member).rank(program, schedules, hardware)
+        return ranking.score, ranking.features
 
+    scores, features = each_member(rank, state)
     values = jnp.asarray(schedules.values)
-    return say_together(each_member(rank, state), values.sum(1), values.max(1))
+    return say_together(scores, features, values.sum(1), values.max(1))
 
 
 def say_together(
-    rankings: Any,
+    scores: Float[Array, "member candidate"],
+    features: Float[Array, "member candidate head"],
     total: Float[Array, "candidate column"],
     largest: Float[Array, "candidate column"],
 ) -> EnsembleRanking:
     """Puts together what each member says.
 
     Args:
-        rankings: The members' `WorldModel.rank`, stacked along a leading axis.
+        scores: As `WorldModel.rank` has them.
+        features: Likewise.
         total: Sums of the steps' values.
         largest: Maxima of them.
     """
-    features = rankings.features
     side_by_side = features.swapaxes(0, 1).reshape(features.shape[1], -1)
-    return EnsembleRanking(
-        rankings.score.mean(0),
-        rankings.score.T,
-        side_by_side,
-        jnp.concatenate([total, largest], -1),
-    )
+    actions = jnp.concatenate([total, largest], -1)
+    return EnsembleRanking(scores.mean(0), scores.T, side_by_side, actions)
 
 
 def each_member(function: Callable[..., Any], *trees: Any) -> Any:

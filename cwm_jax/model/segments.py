@@ -137,9 +137,10 @@ def end_together(
         hardware: As for `WorldModel.rank`.
     """
 
-    def end(member: Any, first: Beginning, last: Beginning) -> Any:
-        return nnx.merge(graph, member).end(program, first, last, hardware)
+    def end(member: Any, first: Beginning, last: Beginning) -> tuple[Array, Array]:
+        ranking = nnx.merge(graph, member).end(program, first, last, hardware)
+        return ranking.score, ranking.features
 
-    rankings = each_member(end, state, initial.members, ended.members)
-    ranked = say_together(rankings, ended.total, ended.largest)
+    scores, features = each_member(end, state, initial.members, ended.members)
+    ranked = say_together(scores, features, ended.total, ended.largest)
     return jax.tree.map(lambda leaf: leaf[row], ranked)
