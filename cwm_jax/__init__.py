@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.program import load_programs
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
 
 __version__ = "0.1.0"
-__all__ = ["Scorer", "__version__", "load_records"]
+__all__ = ["Scorer", "__version__", "load_programs", "load_records"]
 
 
 def __getattr__(name: str) -> Any:

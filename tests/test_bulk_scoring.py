@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from cwm_jax.cli.common import load_programs
 from cwm_jax.errors import CwmError
 from cwm_jax.prefetching import prefetched
 from cwm_jax.ranking.bulk import score_logs
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.program import load_programs
 
 
 class StoppedError(Exception):
@@ -35,7 +35,7 @@ def read(path: Path) -> tuple[list[str], list[float]]:
 @pytest.mark.parametrize("name", ["scores.parquet", "scores.jsonl"])
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch, scorer, measured_log, name):
     records = load_records(measured_log)
-    programs = load_programs([measured_log], [])
+    programs = load_programs(measured_log)
     out = tmp_path / name
     settings = {"checkpoint": "cpu-x86-2core", "chunk": 50}
 

@@ -9,6 +9,7 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.ranking.pairing import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import TRANSLATED, load_records
+from cwm_jax.records.program import load_programs
 
 CPU, GPU = load_hardware("cpu-x86-2core"), load_hardware("cuda-v100")
 
@@ -53,3 +54,13 @@ def test_a_scorer_looks_at_the_records_it_scores(measured_log):
     translated = [dataclasses.replace(record, version=TRANSLATED) for record in records]
     with pytest.warns(PairingWarning, match="steps of ansor only, but ranks those of metaschedule"):
         Scorer.load("cpu-x86-2core").score(translated)
+
+
+def test_a_scorer_says_that_it_lacks_compute_graphs(measured_log):
+    records = load_records(measured_log)[:3]
+    scorer = Scorer.load("cpu-x86-2core", hardware="cpu-x86-1core")
+    with pytest.warns(PairingWarning, match=r"without a compute graph .*load_programs\(LOG\)"):
+        scorer.score(records)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scorer.score(records, load_programs(measured_log))

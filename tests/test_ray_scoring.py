@@ -7,11 +7,10 @@ import pyarrow.parquet
 import pytest
 import ray
 
-from cwm_jax.cli.common import load_programs
 from cwm_jax.ranking.ray_scoring import score_with_ray
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
-from cwm_jax.records.program import programs_beside
+from cwm_jax.records.program import load_programs, programs_beside
 
 
 @pytest.fixture(scope="module")
@@ -38,5 +37,5 @@ def test_a_cluster_scores_every_line_in_order(cluster, tmp_path, measured_log):
     assert keys.pop(7) == ""
     assert keys == [record.workload_key for record in records]
     scores = np.delete(table["score"].to_numpy(), 7)
-    expected = Scorer.load("cpu-x86-2core").score(records, load_programs([measured_log], []))
+    expected = Scorer.load("cpu-x86-2core").score(records, load_programs(measured_log))
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)

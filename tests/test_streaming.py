@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.cli.common import load_programs
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import create_ensemble, create_model
 from cwm_jax.ranking.scorer import BATCH_BUCKETS
 from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.program import load_programs
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import build_dataset
 from cwm_jax.training.disk_arrays import RowFile
@@ -67,7 +67,7 @@ def test_a_streamed_workload_that_fills_a_batch_is_ranked(file, measured_log):
     records = load_records(measured_log, valid_only=True)
     one = [record for record in records if record.workload_key == records[0].workload_key]
     full = (one * BATCH_BUCKETS[0])[: BATCH_BUCKETS[0]]
-    programs = load_programs([measured_log], [])
+    programs = load_programs(measured_log)
     in_memory = build_dataset(full, programs, CARD)
     streamed = stream_dataset(iter(full), programs, CARD, file)
     model = create_ensemble(SIZES, 0)
@@ -76,7 +76,7 @@ def test_a_streamed_workload_that_fills_a_batch_is_ranked(file, measured_log):
 
 
 def test_a_streamed_data_set_trains_to_the_same_losses(file, measured_log):
-    records, programs = load_records(measured_log), load_programs([measured_log], [])
+    records, programs = load_records(measured_log), load_programs(measured_log)
     in_memory = build_dataset(records, programs, CARD)
     streamed = stream_dataset(iter(records), programs, CARD, file)
     assert streamed.keys() == in_memory.keys()

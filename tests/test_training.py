@@ -10,7 +10,6 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.cli.common import load_programs
 from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics
 from cwm_jax.evaluation.sequence_models import SequenceModel
@@ -21,6 +20,7 @@ from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.world_model import WorldModel, create_model
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.program import load_programs
 from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
 from cwm_jax.training.batching import EpochBatches, load_batches
@@ -42,7 +42,7 @@ def create_small(seed: int) -> WorldModel:
 
 @pytest.fixture(scope="module")
 def dataset(measured_log):
-    return build_dataset(load_records(measured_log), load_programs([measured_log], []), CARD)
+    return build_dataset(load_records(measured_log), load_programs(measured_log), CARD)
 
 
 def test_a_tiny_run_learns_and_beats_random_ranking(dataset):

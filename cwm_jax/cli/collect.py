@@ -34,8 +34,8 @@ def add_parser(commands: Any) -> None:
         "random samples, mutated ones, and ones that the current model favours; of a workload "
         "with more than one round, also what Ansor's XGBoost model finds when it has learned the "
         "rounds before. Goes on where an earlier call stopped. Run nothing else on the machine: "
-        "a reference program is measured with every batch, and a batch during which it was off "
-        "is measured again.",
+        "a reference program is measured between groups of candidates; a group is measured again "
+        "if it changed meanwhile, and scaled by how fast it was.",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of the corpus")
     parser.add_argument(
@@ -71,7 +71,14 @@ def add_parser(commands: Any) -> None:
         type=float,
         default=0.05,
         metavar="SHARE",
-        help="how far the reference may be off in a quiet batch (0.05)",
+        help="how far the references before and after what counts may be apart (0.05)",
+    )
+    parser.add_argument(
+        "--reference-every",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="candidates between two runs of the reference (16); 1 on a machine that others share",
     )
     parser.add_argument("--target", help="TVM target (default: this machine's CPU)")
     parser.add_argument(
@@ -104,11 +111,11 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.tvm_bridge.corpus_files import Corpus
     from cwm_jax.tvm_bridge.corpus_tasks import plan_tasks
     from cwm_jax.tvm_bridge.machine import machine_identity
-    from cwm_jax.tvm_bridge.measuring import MeasureConfig, QuietMeasurer
+    from cwm_jax.tvm_bridge.measuring import MeasureConfig, SteadyMeasurer
 
     console = Console(stderr=True)
     plan = _plan(options)
-    config = MeasureConfig(tolerance=options.tolerance)
+    config = MeasureConfig(tolerance=options.tolerance, reference_every=options.reference_every)
     start = _ansor if options.engine == "ansor" else _metaschedule
     engine = start(options.target, _scorer(options), config)
     tasks = open_corpus(
@@ -118,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
         lambda: plan_tasks(engine.source, plan, lambda name: say(console, f"extracting {name}")),
     )
     history = read_reference(Corpus(options.out).reference)
-    measurer = QuietMeasurer(engine.device, config, history)
+    measurer = SteadyMeasurer(engine.device, config, history)
     if options.remeasure:
         return _remeasure(
             options,
@@ -151,7 +158,7 @@ def run(options: argparse.Namespace) -> int:
             )
             text = f"{totals['measured']} new, {totals['valid']} valid"
             if totals["repeated"]:
-                text += f", {totals['repeated']} unquiet batches repeated"
+                text += f", {totals['repeated']} unsteady runs repeated"
             progress.update(bar, completed=done.total, description=text)
             if done.valid == 0:
                 why = done.first_error or "no candidate was found"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cwm_jax.errors import CwmError
 from cwm_jax.files import write_atomically
-from cwm_jax.records.program import Program, programs_beside, read_programs
+from cwm_jax.records.program import Program, load_programs, read_programs
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +70,11 @@ def checkpoint_of(options: argparse.Namespace) -> str:
     return options.checkpoint or nearest_checkpoint(options.engine)
 
 
-def load_programs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:
+def programs_of_logs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:
     """Reads the programs that lie beside logs, and those named."""
-    beside = [found for log in logs if (found := programs_beside(log))]
     programs: dict[str, Program] = {}
-    for path in [*beside, *extra]:
-        programs |= read_programs(path)
+    for found in [*map(load_programs, logs), *map(read_programs, extra)]:
+        programs |= found
     return programs
 
 

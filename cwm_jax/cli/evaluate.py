@@ -13,8 +13,8 @@ from rich.table import Table
 from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
-    load_programs,
     occurrences_beside,
+    programs_of_logs,
     say,
     write_json,
 )
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     summary = LogSummary()
     records = load_records(*options.records, summary=summary, valid_only=True)
     say(console, f"read {summary}")
-    programs = load_programs(options.records, options.programs)
+    programs = programs_of_logs(options.records, options.programs)
     dataset = build_dataset(records, programs, hardware)
     seen = set() if options.include_training else trained_on(loaded.card, list(dataset))
     keys = [key for key in dataset if key not in seen]

@@ -10,8 +10,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
-    load_programs,
     positive,
+    programs_of_logs,
     say,
     write_json,
 )
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
         )
         return _report(options, console, summary)
     scorer = Scorer.load(options.checkpoint, options.hardware)
-    programs = load_programs(options.records, options.programs)
+    programs = programs_of_logs(options.records, options.programs)
     named = ":".join(filter(None, (options.checkpoint, options.hardware)))
     columns = (SpinnerColumn(), TextColumn("{task.completed} scored"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:

@@ -18,15 +18,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from cwm_jax import __version__
 from cwm_jax.cli.common import (
     add_json_option,
-    load_programs,
     occurrences_beside,
     positive,
+    programs_of_logs,
     say,
     write_json,
 )
 from cwm_jax.errors import CwmError
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
-from cwm_jax.records.program import Program
+from cwm_jax.records.program import Program, load_programs
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import load_with_stores
 from cwm_jax.training.config import TrainingConfig
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=True, quiet=not first)
     hardware = load_hardware(options.hardware)
     summary = LogSummary()
-    programs = load_programs(options.records, options.programs)
+    programs = programs_of_logs(options.records, options.programs)
     dataset, engines = _read(options, programs, hardware, summary)
     say(console, f"read {summary}")
     keys = sorted({workload.key for workload in dataset.values()})
@@ -332,7 +332,7 @@ def _other_devices(
         log = Path(path)
         records, stores = load_with_stores([log], LogSummary())
         engines |= {record.engine for record in records}
-        dataset = build_dataset(records, load_programs([log], []), load_hardware(name), stores)
+        dataset = build_dataset(records, load_programs(log), load_hardware(name), stores)
         held = {*held_out, *split_by_network(occurrences_beside(log), networks).test_keys}
         found |= {f"{name} {key}": workload for key, workload in dataset.items() if key not in held}
     return found, engines

@@ -10,7 +10,7 @@ _CPU_TARGETS = ("llvm", "c", "hybrid")
 
 
 class PairingWarning(UserWarning):
-    """A model ranks for another device, or reads another engine's steps, than it was trained."""
+    """A model ranks for another device, or reads other things, than it was trained on."""
 
 
 def warn_of_target(card: HardwareCard, target: str, cores: int | None = None) -> None:
@@ -49,6 +49,17 @@ def warn_of_engine(engines: Collection[str], engine: str) -> None:
         f"the world model was trained on steps of {' and '.join(sorted(engines))} only, but ranks "
         f"those of {engine}: their vocabularies differ, so measure some records with "
         f"`cwm collect --engine {engine}` and train on them with `cwm train --also`",
+        PairingWarning,
+        stacklevel=3,
+    )
+
+
+def warn_of_missing_program() -> None:
+    """Warns where a workload is ranked without its compute graph."""
+    warnings.warn(
+        "workloads without a compute graph are ranked from the shapes in their keys, far worse "
+        "than with it: pass `cwm_jax.load_programs(LOG)`, or write LOG.programs.jsonl as "
+        "tools/programs_from_tasks.py does",
         PairingWarning,
         stacklevel=3,
     )

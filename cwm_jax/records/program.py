@@ -229,6 +229,21 @@ def read_programs(path: Path) -> dict[str, Program]:
     return {program.workload_key: program for program in _iterate_programs(path)}
 
 
+def load_programs(log: str | Path) -> dict[str, Program]:
+    """Reads the compute graphs that lie beside a log, by workload key; none where none do.
+
+    `cwm tune` and `cwm collect` write them. A world model ranks far worse without.
+
+    Args:
+        log: Of records, `NAME.jsonl` or `NAME.jsonl.gz`.
+
+    Raises:
+        ProgramError: The file cannot be read, or a line is malformed.
+    """
+    beside = programs_beside(Path(log))
+    return read_programs(beside) if beside else {}
+
+
 def _iterate_programs(path: Path) -> Iterator[Program]:
     try:
         for number, line in every_line(path):

@@ -85,6 +85,15 @@ class AnsorDevice:
             return math.inf
         return float(np.median([float(cost.value) for cost in result.costs]))
 
+    def scaled(self, result: Any, factor: float) -> Any:
+        """Returns a result with its latencies times a factor; failures as they are."""
+        if int(result.error_no) != 0:
+            return result
+        costs = [float(cost.value) * factor for cost in result.costs]
+        return self._ansor.measure.MeasureResult(
+            costs, result.error_no, result.error_msg, result.all_cost, result.timestamp
+        )
+
     def discard(self, built: Any) -> None:
         """Removes what was built."""
         if str(built.filename):

@@ -19,8 +19,10 @@ from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, read_tasks, write_tasks
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.machine import note_machine
-from cwm_jax.tvm_bridge.measuring import QuietMeasurer
+from cwm_jax.tvm_bridge.measuring import SteadyMeasurer
 from cwm_jax.tvm_bridge.reference import ReferenceRun
+
+_REMEASURED_TOGETHER = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class CollectedRound:
         workload_key: Of the task.
         measured: Records of this round.
         valid: Those that succeeded.
-        attempts: How often the batch ran until the machine was quiet.
+        attempts: How often candidates ran until the machine was steady around each.
         total: Records of the corpus so far.
         first_error: What TVM said of the round's first failure, or "".
     """
@@ -133,7 +135,11 @@ def open_corpus(
 
 
 def read_reference(path: Path) -> list[ReferenceRun]:
-    """Reads the runs of the reference program; a last line cut by a kill is dropped."""
+    """Reads the runs of the reference program; a last line cut by a kill is dropped.
+
+    Corpora of before latencies were scaled say more of a run, which is left out.
+    """
+    names = {field.name for field in dataclasses.fields(ReferenceRun)}
     runs: list[ReferenceRun] = []
     if not path.exists():
         return runs
@@ -142,7 +148,8 @@ def read_reference(path: Path) -> list[ReferenceRun]:
             fields = orjson.loads(line)
         except orjson.JSONDecodeError:
             continue
-        runs.append(ReferenceRun(**(fields | {"latencies": tuple(fields["latencies"])})))
+        fields["latencies"] = tuple(fields["latencies"])
+        runs.append(ReferenceRun(**{name: fields[name] for name in names if name in fields}))
     return runs
 
 
@@ -150,7 +157,7 @@ def collect(
     collector: Collector,
     folder: Path,
     tasks: list[CorpusTask],
-    measurer: QuietMeasurer,
+    measurer: SteadyMeasurer,
     config: CollectionConfig,
     *,
     report: Callable[[CollectedRound], None] = lambda _: None,
@@ -160,7 +167,7 @@ def collect(
     Tasks take turns, so that a corpus which is stopped early covers all of them.
 
     Raises:
-        CorpusError: The machine did not become quiet.
+        CorpusError: The machine did not become steady.
         KeyboardInterrupt: On Ctrl-C; the round under way is dropped.
     """
     with watch_interrupts() as interrupt:
@@ -171,7 +178,7 @@ def _collect(
     collector: Collector,
     corpus: Corpus,
     tasks: list[CorpusTask],
-    measurer: QuietMeasurer,
+    measurer: SteadyMeasurer,
     config: CollectionConfig,
     report: Callable[[CollectedRound], None],
     interrupt: Interrupt,
@@ -216,7 +223,7 @@ def _round(
     collector: Collector,
     corpus: Corpus,
     workload_key: str,
-    measurer: QuietMeasurer,
+    measurer: SteadyMeasurer,
     drawn: Drawn,
     interrupt: Interrupt,
 ) -> CollectedRound:
@@ -238,7 +245,7 @@ def _round(
     )
 
 
-def _measure(corpus: Corpus, measurer: QuietMeasurer, inputs: Sequence[Any]) -> list[Any]:
+def _measure(corpus: Corpus, measurer: SteadyMeasurer, inputs: Sequence[Any]) -> list[Any]:
     """Measures candidates, and keeps the runs of the reference whatever comes of them."""
     before = len(measurer.history)
     try:
@@ -257,7 +264,7 @@ def remeasure_some(
     collector: Collector,
     folder: Path,
     tasks: list[CorpusTask],
-    measurer: QuietMeasurer,
+    measurer: SteadyMeasurer,
     count: int,
     seed: int,
     report: Callable[[int], None] = lambda _: None,
@@ -278,8 +285,8 @@ def remeasure_some(
     rng = np.random.default_rng(seed)
     sample = [valid[at] for at in rng.permutation(len(valid))[:count]]
     by_key = {task.workload_key: task for task in tasks}
-    for start in range(0, len(sample), measurer.config.reference_every):
-        part: list[Record] = sample[start : start + measurer.config.reference_every]
+    for start in range(0, len(sample), _REMEASURED_TOGETHER):
+        part: list[Record] = sample[start : start + _REMEASURED_TOGETHER]
         drawn = collector.again(corpus, [(by_key[r.workload_key], r) for r in part])
         drawn.keep(_measure(corpus, measurer, drawn.inputs))
         report(start + len(part))

@@ -1,7 +1,8 @@
-"""Measurements that notice when the machine was not quiet.
+"""Measurements that notice when the machine was not steady, and how fast it was.
 
-Every batch of candidates runs between runs of a reference program, and a batch around which
-the reference was off is run again (`cwm_jax.tvm_bridge.reference`).
+Every group of candidates runs between runs of a reference program. Where these two disagree the
+group runs again; where they agree they say how fast the machine was, to which its latencies are
+scaled (`cwm_jax.tvm_bridge.reference`).
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cwm_jax.errors import CorpusError
-from cwm_jax.tvm_bridge.reference import ReferenceRun, judge_reference
+from cwm_jax.tvm_bridge.reference import ReferenceRun, group_scales, level_of
 
 REFERENCE_SIZE = 384
 REFERENCE_BLOCK = (4, 16)
@@ -27,9 +28,8 @@ class MeasureConfig:
         repeat: Measurements of one candidate.
         min_repeat_ms: One of them runs the program for at least so long.
         reference_every: Candidates between two runs of the reference.
-        tolerance: Largest relative distance of the reference from its level in a quiet batch.
-        attempts: How often an unquiet batch is run before `measure` gives up.
-        level_window: The level is the median of so many latest quiet reference runs.
+        tolerance: Largest relative distance between the references before and after a group.
+        attempts: After so many in a row of which nothing counts, `measure` gives up.
     """
 
     build_timeout: int = 30
@@ -39,7 +39,6 @@ class MeasureConfig:
     reference_every: int = 16
     tolerance: float = 0.05
     attempts: int = 8
-    level_window: int = 30
 
 
 class Device(Protocol):
@@ -67,6 +66,10 @@ class Device(Protocol):
         """Returns the median latency of a result in seconds, infinity if it failed."""
         ...
 
+    def scaled(self, result: Any, factor: float) -> Any:
+        """Returns a result with its latencies times a factor; failures as they are."""
+        ...
+
     def discard(self, built: Any) -> None:
         """Removes what was built."""
         ...
@@ -88,14 +91,14 @@ def reference_product(te: Any) -> tuple[Any, Any, Any]:
     return left, right, out
 
 
-class QuietMeasurer:
+class SteadyMeasurer:
     """Builds and runs candidates; builds never overlap runs on the same cores.
 
     Args:
         device: Builds and runs.
         config: Settings.
         history: Earlier runs of the reference on this machine.
-        wait: Called with the seconds to let an unquiet machine settle.
+        wait: Called with the seconds to let an unsteady machine settle.
 
     Raises:
         CorpusError: The reference program does not build.
@@ -117,42 +120,61 @@ class QuietMeasurer:
             raise CorpusError(f"the reference program does not build: {failure}")
 
     def measure(self, inputs: Sequence[Any]) -> list[Any]:
-        """Builds candidates and runs them until the machine was quiet around all of them.
+        """Builds candidates and runs each until the machine was steady around it.
 
         Args:
             inputs: Of the device.
 
         Returns:
-            The device's result of each.
+            The device's result of each, scaled to the level of `history`.
 
         Raises:
-            CorpusError: The machine did not become quiet.
+            CorpusError: The machine did not become steady.
         """
         built = self._device.build(inputs)
+        results: dict[int, Any] = {}
         try:
-            for attempt in range(self.config.attempts):
-                results, latencies = self._run(inputs, built)
-                self.history.append(self._judge(latencies))
-                if self.history[-1].accepted:
-                    return results
-                self._wait(min(60.0, 2.0 * 2**attempt))
+            in_vain = 0
+            while len(results) < len(inputs):
+                if in_vain == self.config.attempts:
+                    raise self._unsteady()
+                pending = [at for at in range(len(inputs)) if at not in results]
+                kept = self._attempt(inputs, built, pending)
+                results |= kept
+                in_vain = 0 if kept else in_vain + 1
+                if in_vain:
+                    self._wait(min(60.0, 2.0**in_vain))
         finally:
             for program in built:
                 self._device.discard(program)
-        shown = ", ".join(f"{latency * 1e3:.3f}" for latency in self.history[-1].latencies)
-        level = self.history[-1].level * 1e3
-        raise CorpusError(
-            f"the machine is not quiet: the reference program took {shown} ms, expected "
-            f"{level:.3f} ms within {self.config.tolerance:.0%}; stop what else runs here"
-        )
+        return [results[at] for at in range(len(inputs))]
 
-    def _judge(self, latencies: tuple[float, ...]) -> ReferenceRun:
-        return judge_reference(
-            self.history,
-            latencies,
-            tolerance=self.config.tolerance,
-            window=self.config.level_window,
-            time=time.time(),
+    def _attempt(
+        self, inputs: Sequence[Any], built: Sequence[Any], pending: Sequence[int]
+    ) -> dict[int, Any]:
+        """Runs what is pending; returns the results that count, by position."""
+        results, latencies = self._run(
+            [inputs[at] for at in pending], [built[at] for at in pending]
+        )
+        level = level_of(self.history, latencies)
+        scales = group_scales(latencies, level, self.config.tolerance)
+        count = sum(scale is not None for scale in scales)
+        self.history.append(
+            ReferenceRun(time.time(), level, latencies, count == len(scales), count)
+        )
+        kept: dict[int, Any] = {}
+        for at, (place, result) in enumerate(zip(pending, results, strict=True)):
+            scale = scales[at // self.config.reference_every]
+            if scale is not None:
+                kept[place] = self._device.scaled(result, scale)
+        return kept
+
+    def _unsteady(self) -> CorpusError:
+        shown = ", ".join(f"{latency * 1e3:.3f}" for latency in self.history[-1].latencies)
+        return CorpusError(
+            f"the machine is not steady: the reference program took {shown} ms one after the "
+            f"other, expected within {self.config.tolerance:.0%}; stop what else runs here, or "
+            f"measure fewer candidates between two runs of it"
         )
 
     def _run(

@@ -74,6 +74,13 @@ class MetaScheduleDevice:
         seconds = seconds_of_result(result)
         return float(np.median(seconds)) if seconds else math.inf
 
+    def scaled(self, result: Any, factor: float) -> Any:
+        """Returns a result with its latencies times a factor; failures as they are."""
+        seconds = seconds_of_result(result)
+        if not seconds:
+            return result
+        return self._ms.runner.RunnerResult([value * factor for value in seconds], None)
+
     def discard(self, built: Any) -> None:
         """Removes what was built."""
         if built.artifact_path is not None:

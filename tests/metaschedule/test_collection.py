@@ -1,8 +1,10 @@
 """Corpora of MetaSchedule: drawn, measured, resumed after a kill, measured again."""
 
 import gzip
+import math
 
 import orjson
+import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.ranking.scorer import Scorer
@@ -13,15 +15,17 @@ from cwm_jax.records.traces import parse_trace
 from cwm_jax.tvm_bridge.candidates import Mix
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, plan_tasks
+from cwm_jax.tvm_bridge.measuring import MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_candidates import draw_candidates
 from cwm_jax.tvm_bridge.metaschedule_collection import ModuleTasks
+from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
 from cwm_jax.tvm_bridge.networks import Network
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 
 def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     corpus = Corpus(tmp_path / "corpus")
-    # The machine that runs the tests need not be quiet.
+    # The machine that runs the tests need not be steady.
     collect = ["collect", "--engine", "metaschedule", "--tolerance", "1e9"]
     collect += ["--out", str(corpus.folder)]
     collect += ["--workloads", "dense:8,16,32", "--round", "3", "--checkpoint", "none"]
@@ -80,3 +84,18 @@ def test_modules_survive_the_file(tvm, target):
 
     for task in tasks:
         assert workload_key(tvm.ir.load_json(task.tensors)) == task.workload_key
+
+
+def test_a_result_is_scaled_and_a_failure_is_not(tvm):
+    target = tvm.target.Target({"kind": "llvm", "num-cores": 2})
+    device = MetaScheduleDevice(tvm, target, MeasureConfig(repeat=2, min_repeat_ms=1))
+    built = device.build([device.reference])
+    (result,) = device.run([device.reference], built)
+    assert 0 < device.latency(result) < 1
+    half = device.scaled(result, 0.5)
+    assert device.latency(half) == pytest.approx(device.latency(result) / 2)
+    assert len(half.run_secs) == 2
+    device.discard(built[0])
+    (failed,) = device.run([device.reference], built)
+    assert device.scaled(failed, 0.5) is failed
+    assert math.isinf(device.latency(failed))
