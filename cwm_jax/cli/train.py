@@ -66,7 +66,7 @@ def add_parser(commands: Any) -> None:
         nargs="*",
         default=[],
         metavar="HARDWARE=LOG",
-        help="logs of other devices, used for training only",
+        help="logs of other devices to train on, too",
     )
     parser.add_argument(
         "--hold-out",
@@ -74,8 +74,8 @@ def add_parser(commands: Any) -> None:
         default=[],
         metavar="NETWORK",
         help="networks whose workloads are left out (of corpora that cwm collect wrote): the "
-        "test set; default, and where only other devices' logs hold them: a random share of the "
-        "workloads",
+        "test set, that of other devices where only their logs hold any; default: a random share "
+        "of the workloads",
     )
     base = parser.add_mutually_exclusive_group()
     base.add_argument(
@@ -144,15 +144,19 @@ def run(options: argparse.Namespace) -> int:
     keys = sorted({workload.key for workload in dataset.values()})
     config = TrainingConfig(seed=options.seed, epochs=options.epochs, precision=options.precision)
     split = _split(keys, options, config)
-    others, more_engines = _other_devices(options.also, {*split.test}, options.hold_out)
+    others, held_out, more_engines = _other_devices(options.also, {*split.test}, options.hold_out)
     known = sum(key in programs for key in keys)
     training, test = (
         [name for name, workload in dataset.items() if workload.key in {*part}] for part in split
     )
+    if not split.test:
+        test = list(held_out)
+        dataset = dataset | held_out
+        split = split._replace(test=tuple(sorted({found.key for found in held_out.values()})))
     say(
         console,
         f"{len(keys)} workloads ({known} with their compute graph): {len(split.train)} for "
-        f"training, {len(split.test)} for the test"
+        f"training, {len(test)} for the test"
         + (f"; {len(others)} of other devices for training" if others else ""),
     )
     model_config, initial, known_tests = ModelConfig(), None, 0
@@ -291,7 +295,10 @@ def _join_hosts(options: argparse.Namespace) -> bool:
 
 
 def _split(keys: list[str], options: argparse.Namespace, config: TrainingConfig) -> "Split":
-    """Holds out networks, or a random share of the workloads."""
+    """Holds out networks, or a random share of the workloads.
+
+    Nothing is held out of these logs where only those of other devices hold the networks.
+    """
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.training.dataset import Split, split_workloads
 
@@ -307,23 +314,23 @@ def _split(keys: list[str], options: argparse.Namespace, config: TrainingConfig)
     if missing := [name for name in options.hold_out if name not in names]:
         raise CwmError(f"--hold-out: no workload of these logs is of {', '.join(missing)}")
     held = split_by_network(occurrences, options.hold_out)
-    if held.test:
-        return Split(held.train, held.test_keys)
-    return split_workloads(keys, test=config.test, seed=config.seed)
+    return Split(held.train, held.test_keys)
 
 
 def _other_devices(
     texts: Sequence[str], held_out: set[str], networks: Sequence[str]
-) -> "tuple[dict[str, WorkloadData], set[str]]":
-    """Encodes logs of other devices, but for held-out workloads; names tell devices apart.
+) -> "tuple[dict[str, WorkloadData], dict[str, WorkloadData], set[str]]":
+    """Encodes logs of other devices; names tell devices apart.
 
-    Returns the workloads, and the engines whose records they are.
+    Returns the workloads to train on, those of held-out networks, and the engines whose records
+    they are.
     """
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.training.dataset import build_dataset
 
     found: dict[str, WorkloadData] = {}
+    left_out: dict[str, WorkloadData] = {}
     engines: set[str] = set()
     for text in texts:
         name, separator, path = text.partition("=")
@@ -333,9 +340,13 @@ def _other_devices(
         records, stores = load_with_stores([log], LogSummary())
         engines |= {record.engine for record in records}
         dataset = build_dataset(records, load_programs(log), load_hardware(name), stores)
-        held = {*held_out, *split_by_network(occurrences_beside(log), networks).test_keys}
-        found |= {f"{name} {key}": workload for key, workload in dataset.items() if key not in held}
-    return found, engines
+        of_networks = {*split_by_network(occurrences_beside(log), networks).test_keys}
+        for key, workload in dataset.items():
+            if key in of_networks:
+                left_out[f"{name} {key}"] = workload
+            elif key not in held_out:
+                found[f"{name} {key}"] = workload
+    return found, left_out, engines
 
 
 def trained_on(card: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
