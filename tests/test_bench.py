@@ -6,7 +6,13 @@ import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.search_benchmark import folders_of, plan_runs
+from cwm_jax.tvm_bridge.search_benchmark import (
+    Remeasured,
+    Winner,
+    folders_of,
+    plan_runs,
+    remeasure,
+)
 from cwm_jax.tvm_bridge.throughput_benchmark import distinct_beginnings
 
 WORKLOAD = "matmul:64,64,64"
@@ -61,6 +67,28 @@ def test_pairs_lie_in_one_folder(tmp_path):
     assert list(folders) == runs
     assert {run for run, folder in folders.items() if folder == other} == set(finished[:-1])
     assert set(folders.values()) == {own, other}
+
+
+def test_unscaled_measurements_count_until_something_is_added(tmp_path):
+    file = tmp_path / "winners.jsonl"
+    old = [{"program": name, "round": 0, "latency": 9.0} for name in "ab"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in old))
+    asked: list[str] = []
+
+    def measure(winner: Winner) -> Remeasured:
+        asked.append(winner.name)
+        return Remeasured(len(asked), 0.5)
+
+    a, b = (Winner(name, 1.0, None) for name in "ab")
+    assert remeasure([a, b, a], measure, 1, file) == [9.0, 9.0, 9.0]
+    assert asked == []
+    assert remeasure([a, b], measure, 3, file) == [3.0, 4.0]
+    assert asked == ["a", "b"] * 3
+    assert remeasure([b, a], measure, 3, file) == [4.0, 3.0]
+    assert [json.loads(line).get("level") for line in file.read_text().splitlines()] == [
+        *[None] * 2,
+        *[0.5] * 6,
+    ]
 
 
 def test_throughput_is_measured_where_ansor_asks(tmp_path, capsys):

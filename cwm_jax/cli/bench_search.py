@@ -32,7 +32,7 @@ from cwm_jax.tvm_bridge.machine import (
 
 if TYPE_CHECKING:
     from cwm_jax.evaluation.search_summary import Found
-    from cwm_jax.tvm_bridge.search_benchmark import Winner
+    from cwm_jax.tvm_bridge.search_benchmark import Remeasured, Winner
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
 _RIVAL = "xgboost"
@@ -137,11 +137,13 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         latencies: dict[tuple[Path, str], float] = {}
         for folder in dict.fromkeys(folders.values()):
             there = [winner for run, *_, winner in told if folders[run] == folder]
+            file = folder / "winners.jsonl"
+            mine = folder == options.out
             measured = benchmark.remeasure(
                 there,
-                engine.measure if folder == options.out else _refuse_to_measure(folder),
+                benchmark.measurer_of(engine, file) if mine else _refuse_to_measure(folder),
                 options.rounds,
-                folder / "winners.jsonl",
+                file,
                 lambda count: progress.update(bar, completed=count),
             )
             for winner, latency in zip(there, measured, strict=True):
@@ -186,8 +188,8 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_to_measure(folder: Path) -> "Callable[[Winner], float]":
-    def refuse(winner: "Winner") -> float:
+def _refuse_to_measure(folder: Path) -> "Callable[[Winner], Remeasured]":
+    def refuse(winner: "Winner") -> "Remeasured":
         raise CwmError(
             f"{folder}: winner {winner.name} was not measured in as many rounds there; finish it "
             "on its own machine, or ask for fewer --rounds"

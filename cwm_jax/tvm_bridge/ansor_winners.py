@@ -6,9 +6,9 @@ from typing import Any
 
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
 from cwm_jax.search.confirmation import best_record
-from cwm_jax.tvm_bridge.results import latency_of
+from cwm_jax.tvm_bridge.ansor_measuring import AnsorDevice
 from cwm_jax.tvm_bridge.runtime import use
-from cwm_jax.tvm_bridge.search_benchmark import Winner, program_name
+from cwm_jax.tvm_bridge.search_benchmark import WINNERS_MEASURED, Winner, program_name
 from cwm_jax.tvm_bridge.targets import host_target
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
 
@@ -21,6 +21,7 @@ class AnsorWinners:
 
     Attributes:
         target: TVM target of this machine.
+        device: What measures winners.
     """
 
     def __init__(self, workloads: Sequence[str]) -> None:
@@ -30,8 +31,7 @@ class AnsorWinners:
         self.target = str(self._target)
         self._workloads = [parse_workload(text) for text in dict.fromkeys(workloads)]
         self._tasks: dict[str, Any] = {}
-        self._builder = self._ansor.LocalBuilder(timeout=60)
-        self._runner = self._ansor.LocalRunner(timeout=30, repeat=3, min_repeat_ms=100)
+        self.device = AnsorDevice(self._tvm, self._target, WINNERS_MEASURED)
 
     def after(self, log: Path, trials: int) -> Winner:
         """Returns the fastest program of the first `trials` records of a log."""
@@ -40,13 +40,11 @@ class AnsorWinners:
         line = format_line(best)
         return Winner(program_name(line), best.latency, (best.workload_key, line))
 
-    def measure(self, winner: Winner) -> float:
-        """Builds a program and measures it, in a fresh process; infinity if it fails."""
+    def input_of(self, winner: Winner) -> Any:
+        """Returns the `MeasureInput` of a winner."""
         key, line = winner.program
         if not self._tasks:
             tasks = [create_task(self._tvm, what, self._target) for what in self._workloads]
             self._tasks = {str(task.workload_key): task for task in tasks}
         loaded, _ = self._ansor.measure_record.load_record_from_string(line)
-        inputs = [self._ansor.MeasureInput(self._tasks[key], loaded.state)]
-        built = self._builder.build(inputs, verbose=0)
-        return latency_of(self._runner.run(inputs, built, verbose=0)[0])
+        return self._ansor.MeasureInput(self._tasks[key], loaded.state)

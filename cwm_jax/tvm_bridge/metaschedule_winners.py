@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cwm_jax.search.confirmation import best_record
-from cwm_jax.tvm_bridge.measuring import MeasureConfig
 from cwm_jax.tvm_bridge.metaschedule_folder import line_of, search_records, tuning_record_of
 from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
 from cwm_jax.tvm_bridge.metaschedule_targets import host_target
 from cwm_jax.tvm_bridge.runtime import use
-from cwm_jax.tvm_bridge.search_benchmark import Winner, program_name
+from cwm_jax.tvm_bridge.search_benchmark import WINNERS_MEASURED, Winner, program_name
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 
@@ -21,14 +21,14 @@ class MetaScheduleWinners:
 
     Attributes:
         target: TVM target of this machine.
+        device: What measures winners.
     """
 
     def __init__(self, workloads: Sequence[str]) -> None:
         self._tvm = use("metaschedule")
         target = host_target(self._tvm)
         self.target = str(target)
-        config = MeasureConfig(build_timeout=60, run_timeout=30, repeat=3, min_repeat_ms=100)
-        self._device = MetaScheduleDevice(self._tvm, target, config)
+        self.device = MetaScheduleDevice(self._tvm, target, WINNERS_MEASURED)
         for text in workloads:  # refuses what is none before anything is searched
             parse_workload(text)
 
@@ -39,11 +39,6 @@ class MetaScheduleWinners:
         line = line_of(log, best)
         return Winner(program_name(line), best.latency, (log, line))
 
-    def measure(self, winner: Winner) -> float:
-        """Builds a program and measures it, in a fresh process; infinity if it fails."""
-        candidates = [tuning_record_of(self._tvm, *winner.program).as_measure_candidate()]
-        built = self._device.build(candidates)
-        try:
-            return self._device.latency(self._device.run(candidates, built)[0])
-        finally:
-            self._device.discard(built[0])
+    def input_of(self, winner: Winner) -> Any:
+        """Returns the `MeasureCandidate` of a winner."""
+        return tuning_record_of(self._tvm, *winner.program).as_measure_candidate()

@@ -1,7 +1,8 @@
 """Search curves of several cost models, compared fairly on one machine.
 
 Every search runs in a fresh process and models take turns, so that a drift of the machine
-touches all of them; the winners are then built again and measured in turn, several times.
+touches all of them; the winners are then built again and measured in turn, several times, each
+between runs of a reference program that says how fast the machine was.
 """
 
 import dataclasses
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from cwm_jax.errors import CwmError
+from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig, SteadyMeasurer
+from cwm_jax.tvm_bridge.reference import ReferenceRun
 
 _WORLD_MODEL = ("--cost-model", "world-model")
 # As their engines have them: neither measures its best programs again.
@@ -47,6 +50,16 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Ways to search, by engine, as options of `cwm tune`; a corpus follows `--pretrain`."""
+
+
+WINNERS_MEASURED = MeasureConfig(
+    build_timeout=60,
+    run_timeout=30,
+    repeat=3,
+    min_repeat_ms=100,
+    reference_every=1,
+    tolerance=0.1,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,14 +183,20 @@ class Winner(NamedTuple):
 
 
 class Winners(Protocol):
-    """What is an engine's own in the benchmark."""
+    """What is an engine's own in the benchmark.
+
+    Attributes:
+        device: Builds and runs by `WINNERS_MEASURED`.
+    """
+
+    device: Device
 
     def after(self, log: Path, trials: int) -> Winner:
         """Returns the fastest of the first `trials` records of a search's log."""
         ...
 
-    def measure(self, winner: Winner) -> float:
-        """Builds a program and measures it, in a fresh process; infinity if it fails."""
+    def input_of(self, winner: Winner) -> Any:
+        """Returns a winner as an input of `device`."""
         ...
 
 
@@ -187,9 +206,42 @@ def program_name(text: str | bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+class Remeasured(NamedTuple):
+    """A measurement of a winner.
+
+    Attributes:
+        latency: In seconds, scaled to the level; infinity if it failed.
+        level: Latency of the reference program that it is scaled to, in seconds.
+    """
+
+    latency: float
+    level: float
+
+
+def measurer_of(engine: Winners, file: Path) -> Callable[[Winner], Remeasured]:
+    """Returns what builds and measures winners, all of a file scaled to one level.
+
+    Args:
+        engine: Whose programs they are.
+        file: What `remeasure` writes.
+
+    Raises:
+        CorpusError: Whenever it measures, and the machine did not become steady.
+    """
+    levels = [row["level"] for row in _rows(file) if "level" in row]
+    history = [ReferenceRun(0.0, level, (), accepted=True) for level in levels[:1]]
+    measurer = SteadyMeasurer(engine.device, WINNERS_MEASURED, history)
+
+    def measure(winner: Winner) -> Remeasured:
+        (result,) = measurer.measure([engine.input_of(winner)])
+        return Remeasured(engine.device.latency(result), measurer.history[0].level)
+
+    return measure
+
+
 def remeasure(
     winners: Sequence[Winner],
-    measure: Callable[[Winner], float],
+    measure: Callable[[Winner], Remeasured],
     rounds: int,
     file: Path,
     report: Callable[[int], None] = lambda _: None,
@@ -200,30 +252,37 @@ def remeasure(
         winners: What to measure; equal programs are measured once a round.
         measure: Builds and measures one.
         rounds: How often each is built and measured.
-        file: JSON lines of what is measured; a call with the same winners goes on with it.
+        file: JSON lines of what is measured; a call with the same winners goes on with it. Rows of
+            before latencies were scaled count only as long as nothing is to be added to them.
         report: Called after every measurement with how many there are.
 
     Returns:
         The median latency of each in seconds; infinity where none succeeded.
     """
-    done: dict[tuple[str, int], float] = {}
-    if file.exists():
-        for line in file.read_bytes().splitlines():
-            known = orjson.loads(line)
-            latency = known["latency"]
-            done[known["program"], known["round"]] = math.inf if latency is None else latency
+    rows = _rows(file)
     distinct = {winner.name: winner for winner in winners}
-    for number in range(rounds):
-        for name, winner in distinct.items():
-            if (name, number) in done:
-                continue
-            latency = done[name, number] = measure(winner)
-            shown = latency if math.isfinite(latency) else None
-            with file.open("ab") as out:
-                row = {"program": name, "round": number, "latency": shown}
-                out.write(orjson.dumps(row) + b"\n")
-            report(len(done))
+    wanted = [(name, number) for number in range(rounds) for name in distinct]
+    if {*wanted} - {(row["program"], row["round"]) for row in rows}:
+        rows = [row for row in rows if "level" in row]
+    done = {
+        (row["program"], row["round"]): math.inf if row["latency"] is None else row["latency"]
+        for row in rows
+    }
+    for name, number in wanted:
+        if (name, number) in done:
+            continue
+        latency, level = measure(distinct[name])
+        done[name, number] = latency
+        shown = latency if math.isfinite(latency) else None
+        with file.open("ab") as out:
+            row = {"program": name, "round": number, "latency": shown, "level": level}
+            out.write(orjson.dumps(row) + b"\n")
+        report(len(done))
     return [
         statistics.median(done[winner.name, number] for number in range(rounds))
         for winner in winners
     ]
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
