@@ -346,7 +346,10 @@ def _other_devices(
                 left_out[f"{name} {key}"] = workload
             elif key not in held_out:
                 found[f"{name} {key}"] = workload
-    return found, left_out, engines
+    # What one log knows as a network's, another may hold as an operator.
+    of_test = {workload.key for workload in left_out.values()}
+    trained = {name: workload for name, workload in found.items() if workload.key not in of_test}
+    return trained, left_out, engines
 
 
 def trained_on(card: Mapping[str, Any], keys: Sequence[str]) -> set[str]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -228,13 +229,16 @@ def measurer_of(engine: Winners, file: Path) -> Callable[[Winner], Remeasured]:
     Raises:
         CorpusError: Whenever it measures, and the machine did not become steady.
     """
-    levels = [row["level"] for row in _rows(file) if "level" in row]
-    history = [ReferenceRun(0.0, level, (), accepted=True) for level in levels[:1]]
-    measurer = SteadyMeasurer(engine.device, WINNERS_MEASURED, history)
+
+    @cache  # nothing is built where all has been measured
+    def measurer() -> SteadyMeasurer:
+        levels = [row["level"] for row in _rows(file) if "level" in row]
+        history = [ReferenceRun(0.0, level, (), accepted=True) for level in levels[:1]]
+        return SteadyMeasurer(engine.device, WINNERS_MEASURED, history)
 
     def measure(winner: Winner) -> Remeasured:
-        (result,) = measurer.measure([engine.input_of(winner)])
-        return Remeasured(engine.device.latency(result), measurer.history[0].level)
+        (result,) = measurer().measure([engine.input_of(winner)])
+        return Remeasured(engine.device.latency(result), measurer().history[0].level)
 
     return measure
 
