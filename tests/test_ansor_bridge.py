@@ -23,9 +23,11 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import format_line
 from cwm_jax.search.planner import PlannerConfig
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel, schedules_of_states
+from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
 from cwm_jax.tvm_bridge.planned_search import PlannedSearch
 from cwm_jax.tvm_bridge.programs import program_of_task
-from cwm_jax.tvm_bridge.rounds import TuningConfig
+from cwm_jax.tvm_bridge.reference import append_reference, read_reference
+from cwm_jax.tvm_bridge.steady_search import reference_path
 from cwm_jax.tvm_bridge.tuning import resumable_records, schedule_text, tune_task
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
 
@@ -134,6 +136,33 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search)
     with pytest.warns(UserWarning, match="1 lines skipped"):
         records = load_records(log)
     assert len({format_line(r).split('"r"')[0] for r in records}) == 9  # none measured twice
+
+
+@pytest.mark.parametrize("search", ["evolutionary", "planner"])
+def test_a_search_measures_between_references(tvm, task, scorer, tmp_path, search):
+    log, other = tmp_path / "log.jsonl", tmp_path / "other.jsonl"
+    config = TuningConfig(
+        trials=7, round_size=3, min_repeat_ms=10, search=search, confirm=2, reference_every=2
+    )
+    result = tune_task(tvm, task, config, log, scorer=scorer)
+    assert all(math.isfinite(latency) for latency in result.latencies)
+    records = load_records(log)
+    assert [record.latency for record in records] == pytest.approx(result.latencies, rel=1e-5)
+    assert {len(record.costs) for record in records} == {3}
+    runs = read_reference(reference_path(log))
+    assert sum(run.kept for run in runs) >= 2 + 1 + 1 or not all(run.accepted for run in runs)
+    assert runs[0].kept <= 2 < len(runs[0].latencies)  # three candidates in groups of two
+    assert len({run.level for run in runs}) == 1
+    # What the level says a search is scaled to: here, to a machine of half this speed.
+    slower = dataclasses.replace(runs[0], level=2 * runs[0].level)
+    append_reference(reference_path(other), slower)
+    scaled = tune_task(tvm, task, config, other, scorer=scorer)
+    assert min(scaled.latencies) > 1.2 * min(result.latencies)
+
+    earlier = resumable_records(log, [task.workload_key], str(task.target))
+    more = dataclasses.replace(config, trials=9, reference_every=None)
+    with pytest.raises(RecordError, match="add --reference-every"):
+        tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
 
 
 @pytest.mark.parametrize("search", ["evolutionary", "planner"])

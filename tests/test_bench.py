@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cwm_jax.cli.main import main
+from cwm_jax.errors import CwmError
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.search_benchmark import (
     Remeasured,
@@ -12,6 +13,7 @@ from cwm_jax.tvm_bridge.search_benchmark import (
     folders_of,
     plan_runs,
     remeasure,
+    run_search,
 )
 from cwm_jax.tvm_bridge.throughput_benchmark import distinct_beginnings
 
@@ -48,6 +50,16 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     arguments[arguments.index("--rounds") + 1] = "2"
     assert main([*arguments, "--with", str(out)]) == 2
     assert "not measured in as many rounds" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, 1), (1, None), (1, 4)])
+def test_searches_that_were_measured_otherwise_are_not_compared(before, now, tmp_path):
+    (run,) = plan_runs([WORKLOAD], ["random"], [0], 4)
+    (tmp_path / f"{run.name}.json").write_text(json.dumps({"reference_every": before}))
+    kept = (run, "ansor", "none", tmp_path, tmp_path)
+    assert run_search(*kept, before)["reference_every"] == before
+    with pytest.raises(CwmError, match=f"--reference-every {before}, not {now}"):
+        run_search(*kept, now)
 
 
 def test_variants_take_turns_to_go_first():

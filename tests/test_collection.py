@@ -18,7 +18,6 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import read_programs
 from cwm_jax.tvm_bridge.ansor_measuring import AnsorDevice
 from cwm_jax.tvm_bridge.candidates import Mix, draw_candidates, mix_of_round
-from cwm_jax.tvm_bridge.collection import read_reference
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS, default_plan
 from cwm_jax.tvm_bridge.corpus_tasks import (
@@ -31,6 +30,7 @@ from cwm_jax.tvm_bridge.corpus_tasks import (
 )
 from cwm_jax.tvm_bridge.measuring import MeasureConfig
 from cwm_jax.tvm_bridge.networks import Network, network_tasks, parse_network
+from cwm_jax.tvm_bridge.reference import read_reference
 from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
 
 TARGET = "llvm -mcpu=core-avx2 -num-cores=2"

@@ -7,8 +7,8 @@ import pytest
 
 from cwm_jax import load_records
 from cwm_jax.errors import TargetError
+from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
 from cwm_jax.tvm_bridge.remote import Tracker, parse_tracker
-from cwm_jax.tvm_bridge.rounds import TuningConfig
 from cwm_jax.tvm_bridge.search_loop import Round
 from cwm_jax.tvm_bridge.targets import host_target
 from cwm_jax.tvm_bridge.tuning import tune_task

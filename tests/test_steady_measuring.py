@@ -3,14 +3,17 @@
 import itertools
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.errors import CorpusError
-from cwm_jax.tvm_bridge.measuring import MeasureConfig, SteadyMeasurer
-from cwm_jax.tvm_bridge.reference import ReferenceRun, group_scales, level_of
+from cwm_jax.errors import CorpusError, RecordError, TargetError
+from cwm_jax.tvm_bridge.measuring import MeasureConfig, SteadyMeasurer, kept_in
+from cwm_jax.tvm_bridge.reference import ReferenceRun, group_scales, level_of, read_reference
+from cwm_jax.tvm_bridge.search_loop import SearchSettings
+from cwm_jax.tvm_bridge.steady_search import check_reference, reference_path
 
 LEVEL = 1e-3
 AT_LEVEL = [ReferenceRun(0.0, LEVEL, (LEVEL, LEVEL), accepted=True, kept=1)]
@@ -83,6 +86,58 @@ def test_a_machine_that_is_never_steady_is_given_up_after_longer_and_longer_wait
         steady.measure(["a"])
     assert waits == [2.0, 4.0, 8.0, 16.0]
     assert device.discarded == ["a"]
+
+
+def test_where_it_need_not_insist_the_last_attempt_counts_as_its_references_say():
+    device = SharedMachine([1.5, 1.0, 2.0, 1.7, 1.0, 2.5])
+    config = MeasureConfig(reference_every=1, attempts=2, insist=False)
+    steady = SteadyMeasurer(device, config, AT_LEVEL, lambda _: None)
+    assert steady.measure(["a"]) == pytest.approx([LEVEL * 1.0 / 2.1])
+    assert [run.accepted for run in steady.history[1:]] == [False, False]
+
+
+def test_a_program_without_a_reference_around_it_counts_as_it_is():
+    device = SharedMachine([math.inf, 1.3, 1.0])
+    config = MeasureConfig(reference_every=1, attempts=1, insist=False)
+    steady = SteadyMeasurer(device, config, AT_LEVEL, lambda _: None)
+    assert steady.measure(["a"]) == pytest.approx([1.3 * LEVEL])
+
+
+def test_runs_of_the_reference_are_kept_in_a_file_and_gone_on_with(tmp_path):
+    file = tmp_path / "log.reference.jsonl"
+    config = MeasureConfig(reference_every=1)
+    kept_in(file, SharedMachine([1.1, 1.0, 1.1]), config).measure(["a"])
+    again = kept_in(file, SharedMachine([2.2, 2.0, 2.2]), config)
+    assert again.measure(["a"]) == pytest.approx([1.0 * LEVEL])
+    assert [run.latencies for run in read_reference(file)] == [
+        pytest.approx((factor * LEVEL, factor * LEVEL)) for factor in (1.1, 2.2)
+    ]
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_search_goes_on_only_as_it_was_measured(before, tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.touch()
+    if before:
+        reference_path(log).touch()
+    device = SimpleNamespace(kind=SimpleNamespace(name="llvm"))
+
+    def check(every: int | None) -> None:
+        settings = SearchSettings(trials=1, reference_every=every)
+        check_reference(settings, log, reference_path(log), device)
+
+    check(1 if before else None)
+    with pytest.raises(RecordError, match=r"cannot resume.*(add|leave out) --reference-every"):
+        check(None if before else 1)
+
+
+@pytest.mark.parametrize(("kind", "remote"), [("cuda", False), ("llvm", True)])
+def test_the_reference_runs_on_this_cpu_only(kind, remote, tmp_path):
+    settings = SearchSettings(trials=1, reference_every=1)
+    device = SimpleNamespace(kind=SimpleNamespace(name=kind))
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(TargetError, match="this machine's CPU"):
+        check_reference(settings, log, reference_path(log), device, remote=remote)
 
 
 def test_a_corpus_is_scaled_to_its_first_run_for_good():

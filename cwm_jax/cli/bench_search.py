@@ -84,6 +84,12 @@ def add_search_parser(kinds: Any) -> None:
         default=Path("tools/corpus/cpu-x86-2core"),
         help="what xgboost-pretrained learns from",
     )
+    search.add_argument(
+        "--reference-every",
+        type=positive,
+        metavar="N",
+        help="as for cwm tune, in all searches; winners are always measured so",
+    )
     search.add_argument("--rounds", type=positive, default=5, help="final measurements (5)")
     search.add_argument("--out", type=Path, default=Path("runs/bench-search"))
     add_json_option(search)
@@ -116,7 +122,9 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         bar = progress.add_task("searching", total=len(runs))
         for run, folder in folders.items():
             progress.update(bar, description=run.name)
-            data = benchmark.run_search(run, options.engine, checkpoint, options.corpus, folder)
+            data = benchmark.run_search(
+                run, options.engine, checkpoint, options.corpus, folder, options.reference_every
+            )
             seconds = _round_seconds(data["rounds"])
             log = benchmark.log_of(run, options.engine, folder)
             after = options.trials if run.trials == longest else [run.trials]
@@ -176,6 +184,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             "engine": options.engine,
             "target": engine.target,
             "checkpoint": checkpoint,
+            "reference_every": options.reference_every,
             "variants": summary,
             "optimum": {workload: latency for (_, workload), latency in reference.items()},
             "folders": {

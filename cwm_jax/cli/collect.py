@@ -105,13 +105,12 @@ def run(options: argparse.Namespace) -> int:
         CollectionConfig,
         collect,
         open_corpus,
-        read_reference,
         remeasure_some,
     )
     from cwm_jax.tvm_bridge.corpus_files import Corpus
     from cwm_jax.tvm_bridge.corpus_tasks import plan_tasks
     from cwm_jax.tvm_bridge.machine import machine_identity
-    from cwm_jax.tvm_bridge.measuring import MeasureConfig, SteadyMeasurer
+    from cwm_jax.tvm_bridge.measuring import MeasureConfig, kept_in
 
     console = Console(stderr=True)
     plan = _plan(options)
@@ -124,8 +123,7 @@ def run(options: argparse.Namespace) -> int:
         machine_identity(engine.target),
         lambda: plan_tasks(engine.source, plan, lambda name: say(console, f"extracting {name}")),
     )
-    history = read_reference(Corpus(options.out).reference)
-    measurer = SteadyMeasurer(engine.device, config, history)
+    measurer = kept_in(Corpus(options.out).reference, engine.device, config)
     if options.remeasure:
         return _remeasure(
             options,

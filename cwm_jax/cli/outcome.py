@@ -74,6 +74,7 @@ def finish(
             "search": options.search,
             "seed": options.seed,
             "trials": len(result.latencies),
+            "reference_every": options.reference_every,
             "latencies": [x if math.isfinite(x) else None for x in result.latencies],
             "best_latency": latency,
             "best_measured": measured,

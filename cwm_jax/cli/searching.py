@@ -44,6 +44,7 @@ def shared_settings(options: argparse.Namespace, tasks: int) -> dict[str, Any]:
         "search": options.search,
         "adaptation": options.adaptation,
         "confirm": confirmations(options, tasks),
+        "reference_every": options.reference_every,
     }
 
 

@@ -21,7 +21,7 @@ from cwm_jax.tvm_bridge.network_sources import networks_help
 from cwm_jax.tvm_bridge.workloads import operators_help, parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.rounds import TuningConfig
+    from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
     from cwm_jax.tvm_bridge.search_loop import Round
 
 
@@ -104,6 +104,14 @@ def add_parser(commands: Any) -> None:
         "than 32 trials a task)",
     )
     parser.add_argument(
+        "--reference-every",
+        type=positive,
+        metavar="N",
+        help="measure on a machine that changes its speed, such as one that others share: a "
+        "reference program runs after every N candidates and says how fast the machine was, to "
+        "which latencies are scaled; 1 is safest (default: measure without)",
+    )
+    parser.add_argument(
         "--export",
         type=Path,
         metavar="FILE.so",
@@ -182,8 +190,8 @@ def run(options: argparse.Namespace) -> int:
 
 def tuning_config(options: argparse.Namespace, tasks: int = 1) -> "TuningConfig":
     """Returns the settings that the options ask for, for so many tasks."""
+    from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
     from cwm_jax.tvm_bridge.remote import parse_tracker
-    from cwm_jax.tvm_bridge.rounds import TuningConfig
 
     return TuningConfig(
         **shared_settings(options, tasks),

@@ -46,25 +46,22 @@ class AnsorDevice:
         tvm: A TVM with Ansor.
         target: Of all programs.
         config: Settings.
+
+    Attributes:
+        reference: The reference program.
+        builder: What builds: an `auto_scheduler.ProgramBuilder`.
     """
 
     def __init__(self, tvm: Any, target: Any, config: MeasureConfig) -> None:
-        self._ansor = tvm.auto_scheduler
+        self._ansor, self._config = tvm.auto_scheduler, config
         # Builders link too, side by side: TVM's default leaves that to the runner, one by one.
         link = importlib.import_module(f"{tvm.__name__}.contrib.cc").create_shared
-        self._builder = self._ansor.LocalBuilder(timeout=config.build_timeout, build_func=link)
-        self._runner = self._ansor.LocalRunner(
-            timeout=config.run_timeout,
-            number=1,
-            repeat=config.repeat,
-            min_repeat_ms=config.min_repeat_ms,
-            enable_cpu_cache_flush=False,
-        )
+        self.builder = self._ansor.LocalBuilder(timeout=config.build_timeout, build_func=link)
         self.reference = reference_input(tvm, target)
 
     def build(self, inputs: Sequence[Any]) -> list[Any]:
         """Builds programs side by side."""
-        return list(self._builder.build(list(inputs), verbose=0))
+        return list(self.builder.build(list(inputs), verbose=0))
 
     def failure(self, built: Any) -> str:
         """Returns why a program was not built, "" if it was."""
@@ -74,7 +71,11 @@ class AnsorDevice:
         """Runs copies of what was built: TVM's runner deletes what it has run."""
         copies = [self._copy(program) for program in built]
         try:
-            return list(self._runner.run(list(inputs), copies, verbose=0))
+            # Not by a `LocalRunner`, which a search may have run programs by this very method.
+            config, number, cooldown, flush_cache, verbose = self._config, 1, 0.0, False, 0
+            timing = (config.run_timeout, number, config.repeat, config.min_repeat_ms)
+            run = self._ansor.measure.local_run
+            return list(run(list(inputs), copies, *timing, cooldown, flush_cache, verbose))
         finally:
             for copy in copies:
                 self.discard(copy)

@@ -3,12 +3,11 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import orjson
 
 from cwm_jax.errors import CorpusError
 from cwm_jax.records.ansor_log import LogSummary, iterate_records, load_records
@@ -20,7 +19,6 @@ from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, read_tasks, write_tasks
 from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.machine import note_machine
 from cwm_jax.tvm_bridge.measuring import SteadyMeasurer
-from cwm_jax.tvm_bridge.reference import ReferenceRun
 
 _REMEASURED_TOGETHER = 16
 
@@ -134,25 +132,6 @@ def open_corpus(
     return tasks
 
 
-def read_reference(path: Path) -> list[ReferenceRun]:
-    """Reads the runs of the reference program; a last line cut by a kill is dropped.
-
-    Corpora of before latencies were scaled say more of a run, which is left out.
-    """
-    names = {field.name for field in dataclasses.fields(ReferenceRun)}
-    runs: list[ReferenceRun] = []
-    if not path.exists():
-        return runs
-    for line in path.read_bytes().splitlines():
-        try:
-            fields = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            continue
-        fields["latencies"] = tuple(fields["latencies"])
-        runs.append(ReferenceRun(**{name: fields[name] for name in names if name in fields}))
-    return runs
-
-
 def collect(
     collector: Collector,
     folder: Path,
@@ -228,7 +207,7 @@ def _round(
     interrupt: Interrupt,
 ) -> CollectedRound:
     before = len(measurer.history)
-    results = _measure(corpus, measurer, drawn.inputs)
+    results = measurer.measure(drawn.inputs)
     if interrupt.requested:
         # Ctrl-C on a terminal also kills the programs under way, which look like failures.
         raise KeyboardInterrupt
@@ -243,21 +222,6 @@ def _round(
         total=0,
         first_error=errors[0] if errors else "",
     )
-
-
-def _measure(corpus: Corpus, measurer: SteadyMeasurer, inputs: Sequence[Any]) -> list[Any]:
-    """Measures candidates, and keeps the runs of the reference whatever comes of them."""
-    before = len(measurer.history)
-    try:
-        return measurer.measure(inputs) if inputs else []
-    finally:
-        _append_reference(corpus.reference, measurer.history[before:])
-
-
-def _append_reference(path: Path, runs: Iterable[ReferenceRun]) -> None:
-    with path.open("ab") as file:
-        for run in runs:
-            file.write(orjson.dumps(dataclasses.asdict(run)) + b"\n")
 
 
 def remeasure_some(
@@ -288,5 +252,5 @@ def remeasure_some(
     for start in range(0, len(sample), _REMEASURED_TOGETHER):
         part: list[Record] = sample[start : start + _REMEASURED_TOGETHER]
         drawn = collector.again(corpus, [(by_key[r.workload_key], r) for r in part])
-        drawn.keep(_measure(corpus, measurer, drawn.inputs))
+        drawn.keep(measurer.measure(drawn.inputs))
         report(start + len(part))

@@ -6,12 +6,21 @@ scaled (`cwm_jax.tvm_bridge.reference`).
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from cwm_jax.errors import CorpusError
-from cwm_jax.tvm_bridge.reference import ReferenceRun, group_scales, level_of
+from cwm_jax.tvm_bridge.reference import (
+    ReferenceRun,
+    append_reference,
+    group_scales,
+    level_of,
+    read_reference,
+)
 
 REFERENCE_SIZE = 384
 REFERENCE_BLOCK = (4, 16)
@@ -29,7 +38,8 @@ class MeasureConfig:
         min_repeat_ms: One of them runs the program for at least so long.
         reference_every: Candidates between two runs of the reference.
         tolerance: Largest relative distance between the references before and after a group.
-        attempts: After so many in a row of which nothing counts, `measure` gives up.
+        attempts: After so many in a row of which nothing counts, measuring gives up.
+        insist: Whether it fails then; else the last attempt counts, scaled by what there is.
     """
 
     build_timeout: int = 30
@@ -39,6 +49,7 @@ class MeasureConfig:
     reference_every: int = 16
     tolerance: float = 0.05
     attempts: int = 8
+    insist: bool = True
 
 
 class Device(Protocol):
@@ -75,6 +86,16 @@ class Device(Protocol):
         ...
 
 
+def measure_once(device: Device, inputs: Sequence[Any]) -> list[Any]:
+    """Builds candidates and runs each once, however fast the machine is."""
+    built = device.build(inputs)
+    try:
+        return device.run(inputs, built)
+    finally:
+        for program in built:
+            device.discard(program)
+
+
 def reference_product(te: Any) -> tuple[Any, Any, Any]:
     """Returns operands and result of the reference program, before any schedule.
 
@@ -99,6 +120,7 @@ class SteadyMeasurer:
         config: Settings.
         history: Earlier runs of the reference on this machine.
         wait: Called with the seconds to let an unsteady machine settle.
+        note: Called with every run of the reference.
 
     Raises:
         CorpusError: The reference program does not build.
@@ -110,11 +132,12 @@ class SteadyMeasurer:
         config: MeasureConfig,
         history: Sequence[ReferenceRun] = (),
         wait: Callable[[float], None] = time.sleep,
+        note: Callable[[ReferenceRun], None] = lambda _: None,
     ) -> None:
         self.config = config
         self.history = list(history)
         self._device = device
-        self._wait = wait
+        self._wait, self._note = wait, note
         (self._reference,) = device.build([device.reference])
         if failure := device.failure(self._reference):
             raise CorpusError(f"the reference program does not build: {failure}")
@@ -131,26 +154,33 @@ class SteadyMeasurer:
         Raises:
             CorpusError: The machine did not become steady.
         """
+        if not inputs:
+            return []
         built = self._device.build(inputs)
-        results: dict[int, Any] = {}
         try:
-            in_vain = 0
-            while len(results) < len(inputs):
-                if in_vain == self.config.attempts:
-                    raise self._unsteady()
-                pending = [at for at in range(len(inputs)) if at not in results]
-                kept = self._attempt(inputs, built, pending)
-                results |= kept
-                in_vain = 0 if kept else in_vain + 1
-                if in_vain:
-                    self._wait(min(60.0, 2.0**in_vain))
+            return self.run(inputs, built)
         finally:
             for program in built:
                 self._device.discard(program)
+
+    def run(self, inputs: Sequence[Any], built: Sequence[Any]) -> list[Any]:
+        """Does the same with what is built already, and leaves it as it is."""
+        results: dict[int, Any] = {}
+        in_vain, attempts = 0, self.config.attempts
+        while len(results) < len(inputs):
+            if in_vain == attempts:
+                raise self._unsteady()
+            pending = [at for at in range(len(inputs)) if at not in results]
+            whatever = in_vain + 1 == attempts and not self.config.insist
+            kept = self._attempt(inputs, built, pending, whatever=whatever)
+            results |= kept
+            in_vain = 0 if kept else in_vain + 1
+            if in_vain:
+                self._wait(min(60.0, 2.0**in_vain))
         return [results[at] for at in range(len(inputs))]
 
     def _attempt(
-        self, inputs: Sequence[Any], built: Sequence[Any], pending: Sequence[int]
+        self, inputs: Sequence[Any], built: Sequence[Any], pending: Sequence[int], *, whatever: bool
     ) -> dict[int, Any]:
         """Runs what is pending; returns the results that count, by position."""
         results, latencies = self._run(
@@ -159,9 +189,12 @@ class SteadyMeasurer:
         level = level_of(self.history, latencies)
         scales = group_scales(latencies, level, self.config.tolerance)
         count = sum(scale is not None for scale in scales)
-        self.history.append(
-            ReferenceRun(time.time(), level, latencies, count == len(scales), count)
-        )
+        run = ReferenceRun(time.time(), level, latencies, count == len(scales), count)
+        self.history.append(run)
+        self._note(run)
+        if whatever:
+            known = group_scales(latencies, level, math.inf)
+            scales = [1.0 if scale is None else scale for scale in known]
         kept: dict[int, Any] = {}
         for at, (place, result) in enumerate(zip(pending, results, strict=True)):
             scale = scales[at // self.config.reference_every]
@@ -198,3 +231,24 @@ class SteadyMeasurer:
             else:
                 results[at] = result
         return results, tuple(latencies)
+
+
+def kept_in(
+    file: Path,
+    device: Device,
+    config: MeasureConfig,
+    wait: Callable[[float], None] = time.sleep,
+) -> SteadyMeasurer:
+    """Returns a measurer that goes on with the runs of the reference in a file, and adds its own.
+
+    Args:
+        file: JSON lines, made by the first run.
+        device: As for `SteadyMeasurer`; so the rest.
+        config: Likewise.
+        wait: Likewise.
+
+    Raises:
+        CorpusError: Likewise.
+    """
+    note = partial(append_reference, file)
+    return SteadyMeasurer(device, config, read_reference(file), wait, note)

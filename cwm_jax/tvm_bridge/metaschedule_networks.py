@@ -23,7 +23,7 @@ from cwm_jax.tvm_bridge.metaschedule_rounds import (
     FoundRound,
     ModuleSearch,
     SearchConfig,
-    search_device,
+    search_measure,
     search_model,
 )
 from cwm_jax.tvm_bridge.network_rounds import (
@@ -77,7 +77,8 @@ def tune_modules(
         report: Called after every round.
 
     Raises:
-        RecordError: The folder holds another search.
+        RecordError: The folder holds another search, or was measured otherwise.
+        TargetError: The settings ask for references on another device than this CPU.
         KeyboardInterrupt: On Ctrl-C; the folder holds all finished rounds.
     """
     files = SearchFolder(tvm, folder)
@@ -92,7 +93,7 @@ def tune_modules(
     searches: dict[int, ModuleSearch] = {}
     with watch_interrupts() as interrupt:
         timed = search_model(tvm, config, scorer, interrupt)
-        device = search_device(tvm, target, config)
+        measure = search_measure(tvm, target, config, files, interrupt)
 
         def search_of(at: int) -> ModuleSearch:
             if at not in searches:
@@ -106,7 +107,7 @@ def tune_modules(
                     files,
                     records[at],
                     timed,
-                    device,
+                    measure,
                     interrupt,
                 )
             return searches[at]

@@ -2,15 +2,16 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from cwm_jax.ranking.online import Schedule
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.interrupts import Interrupt
-from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
+from cwm_jax.tvm_bridge.interrupts import Interrupt, SearchInterrupted
+from cwm_jax.tvm_bridge.measuring import measure_once
 from cwm_jax.tvm_bridge.metaschedule_cost_models import (
     CostModelName,
     TimedModel,
@@ -25,6 +26,12 @@ from cwm_jax.tvm_bridge.metaschedule_records import (
 )
 from cwm_jax.tvm_bridge.metaschedule_sources import Evolution, Imagination, Sampler, Source
 from cwm_jax.tvm_bridge.search_loop import Counts, SearchSettings, TaskRound
+from cwm_jax.tvm_bridge.steady_search import (
+    check_reference,
+    measure_config,
+    reference_path,
+    search_measurer,
+)
 
 _OFFERED = 4
 """Candidates that are offered for each one that the world model chooses to measure."""
@@ -69,6 +76,10 @@ class FoundRound(NamedTuple):
         return TaskRound(latencies, self.seconds, self.first_error, counts)
 
 
+Measure = Callable[[Sequence[Any]], list[Any]]
+"""`MeasureCandidate`s -> the `RunnerResult` of each."""
+
+
 class ModuleSearch:
     """A search of one module, asked for one round at a time.
 
@@ -81,7 +92,7 @@ class ModuleSearch:
         files: Where measurements go.
         earlier: Those of the module that are there already.
         timed: The cost model, which searches may share.
-        device: Builds and runs candidates; searches may share it.
+        measure: Builds and runs `MeasureCandidate`s; searches may share it.
         interrupt: Ends the search.
     """
 
@@ -95,12 +106,12 @@ class ModuleSearch:
         files: SearchFolder,
         earlier: Sequence[Record],
         timed: TimedModel,
-        device: Device,
+        measure: Measure,
         interrupt: Interrupt,
     ) -> None:
         self._tvm = tvm
-        self._device, self._program, self._target, self._files = device, program, target, files
-        self._interrupt = interrupt
+        self._program, self._target, self._files = program, target, files
+        self._measure_all, self._interrupt = measure, interrupt
         self._known = {record.steps for record in earlier}
         self._pool: dict[Schedule, Any] = {}
         self._timed = timed
@@ -264,12 +275,10 @@ class ModuleSearch:
         return taken
 
     def _measure(self, candidates: Sequence[Any]) -> list[Any]:
-        built = self._device.build(candidates)
         try:
-            results = self._device.run(candidates, built)
-        finally:
-            for program in built:
-                self._device.discard(program)
+            results = self._measure_all(candidates)
+        except SearchInterrupted:
+            raise KeyboardInterrupt from None
         self._stop_if_requested()  # the processes that measure were interrupted, too
         return results
 
@@ -289,18 +298,22 @@ def _first_error(results: Sequence[Any]) -> str:
     return next((error.splitlines()[-1] for error in errors if error), "")
 
 
-def search_device(tvm: Any, target: Any, config: SearchConfig) -> Device:
-    """Returns what measures in a search."""
-    return MetaScheduleDevice(
-        tvm,
-        target,
-        MeasureConfig(
-            build_timeout=config.timeout,
-            run_timeout=config.timeout,
-            repeat=1,
-            min_repeat_ms=config.min_repeat_ms,
-        ),
-    )
+def search_measure(
+    tvm: Any, target: Any, config: SearchConfig, files: SearchFolder, interrupt: Interrupt
+) -> Measure:
+    """Returns what measures in a search.
+
+    Raises:
+        RecordError: What the folder holds was measured otherwise.
+        TargetError: The reference program does not run on the target.
+    """
+    reference = reference_path(files.records)
+    check_reference(config, files.records, reference, target)
+    measured = measure_config(config, build_timeout=config.timeout, run_timeout=config.timeout)
+    device = MetaScheduleDevice(tvm, target, measured)
+    if config.reference_every is None:
+        return partial(measure_once, device)
+    return search_measurer(device, measured, reference, interrupt).measure
 
 
 def search_model(

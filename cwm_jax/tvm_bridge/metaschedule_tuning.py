@@ -12,7 +12,7 @@ from cwm_jax.tvm_bridge.metaschedule_rounds import (
     FoundRound,
     ModuleSearch,
     SearchConfig,
-    search_device,
+    search_measure,
     search_model,
 )
 from cwm_jax.tvm_bridge.search_loop import (
@@ -47,7 +47,8 @@ def tune_module(
         report: Called after every round.
 
     Raises:
-        RecordError: The folder holds another search.
+        RecordError: The folder holds another search, or was measured otherwise.
+        TargetError: The settings ask for references on another device than this CPU.
         ProgramError: MetaSchedule cannot tune the module.
     """
     from cwm_jax.tvm_bridge.metaschedule import workload_key
@@ -64,9 +65,9 @@ def tune_module(
 
     with watch_interrupts() as interrupt:
         timed = search_model(tvm, config, scorer, interrupt)
-        device = search_device(tvm, target, config)
+        measure = search_measure(tvm, target, config, files, interrupt)
         search = ModuleSearch(
-            tvm, module, program, target, config, files, records, timed, device, interrupt
+            tvm, module, program, target, config, files, records, timed, measure, interrupt
         )
         searched = Searched(
             program.workload_key,

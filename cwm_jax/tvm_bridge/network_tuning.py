@@ -8,6 +8,7 @@ from typing import Any
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.record import Record
 from cwm_jax.search.task_gradient import TaskProgress
+from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
 from cwm_jax.tvm_bridge.cost_models import create_cost_model
 from cwm_jax.tvm_bridge.interrupts import watch_interrupts
 from cwm_jax.tvm_bridge.network_rounds import (
@@ -20,12 +21,12 @@ from cwm_jax.tvm_bridge.network_rounds import (
 )
 from cwm_jax.tvm_bridge.rounds import (
     NextRound,
-    TuningConfig,
     guard_model,
     start_confirming,
     start_search,
 )
 from cwm_jax.tvm_bridge.search_loop import TaskRound
+from cwm_jax.tvm_bridge.search_measuring import SearchMeasuring
 from cwm_jax.tvm_bridge.tuning import measured_records
 
 _TAG = "auto_scheduler_task_scheduler_tag"
@@ -56,6 +57,8 @@ def tune_network(
 
     Raises:
         KeyboardInterrupt: On Ctrl-C; the log holds all finished rounds.
+        RecordError: As `tune_task`; so the next one.
+        TargetError: Likewise.
     """
     size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
     model, clock = create_cost_model(
@@ -75,16 +78,26 @@ def tune_network(
     searches: dict[int, NextRound] = {}
     with watch_interrupts() as interrupt:
         guard_model(model, config, interrupt)
+        measuring = SearchMeasuring(tvm, tasks[0][0].target, config, log, interrupt)
 
         def run_round(at: int, count: int) -> TaskRound:
             if at not in searches:
                 searches[at] = start_search(
-                    tvm, tasks[at][0], config, log, model, clock, records[at], interrupt
+                    tvm,
+                    tasks[at][0],
+                    config,
+                    log,
+                    measuring,
+                    model,
+                    clock,
+                    records[at],
+                    interrupt,
                 )
             return searches[at](count).told()
 
         def again(at: int, programs: Sequence[Record]) -> TaskRound:
-            return start_confirming(tvm, tasks[at][0], config, log, interrupt)(programs).told()
+            confirm = start_confirming(tvm, tasks[at][0], config, log, measuring, interrupt)
+            return confirm(programs).told()
 
         def measured(at: int) -> list[Record]:
             return measured_records(records[at], log, tasks[at][0].workload_key)

@@ -10,8 +10,10 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import orjson
 
 _FASTER_SHARE = 0.25
 
@@ -36,6 +38,31 @@ class ReferenceRun:
     kept: int = 0
 
 
+def read_reference(path: Path) -> list[ReferenceRun]:
+    """Reads the runs of the reference program; a last line cut by a kill is dropped.
+
+    Corpora of before latencies were scaled say more of a run, which is left out.
+    """
+    names = {field.name for field in dataclasses.fields(ReferenceRun)}
+    runs: list[ReferenceRun] = []
+    if not path.exists():
+        return runs
+    for line in path.read_bytes().splitlines():
+        try:
+            fields = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            continue
+        fields["latencies"] = tuple(fields["latencies"])
+        runs.append(ReferenceRun(**{name: fields[name] for name in names if name in fields}))
+    return runs
+
+
+def append_reference(path: Path, run: ReferenceRun) -> None:
+    """Appends a run of the reference program to a file."""
+    with path.open("ab") as file:
+        file.write(orjson.dumps(dataclasses.asdict(run)) + b"\n")
+
+
 def level_of(history: Sequence[ReferenceRun], latencies: Sequence[float]) -> float:
     """Returns the latency of the reference that a corpus is scaled to, in seconds.
 
@@ -46,8 +73,9 @@ def level_of(history: Sequence[ReferenceRun], latencies: Sequence[float]) -> flo
         history: Earlier runs in the order of time.
         latencies: Of a run in seconds, taken where it is the first.
     """
-    if history:
-        return history[0].level
+    for run in history:
+        if math.isfinite(run.level):
+            return run.level
     return float(np.quantile(latencies, _FASTER_SHARE, method="lower"))
 
 
@@ -64,6 +92,7 @@ def group_scales(latencies: Sequence[float], level: float, tolerance: float) -> 
     """
     scales: list[float | None] = []
     for before, after in itertools.pairwise(latencies):
-        steady = math.isfinite(before) and abs(after / before - 1) <= tolerance
+        known = math.isfinite(before) and math.isfinite(after)
+        steady = known and abs(after / before - 1) <= tolerance
         scales.append(level / statistics.mean((before, after)) if steady else None)
     return scales

@@ -1,6 +1,5 @@
 """Rounds of a search: each finds candidates, measures them, and appends them to the log."""
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,36 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 from cwm_jax.errors import TargetError
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.cost_models import Clock, CostModelName
-from cwm_jax.tvm_bridge.interrupts import Interrupt, sheltered_children
-from cwm_jax.tvm_bridge.remote import (
-    LOST_ROUNDS,
-    Tracker,
-    create_runner,
-    device_lost,
-    learning_from_answers,
-)
+from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
+from cwm_jax.tvm_bridge.cost_models import Clock
+from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.remote import LOST_ROUNDS, Tracker, device_lost, learning_from_answers
 from cwm_jax.tvm_bridge.results import first_error, latency_of
-from cwm_jax.tvm_bridge.search_loop import Counts, SearchSettings, TaskRound
-
-
-@dataclasses.dataclass(frozen=True)
-class TuningConfig(SearchSettings):
-    """Settings of a search of Ansor's.
-
-    Attributes:
-        cost_model: Which model ranks.
-        build_timeout: Seconds that one candidate may compile.
-        run_timeout: Seconds that one candidate may run.
-        tracker: Where devices to measure on are asked for; None for this machine.
-        pretrain: Corpus folder that XGBoost learns from before the search.
-    """
-
-    cost_model: CostModelName = "world-model"
-    build_timeout: int = 30
-    run_timeout: int = 15
-    tracker: Tracker | None = None
-    pretrain: Path | None = None
+from cwm_jax.tvm_bridge.search_loop import Counts, TaskRound
+from cwm_jax.tvm_bridge.search_measuring import SearchMeasuring
 
 
 class Found(NamedTuple):
@@ -74,6 +50,7 @@ def start_search(
     task: Any,
     config: TuningConfig,
     log: Path,
+    measuring: SearchMeasuring,
     model: Any,
     clock: Clock,
     earlier: list[Record],
@@ -86,6 +63,7 @@ def start_search(
         task: `auto_scheduler.SearchTask`.
         config: Settings.
         log: Ansor log that every round is appended to.
+        measuring: Builds and runs candidates.
         model: Cost model, timed by `clock` and guarded by `interrupt`.
         clock: Its clock.
         earlier: Records of this task that are measured already.
@@ -100,12 +78,17 @@ def start_search(
         TargetError: No remote device answers; also by a round, after `LOST_ROUNDS` in a row.
     """
     start = _planner if config.search == "planner" else _evolution
-    search = start(tvm, task, config, log, model, clock, earlier, interrupt)
+    search = start(tvm, task, config, log, measuring, model, clock, earlier, interrupt)
     return _until_answered(search, config.tracker, log)
 
 
 def start_confirming(
-    tvm: Any, task: Any, config: TuningConfig, log: Path, interrupt: Interrupt
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    measuring: SearchMeasuring,
+    interrupt: Interrupt,
 ) -> Callable[[Sequence[Record]], Found]:
     """Prepares measuring recorded programs of a task again.
 
@@ -114,6 +97,7 @@ def start_confirming(
         task: `auto_scheduler.SearchTask`.
         config: Settings.
         log: Ansor log that the measurements are appended to.
+        measuring: As for `start_search`.
         interrupt: As for `start_search`.
 
     Returns:
@@ -125,8 +109,7 @@ def start_confirming(
     def again(records: Sequence[Record]) -> Found:
         started = time.perf_counter()
         inputs = _inputs_of(ansor, task, records)
-        # Not before: a tracker would be asked for a device even if nothing is measured again.
-        results = _measuring(tvm, config, interrupt)(inputs)
+        results = measuring.measure(inputs)
         seconds = time.perf_counter() - started
         if interrupt.requested:
             raise KeyboardInterrupt
@@ -168,6 +151,7 @@ def _evolution(
     task: Any,
     config: TuningConfig,
     log: Path,
+    measuring: SearchMeasuring,
     model: Any,
     clock: Clock,
     earlier: list[Record],
@@ -187,17 +171,13 @@ def _evolution(
             verbose=0,
             init_search_callbacks=callbacks or None,
         )
-    measurer = ansor.measure.ProgramMeasurer(
-        _builder(ansor, config),
-        _runner(tvm, config),
-        [ansor.RecordToFile(str(log))],
-        verbose=0,
-    )
+    measurer = measuring.program_measurer()
 
     def next_round(size: int) -> Found:
         clock.calls.clear()
         started = time.perf_counter()
-        inputs, results = _one_round(policy, size, measurer, interrupt, log)
+        with measuring.of_ansor():
+            inputs, results = _one_round(policy, size, measurer, interrupt, log)
         if len(inputs) == 0:
             return Found((), (0.0, 0.0, 0.0))
         return Found(results, _phases(started, clock.calls, time.perf_counter()))
@@ -210,6 +190,7 @@ def _planner(
     task: Any,
     config: TuningConfig,
     log: Path,
+    measuring: SearchMeasuring,
     model: Any,
     clock: Clock,
     earlier: list[Record],
@@ -219,8 +200,7 @@ def _planner(
     from cwm_jax.tvm_bridge.planned_search import PlannedSearch
 
     ansor = tvm.auto_scheduler
-    measure = _measuring(tvm, config, interrupt)
-    search = PlannedSearch(tvm, task, model, measure, _search_seed(config, earlier))
+    search = PlannedSearch(tvm, task, model, measuring.measure, _search_seed(config, earlier))
     with _log_of(earlier) as earlier_log:
         if earlier_log is not None:
             model.update_from_file(str(earlier_log))
@@ -248,21 +228,6 @@ def _planner(
     return next_round
 
 
-def _measuring(
-    tvm: Any, config: TuningConfig, interrupt: Interrupt
-) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """Returns what builds and runs `MeasureInput`s, unless the user asked to stop."""
-    builder, runner = _builder(tvm.auto_scheduler, config), _runner(tvm, config)
-
-    def measure(inputs: Sequence[Any]) -> Sequence[Any]:
-        if interrupt.requested:
-            raise KeyboardInterrupt
-        with sheltered_children():
-            return runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
-
-    return measure
-
-
 def _inputs_of(ansor: Any, task: Any, records: Sequence[Record]) -> list[Any]:
     """Returns the `MeasureInput`s of records of a task."""
     load = ansor.measure_record.load_record_from_string
@@ -280,22 +245,6 @@ def _append(ansor: Any, log: Path, inputs: Sequence[Any], results: Sequence[Any]
 def _search_seed(config: TuningConfig, earlier: list[Record]) -> int:
     """Another seed than the first run's: the same samples would be drawn and skipped."""
     return config.seed + 1 + 1000 * len(earlier)
-
-
-def _builder(ansor: Any, config: TuningConfig) -> Any:
-    return ansor.LocalBuilder(timeout=config.build_timeout)
-
-
-def _runner(tvm: Any, config: TuningConfig) -> Any:
-    options = {
-        "timeout": config.run_timeout,
-        "repeat": 1,
-        "min_repeat_ms": config.min_repeat_ms,
-        "enable_cpu_cache_flush": False,
-    }
-    if config.tracker is None:
-        return tvm.auto_scheduler.LocalRunner(**options)
-    return create_runner(tvm, config.tracker, **options)
 
 
 def _one_round(

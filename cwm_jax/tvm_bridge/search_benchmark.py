@@ -105,7 +105,12 @@ def plan_runs(
 
 
 def run_search(
-    run: SearchRun, engine: str, checkpoint: str, corpus: Path, folder: Path
+    run: SearchRun,
+    engine: str,
+    checkpoint: str,
+    corpus: Path,
+    folder: Path,
+    reference_every: int | None = None,
 ) -> dict[str, Any]:
     """Runs one search in a process of its own, or returns what an earlier call finished.
 
@@ -117,19 +122,28 @@ def run_search(
         checkpoint: Of the world model.
         corpus: What a pretrained rival learns from.
         folder: Where logs and results are kept.
+        reference_every: As for `cwm tune`.
 
     Raises:
-        CwmError: The search failed.
+        CwmError: The search failed, or an earlier call's was measured otherwise.
     """
     result = folder / f"{run.name}.json"
     if result.exists():
-        return orjson.loads(result.read_bytes())
+        found = orjson.loads(result.read_bytes())
+        before = found.get("reference_every")
+        if before != reference_every:
+            raise CwmError(
+                f"{result}: was measured with --reference-every {before}, not {reference_every}; "
+                "name another --out"
+            )
+        return found
     log = log_of(run, engine, folder)
     command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--workload", run.workload]
     variant = VARIANTS[engine][run.variant]
     command += [*variant, *([str(corpus)] if variant[-1] == "--pretrain" else [])]
     command += ["--trials", str(run.trials), "--seed", str(run.seed), "--json", str(result)]
     command += ["--engine", engine, "--round", str(run.round_size), "--checkpoint", checkpoint]
+    command += ["--reference-every", str(reference_every)] if reference_every else []
     command += ["--resume" if log.exists() else "--log", str(log)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

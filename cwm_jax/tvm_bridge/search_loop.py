@@ -25,6 +25,8 @@ class SearchSettings:
             upper confidence bound.
         confirm: Trials of them that measure the best programs again, at the end
             (`cwm_jax.search.confirmation`).
+        reference_every: Candidates between two runs of the reference program that says how fast
+            the machine is (`cwm_jax.tvm_bridge.measuring`); None to measure without.
     """
 
     trials: int
@@ -34,6 +36,7 @@ class SearchSettings:
     search: SearchName = "evolutionary"
     adaptation: AdaptationName = "bound"
     confirm: int = 0
+    reference_every: int | None = None
 
 
 class Counts(NamedTuple):

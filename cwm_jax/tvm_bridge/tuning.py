@@ -9,10 +9,12 @@ from cwm_jax.errors import RecordError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
 from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
 from cwm_jax.tvm_bridge.cost_models import create_cost_model
 from cwm_jax.tvm_bridge.interrupts import watch_interrupts
-from cwm_jax.tvm_bridge.rounds import TuningConfig, guard_model, start_confirming, start_search
+from cwm_jax.tvm_bridge.rounds import guard_model, start_confirming, start_search
 from cwm_jax.tvm_bridge.search_loop import Round, Searched, SearchResult, search_in_rounds
+from cwm_jax.tvm_bridge.search_measuring import SearchMeasuring
 
 
 def resumable_records(log: Path, workload_keys: Collection[str], target: str) -> list[Record]:
@@ -65,6 +67,8 @@ def tune_task(
 
     Raises:
         KeyboardInterrupt: On Ctrl-C; the log holds all finished rounds.
+        RecordError: The log was measured otherwise than the settings say.
+        TargetError: The settings ask for references on another device than this CPU.
     """
     earlier = earlier or []
     model, clock = create_cost_model(
@@ -78,8 +82,11 @@ def tune_task(
     )
     with watch_interrupts() as interrupt:
         guard_model(model, config, interrupt)
-        next_round = start_search(tvm, task, config, log, model, clock, earlier, interrupt)
-        again = start_confirming(tvm, task, config, log, interrupt)
+        measuring = SearchMeasuring(tvm, task.target, config, log, interrupt)
+        next_round = start_search(
+            tvm, task, config, log, measuring, model, clock, earlier, interrupt
+        )
+        again = start_confirming(tvm, task, config, log, measuring, interrupt)
         searched = Searched(
             task.workload_key,
             str(task.target),

@@ -18,6 +18,7 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.program import programs_path, read_programs
 from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
+from cwm_jax.tvm_bridge.reference import read_reference
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = str(ROOT / "checkpoints" / "cpu-x86-2core")
@@ -134,15 +135,20 @@ def test_cwm_tune_measures_and_resumes(tmp_path, cost_model, search):
     assert read_programs(beside[0]) == read_programs(beside[1])
 
 
-def test_cwm_tune_measures_the_best_again(tmp_path):
+def test_cwm_tune_measures_the_best_again(tmp_path, capsys):
     folder, out = tmp_path / "search", tmp_path / "out.json"
     common = ["tune", "--engine", "metaschedule", "--workload", "dense:16,96,128", "--round", "4"]
     common += ["--checkpoint", CHECKPOINT, "--json", str(out), "--confirm", "4"]
-    assert main([*common, "--trials", "8", "--log", str(folder)]) == 0
+    steadily = [*common, "--reference-every", "2"]
+    assert main([*steadily, "--trials", "8", "--log", str(folder)]) == 0
     told = orjson.loads(out.read_bytes())
     assert [done["confirming"] for done in told["rounds"]] == [False, True, True]
-    assert told["best_measured"] == 3
+    assert told["best_measured"] == 9  # three times three
     records = load_records(folder / "records.jsonl")
+    assert {len(record.costs) for record in records} == {3}
+    runs = read_reference(folder / "records.reference.jsonl")
+    assert runs[0].kept in {0, 2, 4}  # four candidates in groups of two
+    assert {run.level for run in runs} == {runs[0].level}
     assert [record.latency for record in records] == told["latencies"]
     ordered = sorted(records[:4], key=lambda record: record.latency)
     finalists = {record.steps for record in ordered[:2]}
@@ -158,7 +164,9 @@ def test_cwm_tune_measures_the_best_again(tmp_path):
         database.write(lines[-1] + b"\n" + lines[-1][:40])
     with (folder / "records.jsonl").open("ab") as log:
         log.write(b'{"i": [["cut off')
-    assert main([*common, "--trials", "12", "--resume", str(folder)]) == 0
+    assert main([*common, "--trials", "12", "--resume", str(folder)]) == 2
+    assert "add --reference-every" in " ".join(capsys.readouterr().err.split())
+    assert main([*steadily, "--trials", "12", "--resume", str(folder)]) == 0
     told = orjson.loads(out.read_bytes())
     assert [done["confirming"] for done in told["rounds"]] == [True, True]
     resumed = (folder / "database_tuning_record.json").read_bytes().splitlines()

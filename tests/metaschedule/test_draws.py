@@ -1,6 +1,7 @@
 """A MetaSchedule search puts its world model to the test against random draws."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.measuring import measure_once
 from cwm_jax.tvm_bridge.metaschedule_folder import SearchFolder
 from cwm_jax.tvm_bridge.metaschedule_rounds import ModuleSearch, SearchConfig, search_model
 
@@ -50,7 +52,7 @@ def start(tvm, task, target, tmp_path):
     def begin(seconds, source):
         config = SearchConfig(trials=64, search=source, population=64)
         timed = search_model(tvm, config, Scorer.load("cpu-x86-2core"), Interrupt())
-        device = PretendDevice(tvm, seconds)
+        measure = partial(measure_once, PretendDevice(tvm, seconds))
         files = SearchFolder(tvm, tmp_path / "search")
         search = ModuleSearch(
             tvm,
@@ -61,7 +63,7 @@ def start(tvm, task, target, tmp_path):
             files,
             [],
             timed,
-            device,
+            measure,
             Interrupt(),
         )
         return search, timed.online
