@@ -44,12 +44,13 @@ def table(data: dict[str, Any]) -> list[str]:
     first, others = variants[0], variants[1:]
     longest = max(row["trials"] for row in data["rows"] if row["variant"] == first)
     shortest = min(row["trials"] for row in data["rows"])
+    compared = sorted({shortest, longest})
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for row in data["rows"]:
         if row["latency"] is not None:
             found[row["workload"], row["variant"], row["trials"]].append(row["latency"])
     heads = [f"{name}, {longest} trials" for name in variants]
-    ratios = [f"{n} trials: over {name}" for name in others for n in (shortest, longest)]
+    ratios = [f"{n} trials: over {name}" for name in others for n in compared]
     lines = ["| " + " | ".join(["workload", *heads, *ratios]) + " |"]
     lines.append("|" + "---|" * (1 + len(heads) + len(ratios)))
     for workload in dict.fromkeys(row["workload"] for row in data["rows"]):
@@ -60,7 +61,7 @@ def table(data: dict[str, Any]) -> list[str]:
             for name in variants
         ]
         for name in others:
-            for trials in (shortest, longest):
+            for trials in compared:
                 pairs = zip(
                     found[workload, first, trials], found[workload, name, trials], strict=False
                 )

@@ -117,7 +117,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     ]
     folders = benchmark.folders_of(runs, options.out, options.others)
     told: list[tuple[benchmark.SearchRun, int, float, benchmark.Winner]] = []
-    curves: list[dict[str, Any]] = []
+    searches: dict[benchmark.SearchRun, dict[str, Any]] = {}
     with Progress(console=console) as progress:
         bar = progress.add_task("searching", total=len(runs))
         for run, folder in folders.items():
@@ -129,23 +129,14 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             log = benchmark.log_of(run, options.engine, folder)
             after = options.trials if run.trials == longest else [run.trials]
             told += [(run, trials, seconds, engine.after(log, trials)) for trials in after]
-            best = best_so_far(data["latencies"])
-            curves.append(
-                {
-                    **dataclasses.asdict(run),
-                    "folder": folder.name,
-                    "best": _finite(best),
-                    **_clock(data),
-                    "predicted_per_second": _predicted_per_second(data["rounds"]),
-                }
-            )
+            searches[run] = data
             progress.advance(bar)
         own = {winner.name for run, *_, winner in told if folders[run] == options.out}
         bar = progress.add_task("measuring the winners", total=options.rounds * len(own))
         latencies: dict[tuple[Path, str], float] = {}
         for folder in dict.fromkeys(folders.values()):
             there = [winner for run, *_, winner in told if folders[run] == folder]
-            file = folder / "winners.jsonl"
+            file = folder / benchmark.WINNERS_FILE
             mine = folder == options.out
             measured = benchmark.remeasure(
                 there,
@@ -156,18 +147,32 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             )
             for winner, latency in zip(there, measured, strict=True):
                 latencies[folder, winner.name] = latency
+    scales = {
+        run: benchmark.to_winners_level(run, options.engine, folder)
+        for run, folder in folders.items()
+    }
     found: list[Found] = []
     reference: dict[tuple[Path, str], float] = {}
     rows: list[dict[str, Any]] = []
     for run, trials, seconds, winner in told:
-        folder = folders[run]
-        latency = latencies[folder, winner.name]
+        folder, latency = folders[run], latencies[folders[run], winner.name]
         if run.trials == longest:
             found.append(Found(run.workload, run.variant, run.seed, trials, latency, seconds))
         else:
             reference[folder, run.workload] = latency
         row = {**dataclasses.asdict(run), "folder": folder.name, "trials": trials}
-        rows.append(row | {"in_search": winner.latency, "latency": latency})
+        in_search = scales[run] * winner.latency
+        rows.append(row | {"in_search": in_search, "latency": latency})
+    curves = [
+        {
+            **dataclasses.asdict(run),
+            "folder": folders[run].name,
+            "best": _finite([scales[run] * best for best in best_so_far(data["latencies"])]),
+            **_clock(data),
+            "predicted_per_second": _predicted_per_second(data["rounds"]),
+        }
+        for run, data in searches.items()
+    ]
     optimum = {
         (run.workload, run.seed): reference[folder, run.workload]
         for run, folder in folders.items()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from cwm_jax.tvm_bridge.search_loop import SearchResult
 
 _PHASES = ("search", "measure", "model")
+_APART = 1.2
+"""Measurements of one program that differ by this factor make a search a lottery."""
 
 
 def seconds_by_phase(rounds: Sequence[Any]) -> dict[str, float]:
@@ -27,6 +29,23 @@ def say_none_succeeded(console: Console, result: "SearchResult", place: Path) ->
     """Says that a search found nothing, and why."""
     why = result.first_error or "no candidate was found"
     say(console, f"none of {len(result.latencies)} trials succeeded ({why}); log {place}")
+
+
+def runs_reference(options: argparse.Namespace, target: str) -> bool:
+    """Whether `--reference-every` could be given for a target."""
+    return "llvm" in target and not options.rpc
+
+
+def say_noise(console: Console, best: Record) -> None:
+    """Says what helps where measurements of the best program are far apart."""
+    low, high = min(best.costs), max(best.costs)
+    if high > _APART * low:
+        say(
+            console,
+            f"its measurements are {high / low - 1:.0%} apart: if other things run on this "
+            "machine, stop them; if others share it, --reference-every 1 tells a slow program from "
+            "a slow machine",
+        )
 
 
 def finish(
@@ -59,6 +78,8 @@ def finish(
         + (f" (mean of {measured} measurements)" if measured > 1 else "")
         + f", {len(result.latencies)} trials ({failed} failed)\n{seconds}\nlog {place}",
     )
+    if options.reference_every is None and runs_reference(options, result.target):
+        say_noise(console, best)
     if failed and result.first_error:
         say(console, f"first failure: {result.first_error}")
     if result.stopped_early:

@@ -16,7 +16,8 @@ from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.metaschedule_records import FAILED_SECONDS
 
-_RECORDS = "records.jsonl"
+SEARCH_RECORDS = "records.jsonl"
+"""In the folder of a search: its trials as records."""
 
 
 class SearchFolder:
@@ -30,7 +31,7 @@ class SearchFolder:
     def __init__(self, tvm: Any, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._ms = tvm.s_tir.meta_schedule
-        self.folder, self.records = folder, folder / _RECORDS
+        self.folder, self.records = folder, folder / SEARCH_RECORDS
         if self.records.exists():
             _cut_to_common_lines(self.records, folder / RECORDS_FILE)
         self.database = self._ms.database.JSONDatabase(
@@ -79,7 +80,7 @@ def _cut_to_common_lines(*paths: Path) -> None:
 
 def search_records(folder: Path) -> list[Record]:
     """Returns all trials of a search, in the order of its database's lines."""
-    return load_records(folder / _RECORDS, summary=LogSummary())
+    return load_records(folder / SEARCH_RECORDS, summary=LogSummary())
 
 
 def line_of(folder: Path, record: Record) -> bytes:

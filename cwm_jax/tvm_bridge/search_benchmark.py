@@ -22,7 +22,9 @@ import orjson
 
 from cwm_jax.errors import CwmError
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig, SteadyMeasurer
-from cwm_jax.tvm_bridge.reference import ReferenceRun
+from cwm_jax.tvm_bridge.metaschedule_folder import SEARCH_RECORDS
+from cwm_jax.tvm_bridge.reference import ReferenceRun, read_reference
+from cwm_jax.tvm_bridge.steady_search import reference_path
 
 _WORLD_MODEL = ("--cost-model", "world-model")
 # As their engines have them: neither measures its best programs again.
@@ -52,6 +54,9 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Ways to search, by engine, as options of `cwm tune`; a corpus follows `--pretrain`."""
 
+
+WINNERS_FILE = "winners.jsonl"
+"""In a folder of searches: what was measured of their winners."""
 
 WINNERS_MEASURED = MeasureConfig(
     build_timeout=60,
@@ -181,6 +186,18 @@ def folders_of(
 def log_of(run: SearchRun, engine: str, folder: Path) -> Path:
     """Where a search keeps its measurements: Ansor's log, or MetaSchedule's folder."""
     return folder / (f"{run.name}.jsonl" if engine == "ansor" else run.name)
+
+
+def to_winners_level(run: SearchRun, engine: str, folder: Path) -> float:
+    """Returns by what latencies of a search are multiplied to be comparable with its winners'.
+
+    Both are scaled to how fast the reference program was when they began; 1 where either is not.
+    """
+    log = log_of(run, engine, folder)
+    records = log if engine == "ansor" else log / SEARCH_RECORDS
+    searched = read_reference(reference_path(records))
+    winners = [row["level"] for row in _rows(folder / WINNERS_FILE) if "level" in row]
+    return winners[0] / searched[0].level if searched and winners else 1.0
 
 
 class Winner(NamedTuple):
