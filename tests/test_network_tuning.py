@@ -14,6 +14,8 @@ from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.search.confirmation import best_record
 from cwm_jax.tvm_bridge.network_sources import load_network
+from cwm_jax.tvm_bridge.reference import read_reference
+from cwm_jax.tvm_bridge.steady_search import reference_path
 
 RUN_ALONE = """
 import sys, numpy as np
@@ -77,6 +79,18 @@ def test_a_network_resumes_from_its_log(tuned, tmp_path):
     assert main([*arguments, "--resume", str(log), "--json", str(out)]) == 0
     assert len(load_records(log)) == 18
     assert json.loads(out.read_text())["trials"] == 18
+
+
+def test_tasks_of_a_network_are_measured_at_one_level(tmp_path):
+    log = tmp_path / "log.jsonl"
+    arguments = ["tune", "--network", "mlp:1", "--trials", "8", "--round", "1", "--confirm", "4"]
+    arguments += ["--cost-model", "random", "--reference-every", "1"]
+    assert main([*arguments, "--log", str(log)]) == 0
+    assert {len(record.costs) for record in load_records(log)} == {3}
+    runs = read_reference(reference_path(log))
+    assert len(runs) >= 8
+    assert {run.level for run in runs} == {runs[0].level}
+    assert main([*arguments[:-2], "--trials", "12", "--resume", str(log)]) == 2
 
 
 @pytest.mark.parametrize(

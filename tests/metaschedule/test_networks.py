@@ -14,6 +14,7 @@ from cwm_jax.tvm_bridge.metaschedule_networks import (
 from cwm_jax.tvm_bridge.metaschedule_rounds import SearchConfig
 from cwm_jax.tvm_bridge.metaschedule_targets import create_module
 from cwm_jax.tvm_bridge.networks import NETWORKS, parse_network
+from cwm_jax.tvm_bridge.reference import read_reference
 from cwm_jax.tvm_bridge.relax_networks import extract_modules, relax_module
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
@@ -64,7 +65,7 @@ def test_every_function_of_a_network_gets_its_program(tvm, target, tmp_path, cap
 def test_cwm_tune_tunes_compiles_and_resumes_a_network(tvm, tmp_path, capsys):
     folder, out, library = tmp_path / "search", tmp_path / "out.json", tmp_path / "mlp.so"
     common = ["tune", "--engine", "metaschedule", "--network", "mlp:1", "--round", "2"]
-    common += ["--json", str(out)]
+    common += ["--json", str(out), "--reference-every", "2"]
     assert main([*common, "--trials", "4", "--log", str(folder)]) == 0
     first = orjson.loads(out.read_bytes())
     assert [task["trials"] for task in first["tasks"]] == [1, 1, 1, 1]
@@ -75,6 +76,8 @@ def test_cwm_tune_tunes_compiles_and_resumes_a_network(tvm, tmp_path, capsys):
     second = orjson.loads(out.read_bytes())
     records = load_records(folder / "records.jsonl")
     assert 12 < second["trials"] == len(records) <= 20
+    runs = read_reference(folder / "records.reference.jsonl")
+    assert {run.level for run in runs} == {runs[0].level}  # of all tasks, and after resuming
     assert len({(record.workload_key, record.steps) for record in records}) == 12
     loaded = tvm.relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
     assert loaded is not None
