@@ -83,7 +83,7 @@ def test_a_network_resumes_from_its_log(tuned, tmp_path):
 
 def test_tasks_of_a_network_are_measured_at_one_level(tmp_path):
     log = tmp_path / "log.jsonl"
-    arguments = ["tune", "--network", "mlp:1", "--trials", "8", "--round", "1", "--confirm", "4"]
+    arguments = ["tune", "--network", "mlp:1", "--trials", "8", "--round", "1", "--confirm", "0"]
     arguments += ["--cost-model", "random", "--reference-every", "1"]
     assert main([*arguments, "--log", str(log)]) == 0
     assert {len(record.costs) for record in load_records(log)} == {3}
