@@ -196,8 +196,8 @@ def to_winners_level(run: SearchRun, engine: str, folder: Path) -> float:
     log = log_of(run, engine, folder)
     records = log if engine == "ansor" else log / SEARCH_RECORDS
     searched = read_reference(reference_path(records))
-    winners = [row["level"] for row in _rows(folder / WINNERS_FILE) if "level" in row]
-    return winners[0] / searched[0].level if searched and winners else 1.0
+    level = _level_of_winners(folder / WINNERS_FILE)
+    return level / searched[0].level if searched and level is not None else 1.0
 
 
 class Winner(NamedTuple):
@@ -263,8 +263,8 @@ def measurer_of(engine: Winners, file: Path) -> Callable[[Winner], Remeasured]:
 
     @cache  # nothing is built where all has been measured
     def measurer() -> SteadyMeasurer:
-        levels = [row["level"] for row in _rows(file) if "level" in row]
-        history = [ReferenceRun(0.0, level, (), accepted=True) for level in levels[:1]]
+        level = _level_of_winners(file)
+        history = [] if level is None else [ReferenceRun(0.0, level, (), accepted=True)]
         return SteadyMeasurer(engine.device, WINNERS_MEASURED, history)
 
     def measure(winner: Winner) -> Remeasured:
@@ -317,6 +317,11 @@ def remeasure(
         statistics.median(done[winner.name, number] for number in range(rounds))
         for winner in winners
     ]
+
+
+def _level_of_winners(file: Path) -> float | None:
+    """Latency of the reference that measurements of winners are scaled to; None if they are not."""
+    return next((row["level"] for row in _rows(file) if "level" in row), None)
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
