@@ -34,6 +34,7 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     assert data["variants"]["random"]["speedup"]["1"]["pairs"] == 1
     assert len(data["rows"]) == 5
     assert all(0 < row["latency"] < 1 for row in data["rows"])
+    assert all(row["spread"] == 1 for row in data["rows"])  # measured once
     assert all(len(curve["best"]) == curve["trials"] for curve in data["curves"])
     assert "geometric mean" in capsys.readouterr().out
 
@@ -109,11 +110,11 @@ def test_unscaled_measurements_count_until_something_is_added(tmp_path):
         return Remeasured(len(asked), 0.5)
 
     a, b = (Winner(name, 1.0, None) for name in "ab")
-    assert remeasure([a, b, a], measure, 1, file) == [9.0, 9.0, 9.0]
+    assert remeasure([a, b, a], measure, 1, file) == [[9.0], [9.0], [9.0]]
     assert asked == []
-    assert remeasure([a, b], measure, 3, file) == [3.0, 4.0]
+    assert remeasure([a, b], measure, 3, file) == [[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]]
     assert asked == ["a", "b"] * 3
-    assert remeasure([b, a], measure, 3, file) == [4.0, 3.0]
+    assert remeasure([b, a], measure, 3, file) == [[2.0, 4.0, 6.0], [1.0, 3.0, 5.0]]
     assert [json.loads(line).get("level") for line in file.read_text().splitlines()] == [
         *[None] * 2,
         *[0.5] * 6,

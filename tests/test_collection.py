@@ -73,6 +73,15 @@ def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     assert len(again) == 4
     assert {record.steps for record in again} <= {record.steps for record in grown}
 
+    tasks = read_tasks(corpus.tasks)
+    more = ["--workloads", "softmax:16,32", "softmax:8,64", "--round", "3", "--records", "3"]
+    assert main(["collect", "--out", str(out), *LOUD, *more, "--checkpoint", "none"]) == 0
+    assert read_tasks(corpus.tasks)[:2] == tasks
+    assert len(read_tasks(corpus.tasks)) == 3
+    assert len(read_programs(corpus.programs)) == 3
+    assert load_records(corpus.records)[:12] == grown
+    assert len(load_records(corpus.records)) == 15
+
     # An operator by itself counts as a network of its own name.
     ranking = ["eval", str(corpus.records), "--networks", "softmax", "lstm"]
     assert main([*ranking, "--json", str(tmp_path / "eval.json")]) == 0

@@ -2,8 +2,9 @@
 
     uv run python tools/summarise_searches.py tools/results/search.json --curves DIR
 
-Below the table, for each machine: the speed-up, the extreme pairs, and how much longer the winners
-took when they were measured again than in the search that chose them.
+Below the table, for each machine: the speed-up, the extreme pairs, how much longer the winners took
+when they were measured again than in the search that chose them, and how far the slowest of these
+measurements is from the fastest.
 
 Curves: best latency so far, as measured in the search, relative to the best that any search of the
 workload found; against trials, and against wall-clock seconds.
@@ -99,6 +100,12 @@ def by_machine(data: dict[str, Any]) -> list[str]:
                         f"{folder}, {trials} trials: winners of {name}, measured again, took "
                         f"{statistics.median(longer):.2f} times as long (median)"
                     )
+        spreads = [row["spread"] for row in rows if row.get("spread")]
+        if spreads:
+            lines.append(
+                f"{folder}: slowest over fastest measurement of a winner "
+                f"{statistics.median(spreads):.2f} (median), at most {max(spreads):.2f}"
+            )
     return lines
 
 

@@ -133,7 +133,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             progress.advance(bar)
         own = {winner.name for run, *_, winner in told if folders[run] == options.out}
         bar = progress.add_task("measuring the winners", total=options.rounds * len(own))
-        latencies: dict[tuple[Path, str], float] = {}
+        latencies: dict[tuple[Path, str], list[float]] = {}
         for folder in dict.fromkeys(folders.values()):
             there = [winner for run, *_, winner in told if folders[run] == folder]
             file = folder / benchmark.WINNERS_FILE
@@ -145,8 +145,8 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
                 file,
                 lambda count: progress.update(bar, completed=count),
             )
-            for winner, latency in zip(there, measured, strict=True):
-                latencies[folder, winner.name] = latency
+            for winner, rounds in zip(there, measured, strict=True):
+                latencies[folder, winner.name] = rounds
     scales = {
         run: benchmark.to_winners_level(run, options.engine, folder)
         for run, folder in folders.items()
@@ -155,14 +155,16 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     reference: dict[tuple[Path, str], float] = {}
     rows: list[dict[str, Any]] = []
     for run, trials, seconds, winner in told:
-        folder, latency = folders[run], latencies[folders[run], winner.name]
+        folder, measured = folders[run], latencies[folders[run], winner.name]
+        latency = statistics.median(measured)
         if run.trials == longest:
             found.append(Found(run.workload, run.variant, run.seed, trials, latency, seconds))
         else:
             reference[folder, run.workload] = latency
         row = {**dataclasses.asdict(run), "folder": folder.name, "trials": trials}
         in_search = scales[run] * winner.latency
-        rows.append(row | {"in_search": in_search, "latency": latency})
+        spread = max(measured) / min(measured)
+        rows.append(row | {"in_search": in_search, "latency": latency, "spread": spread})
     curves = [
         {
             **dataclasses.asdict(run),

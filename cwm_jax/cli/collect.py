@@ -48,13 +48,14 @@ def add_parser(commands: Any) -> None:
         "--networks",
         nargs="*",
         metavar="NAME:BATCH,LAYOUT",
-        help="networks whose tasks a new corpus holds (default: the project's list)",
+        help="networks whose tasks the corpus holds; one that exists takes in what it lacks "
+        "(default for a new one: the project's list)",
     )
     parser.add_argument(
         "--workloads",
         nargs="*",
         metavar="WORKLOAD",
-        help="operators that a new corpus holds, as for cwm tune (default: the project's list)",
+        help="operators, likewise, named as for cwm tune",
     )
     parser.add_argument(
         "--records", type=positive, default=32, help="records of each workload (default: 32)"
@@ -122,6 +123,7 @@ def run(options: argparse.Namespace) -> int:
         options.out,
         machine_identity(engine.target),
         lambda: plan_tasks(engine.source, plan, lambda name: say(console, f"extracting {name}")),
+        extend=options.networks is not None or options.workloads is not None,
     )
     measurer = kept_in(Corpus(options.out).reference, engine.device, config)
     if options.remeasure:

@@ -106,6 +106,8 @@ def open_corpus(
     folder: Path,
     machine: dict[str, Any],
     plan: Callable[[], list[CorpusTask]],
+    *,
+    extend: bool = False,
 ) -> list[CorpusTask]:
     """Creates a corpus, or checks and mends one that exists.
 
@@ -114,6 +116,7 @@ def open_corpus(
         folder: Of the corpus.
         machine: What this machine is; a corpus holds records of one only.
         plan: Lists the tasks of a new corpus.
+        extend: Whether one that exists takes in those that it lacks.
 
     Raises:
         CorpusError: The corpus belongs to other hardware, or is damaged.
@@ -122,11 +125,16 @@ def open_corpus(
     if corpus.records.exists() and not corpus.machine.exists():
         raise CorpusError(f"{corpus.folder}: has records but no {corpus.machine.name}")
     note_machine(corpus.machine, machine)
-    if not corpus.tasks.exists():
-        write_tasks(corpus.tasks, plan())
-    tasks = read_tasks(corpus.tasks)
-    if not corpus.programs.exists():
+    tasks = read_tasks(corpus.tasks) if corpus.tasks.exists() else []
+    known = {task.workload_key for task in tasks}
+    planned = plan() if extend or not tasks else []
+    added = [task for task in planned if task.workload_key not in known]
+    tasks += added
+    # Before the tasks: no task may lack its program.
+    if added or not corpus.programs.exists():
         write_programs(map(collector.program, tasks), corpus.programs)
+    if added:
+        write_tasks(corpus.tasks, tasks)
     if corpus.records.exists():
         drop_unfinished_member(corpus.records)
     return tasks

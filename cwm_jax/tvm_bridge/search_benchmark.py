@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import math
 import re
-import statistics
 import subprocess
 import sys
 from collections import defaultdict
@@ -280,7 +279,7 @@ def remeasure(
     rounds: int,
     file: Path,
     report: Callable[[int], None] = lambda _: None,
-) -> list[float]:
+) -> list[list[float]]:
     """Measures programs in turn, `rounds` times.
 
     Args:
@@ -292,7 +291,7 @@ def remeasure(
         report: Called after every measurement with how many there are.
 
     Returns:
-        The median latency of each in seconds; infinity where none succeeded.
+        The latencies of each in seconds, round by round; infinity for a failure.
     """
     rows = _rows(file)
     distinct = {winner.name: winner for winner in winners}
@@ -313,10 +312,7 @@ def remeasure(
             row = {"program": name, "round": number, "latency": shown, "level": level}
             out.write(orjson.dumps(row) + b"\n")
         report(len(done))
-    return [
-        statistics.median(done[winner.name, number] for number in range(rounds))
-        for winner in winners
-    ]
+    return [[done[winner.name, number] for number in range(rounds)] for winner in winners]
 
 
 def _level_of_winners(file: Path) -> float | None:
