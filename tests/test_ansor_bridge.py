@@ -22,14 +22,16 @@ from cwm_jax.ranking.online import OnlineRanker, TrustWarning
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import format_line
 from cwm_jax.search.planner import PlannerConfig
-from cwm_jax.tvm_bridge.ansor import WorldModelCostModel, schedules_of_states
-from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
-from cwm_jax.tvm_bridge.planned_search import PlannedSearch
-from cwm_jax.tvm_bridge.programs import program_of_task
+from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
+from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
+from cwm_jax.tvm_bridge.ansor.planned_search import PlannedSearch
+from cwm_jax.tvm_bridge.ansor.programs import program_of_task
+from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
+from cwm_jax.tvm_bridge.ansor.tuning import resumable_records, schedule_text, tune_task
+from cwm_jax.tvm_bridge.ansor.workloads import create_task
 from cwm_jax.tvm_bridge.reference import append_reference, read_reference
 from cwm_jax.tvm_bridge.steady_search import reference_path
-from cwm_jax.tvm_bridge.tuning import resumable_records, schedule_text, tune_task
-from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
+from cwm_jax.tvm_bridge.workloads import parse_workload
 
 ROOT = Path(__file__).parents[1]
 WORKLOAD = "matmul:64,64,64"

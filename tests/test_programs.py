@@ -21,9 +21,10 @@ from cwm_jax.records.program import (
     shape_only_program,
     write_programs,
 )
+from cwm_jax.tvm_bridge.ansor.programs import program_of_task
+from cwm_jax.tvm_bridge.ansor.workloads import create_task
 from cwm_jax.tvm_bridge.index_patterns import digits_of_index
-from cwm_jax.tvm_bridge.programs import program_of_task
-from cwm_jax.tvm_bridge.workloads import OPERATORS, create_task, parse_workload
+from cwm_jax.tvm_bridge.workloads import OPERATORS, parse_workload
 
 
 def program_of(tvm, text: str):

@@ -7,12 +7,13 @@ import pytest
 
 from cwm_jax import load_records
 from cwm_jax.errors import TargetError
-from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
-from cwm_jax.tvm_bridge.remote import Tracker, parse_tracker
+from cwm_jax.tvm_bridge.ansor.remote import Tracker, parse_tracker
+from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
+from cwm_jax.tvm_bridge.ansor.targets import host_target
+from cwm_jax.tvm_bridge.ansor.tuning import tune_task
+from cwm_jax.tvm_bridge.ansor.workloads import create_task
 from cwm_jax.tvm_bridge.search_loop import Round
-from cwm_jax.tvm_bridge.targets import host_target
-from cwm_jax.tvm_bridge.tuning import tune_task
-from cwm_jax.tvm_bridge.workloads import create_task, parse_workload
+from cwm_jax.tvm_bridge.workloads import parse_workload
 
 KEY = "cwm"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cwm_jax.errors import TargetError
-from cwm_jax.tvm_bridge.targets import host_target, llvm_cpu_name, resolve_target
+from cwm_jax.tvm_bridge.ansor.targets import host_target, llvm_cpu_name, resolve_target
 
 AVX2 = {"avx", "avx2", "fma", "sse4_2"}
 SKYLAKE = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"}

@@ -21,9 +21,9 @@ _RUN = """
 import sys, json
 from cwm_jax.tvm_bridge.runtime import use
 tvm = use("metaschedule")
-from cwm_jax.tvm_bridge.metaschedule_networks import random_arguments, time_executable
-from cwm_jax.tvm_bridge.metaschedule_targets import host_target
-from cwm_jax.tvm_bridge.relax_sources import load_relax_network
+from cwm_jax.tvm_bridge.metaschedule.networks import random_arguments, time_executable
+from cwm_jax.tvm_bridge.metaschedule.targets import host_target
+from cwm_jax.tvm_bridge.metaschedule.relax_sources import load_relax_network
 network, library = sys.argv[1:]
 arguments = random_arguments(load_relax_network(tvm, network).module, 0)
 found = time_executable(tvm, tvm.runtime.load_module(library), host_target(tvm), arguments, 3)

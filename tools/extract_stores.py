@@ -12,10 +12,11 @@ from rich.progress import Progress
 
 from cwm_jax.records.ansor_log import LogSummary, load_records
 from cwm_jax.records.store_features import stores_path, write_stores
+from cwm_jax.tvm_bridge.ansor.store_features import extract_stores
+from cwm_jax.tvm_bridge.ansor.tasks import search_task
 from cwm_jax.tvm_bridge.corpus_files import Corpus
-from cwm_jax.tvm_bridge.corpus_tasks import read_tasks, search_task
+from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 from cwm_jax.tvm_bridge.runtime import use
-from cwm_jax.tvm_bridge.store_features import extract_stores
 
 
 def main() -> None:

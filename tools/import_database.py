@@ -12,7 +12,7 @@ from cwm_jax.records.ansor_log import LogSummary, format_line
 from cwm_jax.records.gzip_log import append_member
 from cwm_jax.records.metaschedule_database import iterate_database
 from cwm_jax.records.program import programs_path, write_programs
-from cwm_jax.tvm_bridge.database_programs import programs_of_database
+from cwm_jax.tvm_bridge.metaschedule.database_programs import programs_of_database
 from cwm_jax.tvm_bridge.runtime import use
 
 

@@ -20,10 +20,10 @@ from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records
 from cwm_jax.records.gzip_log import append_member
 from cwm_jax.records.program import Program, write_programs
 from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.ansor.named_workloads import rebuild_workload
+from cwm_jax.tvm_bridge.ansor.programs import NO_REWRITE
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
-from cwm_jax.tvm_bridge.named_workloads import rebuild_workload
-from cwm_jax.tvm_bridge.programs import NO_REWRITE
 from cwm_jax.tvm_bridge.runtime import use
 
 

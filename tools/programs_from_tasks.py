@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from cwm_jax.records.program import write_programs
-from cwm_jax.tvm_bridge.programs import programs_of_tasks_file
+from cwm_jax.tvm_bridge.ansor.programs import programs_of_tasks_file
 from cwm_jax.tvm_bridge.runtime import use
 
 

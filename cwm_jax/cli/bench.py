@@ -50,10 +50,10 @@ def add_parser(commands: Any) -> None:
 def _boundary(engine: str) -> "Callable[[str, Scorer, int], Boundary]":
     """Returns the engine's part; a process holds one TVM."""
     if engine == "ansor":
-        from cwm_jax.tvm_bridge.ansor_throughput import ansor_boundary
+        from cwm_jax.tvm_bridge.ansor.throughput import ansor_boundary
 
         return ansor_boundary
-    from cwm_jax.tvm_bridge.metaschedule_throughput import metaschedule_boundary
+    from cwm_jax.tvm_bridge.metaschedule.throughput import metaschedule_boundary
 
     return metaschedule_boundary
 

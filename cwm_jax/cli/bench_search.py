@@ -148,7 +148,10 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             for winner, rounds in zip(there, measured, strict=True):
                 latencies[folder, winner.name] = rounds
     scales = {
-        run: benchmark.to_winners_level(run, options.engine, folder)
+        run: benchmark.to_winners_level(
+            engine.records(benchmark.log_of(run, options.engine, folder)),
+            folder / benchmark.WINNERS_FILE,
+        )
         for run, folder in folders.items()
     }
     found: list[Found] = []
@@ -217,10 +220,10 @@ def _refuse_to_measure(folder: Path) -> "Callable[[Winner], Remeasured]":
 def _winners(engine: str, workloads: Sequence[str]) -> Any:
     """Returns the engine's part; a process holds one TVM."""
     if engine == "ansor":
-        from cwm_jax.tvm_bridge.ansor_winners import AnsorWinners
+        from cwm_jax.tvm_bridge.ansor.winners import AnsorWinners
 
         return AnsorWinners(workloads)
-    from cwm_jax.tvm_bridge.metaschedule_winners import MetaScheduleWinners
+    from cwm_jax.tvm_bridge.metaschedule.winners import MetaScheduleWinners
 
     return MetaScheduleWinners(workloads)
 

@@ -102,12 +102,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Collects and reports."""
-    from cwm_jax.tvm_bridge.collection import (
-        CollectionConfig,
-        collect,
-        open_corpus,
-        remeasure_some,
-    )
+    from cwm_jax.tvm_bridge.collection import CollectionConfig, collect, open_corpus, remeasure_some
     from cwm_jax.tvm_bridge.corpus_files import Corpus
     from cwm_jax.tvm_bridge.corpus_tasks import plan_tasks
     from cwm_jax.tvm_bridge.machine import machine_identity
@@ -183,11 +178,11 @@ class _Engine(NamedTuple):
 
 
 def _ansor(target: str | None, scorer: "Scorer | None", config: "MeasureConfig") -> _Engine:
-    from cwm_jax.tvm_bridge.ansor_collection import AnsorCollector
-    from cwm_jax.tvm_bridge.ansor_measuring import AnsorDevice
-    from cwm_jax.tvm_bridge.corpus_tasks import AnsorTasks
+    from cwm_jax.tvm_bridge.ansor.collection import AnsorCollector
+    from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
+    from cwm_jax.tvm_bridge.ansor.targets import resolve_target
+    from cwm_jax.tvm_bridge.ansor.tasks import AnsorTasks
     from cwm_jax.tvm_bridge.runtime import use
-    from cwm_jax.tvm_bridge.targets import resolve_target
 
     tvm = use("ansor")
     found = resolve_target(tvm, target)
@@ -200,9 +195,9 @@ def _ansor(target: str | None, scorer: "Scorer | None", config: "MeasureConfig")
 
 
 def _metaschedule(target: str | None, scorer: "Scorer | None", config: "MeasureConfig") -> _Engine:
-    from cwm_jax.tvm_bridge.metaschedule_collection import MetaScheduleCollector, ModuleTasks
-    from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
-    from cwm_jax.tvm_bridge.metaschedule_targets import resolve_target
+    from cwm_jax.tvm_bridge.metaschedule.collection import MetaScheduleCollector, ModuleTasks
+    from cwm_jax.tvm_bridge.metaschedule.measuring import MetaScheduleDevice
+    from cwm_jax.tvm_bridge.metaschedule.targets import resolve_target
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")

@@ -17,11 +17,11 @@ from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, log_path, shared_settings, shown_search
 from cwm_jax.errors import CwmError
 from cwm_jax.records.program import programs_path, write_programs
-from cwm_jax.tvm_bridge.network_sources import networks_help
+from cwm_jax.tvm_bridge.ansor.network_sources import networks_help
 from cwm_jax.tvm_bridge.workloads import operators_help, parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
+    from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
     from cwm_jax.tvm_bridge.search_loop import Round
 
 
@@ -153,15 +153,11 @@ def run(options: argparse.Namespace) -> int:
     log = log_path(options, options.workload)
     scorer = load_scorer(options)
 
-    from cwm_jax.tvm_bridge.programs import program_of_task
+    from cwm_jax.tvm_bridge.ansor.programs import program_of_task
+    from cwm_jax.tvm_bridge.ansor.targets import resolve_target
+    from cwm_jax.tvm_bridge.ansor.tuning import resumable_records, schedule_text, tune_task
+    from cwm_jax.tvm_bridge.ansor.workloads import create_task
     from cwm_jax.tvm_bridge.runtime import use
-    from cwm_jax.tvm_bridge.targets import resolve_target
-    from cwm_jax.tvm_bridge.tuning import (
-        resumable_records,
-        schedule_text,
-        tune_task,
-    )
-    from cwm_jax.tvm_bridge.workloads import create_task
 
     tvm = use("ansor")
     task = create_task(tvm, workload, resolve_target(tvm, options.target, remote=bool(options.rpc)))
@@ -190,8 +186,8 @@ def run(options: argparse.Namespace) -> int:
 
 def tuning_config(options: argparse.Namespace, tasks: int = 1) -> "TuningConfig":
     """Returns the settings that the options ask for, for so many tasks."""
-    from cwm_jax.tvm_bridge.ansor_settings import TuningConfig
-    from cwm_jax.tvm_bridge.remote import parse_tracker
+    from cwm_jax.tvm_bridge.ansor.remote import parse_tracker
+    from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 
     return TuningConfig(
         **shared_settings(options, tasks),

@@ -12,7 +12,7 @@ from cwm_jax.errors import CwmError
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.metaschedule_rounds import SearchConfig
+    from cwm_jax.tvm_bridge.metaschedule.rounds import SearchConfig
     from cwm_jax.tvm_bridge.search_loop import Round
 
 
@@ -23,9 +23,9 @@ def run_metaschedule(options: argparse.Namespace) -> int:
     folder = search_folder(options, options.workload)
     scorer = load_scorer(options)
 
-    from cwm_jax.tvm_bridge.metaschedule_folder import line_of, tuning_record_of
-    from cwm_jax.tvm_bridge.metaschedule_targets import create_module, resolve_target
-    from cwm_jax.tvm_bridge.metaschedule_tuning import tune_module
+    from cwm_jax.tvm_bridge.metaschedule.folder import line_of, tuning_record_of
+    from cwm_jax.tvm_bridge.metaschedule.targets import create_module, resolve_target
+    from cwm_jax.tvm_bridge.metaschedule.tuning import tune_module
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
@@ -50,7 +50,7 @@ def run_metaschedule(options: argparse.Namespace) -> int:
 
 def search_config(options: argparse.Namespace, tasks: int = 1) -> "SearchConfig":
     """Returns the settings that the options ask for, for so many tasks."""
-    from cwm_jax.tvm_bridge.metaschedule_rounds import SearchConfig
+    from cwm_jax.tvm_bridge.metaschedule.rounds import SearchConfig
 
     return SearchConfig(**shared_settings(options, tasks), cost_model=options.cost_model)
 

@@ -26,14 +26,14 @@ TIMINGS = 5
 
 def run_network(options: argparse.Namespace) -> int:
     """Tunes, compiles, times and exports a network."""
-    from cwm_jax.tvm_bridge.deployment import build_network, random_inputs, time_network
-    from cwm_jax.tvm_bridge.network_sources import load_network
-    from cwm_jax.tvm_bridge.network_tuning import tune_network
-    from cwm_jax.tvm_bridge.networks import extract_tasks
-    from cwm_jax.tvm_bridge.programs import program_of_task
+    from cwm_jax.tvm_bridge.ansor.deployment import build_network, random_inputs, time_network
+    from cwm_jax.tvm_bridge.ansor.network_sources import load_network
+    from cwm_jax.tvm_bridge.ansor.network_tuning import tune_network
+    from cwm_jax.tvm_bridge.ansor.programs import program_of_task
+    from cwm_jax.tvm_bridge.ansor.relay_networks import extract_tasks
+    from cwm_jax.tvm_bridge.ansor.targets import resolve_target
+    from cwm_jax.tvm_bridge.ansor.tuning import resumable_records
     from cwm_jax.tvm_bridge.runtime import use
-    from cwm_jax.tvm_bridge.targets import resolve_target
-    from cwm_jax.tvm_bridge.tuning import resumable_records
 
     check_export(options.export)
     log = log_path(options, options.network)

@@ -28,16 +28,16 @@ def run_relax(options: argparse.Namespace) -> int:
     folder = search_folder(options, options.network)
     scorer = load_scorer(options)
 
-    from cwm_jax.tvm_bridge.metaschedule_networks import (
+    from cwm_jax.tvm_bridge.metaschedule.networks import (
         compile_network,
         programs_of_tasks,
         random_arguments,
         time_executable,
         tune_modules,
     )
-    from cwm_jax.tvm_bridge.metaschedule_targets import resolve_target
-    from cwm_jax.tvm_bridge.relax_networks import extract_modules
-    from cwm_jax.tvm_bridge.relax_sources import load_relax_network
+    from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules
+    from cwm_jax.tvm_bridge.metaschedule.relax_sources import load_relax_network
+    from cwm_jax.tvm_bridge.metaschedule.targets import resolve_target
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")

@@ -11,7 +11,8 @@ and what resembles many measured candidates can hardly surprise any more.
 """
 
 import dataclasses
-from typing import NamedTuple
+import sys
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -49,6 +50,16 @@ class AdaptationConfig:
     exploration: float = 1.5
     residual: float = 0.15
     drawn: float = 0.25
+
+
+AdaptationName = Literal["none", "mean", "bound"]
+
+ADAPTATIONS: dict[AdaptationName, AdaptationConfig] = {
+    "none": AdaptationConfig(minimum=sys.maxsize, exploration=0.0, drawn=0.0),
+    "mean": AdaptationConfig(exploration=0.0),
+    "bound": AdaptationConfig(),
+}
+"""How measurements may correct the ranking, by the name that `cwm tune` takes."""
 
 
 class Adaptation(NamedTuple):

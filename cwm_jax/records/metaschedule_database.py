@@ -2,8 +2,8 @@
 
 A database is a folder with a file of workloads, `[hash, module]` a line, and one of records,
 `[workload, [trace, seconds, target, arguments]]` a line (`JSONDatabase` of TVM). The modules are
-TVM objects; `cwm_jax.tvm_bridge.database_programs` converts them once, so that the rest needs no
-TVM.
+TVM objects; `cwm_jax.tvm_bridge.metaschedule.database_programs` converts them once, so that the
+rest needs no TVM.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

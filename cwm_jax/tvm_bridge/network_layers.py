@@ -1,6 +1,6 @@
 """Layers of neural networks, for the networks whose tasks are tuned.
 
-Expressions are Relay's, or Relax's under Relay's names (`cwm_jax.tvm_bridge.relax_networks`).
+Expressions are Relay's, or Relax's under Relay's names (`RelaxOps`).
 
 Only shapes matter to a tuner: weights are free variables, and batch normalisation is the bias
 that a compiler folds it into.

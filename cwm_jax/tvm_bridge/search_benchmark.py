@@ -21,7 +21,6 @@ import orjson
 
 from cwm_jax.errors import CwmError
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig, SteadyMeasurer
-from cwm_jax.tvm_bridge.metaschedule_folder import SEARCH_RECORDS
 from cwm_jax.tvm_bridge.reference import ReferenceRun, read_reference
 from cwm_jax.tvm_bridge.steady_search import reference_path
 
@@ -187,15 +186,17 @@ def log_of(run: SearchRun, engine: str, folder: Path) -> Path:
     return folder / (f"{run.name}.jsonl" if engine == "ansor" else run.name)
 
 
-def to_winners_level(run: SearchRun, engine: str, folder: Path) -> float:
+def to_winners_level(records: Path, winners: Path) -> float:
     """Returns by what latencies of a search are multiplied to be comparable with its winners'.
 
     Both are scaled to how fast the reference program was when they began; 1 where either is not.
+
+    Args:
+        records: Of the search.
+        winners: What `remeasure` writes.
     """
-    log = log_of(run, engine, folder)
-    records = log if engine == "ansor" else log / SEARCH_RECORDS
     searched = read_reference(reference_path(records))
-    level = _level_of_winners(folder / WINNERS_FILE)
+    level = _level_of_winners(winners)
     return level / searched[0].level if searched and level is not None else 1.0
 
 
@@ -224,6 +225,10 @@ class Winners(Protocol):
 
     def after(self, log: Path, trials: int) -> Winner:
         """Returns the fastest of the first `trials` records of a search's log."""
+        ...
+
+    def records(self, log: Path) -> Path:
+        """Returns the records of a search's log."""
         ...
 
     def input_of(self, winner: Winner) -> Any:

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+from cwm_jax.ranking.adaptation import AdaptationName
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_record, confirm
-from cwm_jax.tvm_bridge.cost_models import AdaptationName
 
 SearchName = Literal["evolutionary", "planner"]
 

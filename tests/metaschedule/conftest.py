@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from tasks import Task, make_task
 
-from cwm_jax.tvm_bridge.metaschedule_targets import host_target
+from cwm_jax.tvm_bridge.metaschedule.targets import host_target
 from cwm_jax.tvm_bridge.runtime import use
 
 

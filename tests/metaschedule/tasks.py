@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.metaschedule_records import steps_of_candidates
-from cwm_jax.tvm_bridge.metaschedule_targets import create_module
-from cwm_jax.tvm_bridge.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
+from cwm_jax.tvm_bridge.metaschedule.targets import create_module
+from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 
@@ -57,7 +57,7 @@ def make_task(tvm: Any, target: Any, workload: Any, rules: str | None = None) ->
         workload: Text or `IRModule`.
         rules: Name of TVM's set of rules, by default those that it picks for the target.
     """
-    from cwm_jax.tvm_bridge.metaschedule import workload_key
+    from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
     ms = tvm.s_tir.meta_schedule
     is_text = isinstance(workload, str)

@@ -12,13 +12,13 @@ from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.program import read_programs
 from cwm_jax.records.trace_translation import translate_trace
 from cwm_jax.records.traces import parse_trace
-from cwm_jax.tvm_bridge.candidates import Mix
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, plan_tasks
 from cwm_jax.tvm_bridge.measuring import MeasureConfig
-from cwm_jax.tvm_bridge.metaschedule_candidates import draw_candidates
-from cwm_jax.tvm_bridge.metaschedule_collection import ModuleTasks
-from cwm_jax.tvm_bridge.metaschedule_measuring import MetaScheduleDevice
+from cwm_jax.tvm_bridge.metaschedule.candidates import draw_candidates
+from cwm_jax.tvm_bridge.metaschedule.collection import ModuleTasks
+from cwm_jax.tvm_bridge.metaschedule.measuring import MetaScheduleDevice
+from cwm_jax.tvm_bridge.mix import Mix
 from cwm_jax.tvm_bridge.networks import Network
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
@@ -80,7 +80,7 @@ def test_modules_survive_the_file(tvm, target):
     tasks = plan_tasks(ModuleTasks(tvm, target), plan)
     assert {name for task in tasks for name in task.occurrences} == {"mlp:1,NHWC", "matmul:8,8,8"}
     assert len(tasks) == 5
-    from cwm_jax.tvm_bridge.metaschedule import workload_key
+    from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
     for task in tasks:
         assert workload_key(tvm.ir.load_json(task.tensors)) == task.workload_key

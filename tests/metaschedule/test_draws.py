@@ -11,8 +11,8 @@ from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.interrupts import Interrupt
 from cwm_jax.tvm_bridge.measuring import measure_once
-from cwm_jax.tvm_bridge.metaschedule_folder import SearchFolder
-from cwm_jax.tvm_bridge.metaschedule_rounds import ModuleSearch, SearchConfig, search_model
+from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
+from cwm_jax.tvm_bridge.metaschedule.rounds import ModuleSearch, SearchConfig, search_model
 
 
 class PretendDevice:

@@ -6,16 +6,16 @@ import pytest
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.records.ansor_log import load_records
-from cwm_jax.tvm_bridge.metaschedule_networks import (
+from cwm_jax.tvm_bridge.metaschedule.networks import (
     compile_network,
     programs_of_tasks,
     tune_modules,
 )
-from cwm_jax.tvm_bridge.metaschedule_rounds import SearchConfig
-from cwm_jax.tvm_bridge.metaschedule_targets import create_module
+from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
+from cwm_jax.tvm_bridge.metaschedule.rounds import SearchConfig
+from cwm_jax.tvm_bridge.metaschedule.targets import create_module
 from cwm_jax.tvm_bridge.networks import NETWORKS, parse_network
 from cwm_jax.tvm_bridge.reference import read_reference
-from cwm_jax.tvm_bridge.relax_networks import extract_modules, relax_module
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 

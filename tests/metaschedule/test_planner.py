@@ -11,9 +11,9 @@ from cwm_jax.records.trace_translation import translate_trace
 from cwm_jax.records.traces import Skeletons
 from cwm_jax.search.trace_moves import cross, locations_of, mutate
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
-from cwm_jax.tvm_bridge.cost_models import Clock
-from cwm_jax.tvm_bridge.metaschedule_records import trace_lines
-from cwm_jax.tvm_bridge.metaschedule_sources import Imagination, Sampler
+from cwm_jax.tvm_bridge.clock import Clock
+from cwm_jax.tvm_bridge.metaschedule.records import trace_lines
+from cwm_jax.tvm_bridge.metaschedule.sources import Imagination, Sampler
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tasks import make_task  # noqa: E402
 from tvm_loops import tvm_loops  # noqa: E402
 
 from cwm_jax.records.program import write_programs  # noqa: E402
-from cwm_jax.tvm_bridge.metaschedule_targets import resolve_target  # noqa: E402
+from cwm_jax.tvm_bridge.metaschedule.targets import resolve_target  # noqa: E402
 from cwm_jax.tvm_bridge.runtime import use  # noqa: E402
 
 TARGET = '{"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 4}'

@@ -1,0 +1,135 @@
+"""The world model as Ansor's cost model.
+
+Importing this module loads a TVM that has Ansor (see `cwm_jax.tvm_bridge.runtime.use`).
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from cwm_jax.features.step_text import group_text
+from cwm_jax.garbage import collection_paused
+from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.nearest import shipped_scorers
+from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.pairing import kind_of_target, warn_of_engine, warn_of_target
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import LogSummary, iterate_records, parse_line
+from cwm_jax.records.program import Program
+from cwm_jax.records.record import Record
+from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.ansor.programs import program_of_task
+from cwm_jax.tvm_bridge.runtime import use
+
+_tvm: Any = use("ansor")
+_auto_scheduler: Any = _tvm.auto_scheduler
+_RAM = Path("/dev/shm")
+
+
+class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel):
+    """Ansor's cost model, backed by a world model and the measurements of the search.
+
+    One instance serves any number of tasks, in `SketchPolicy` and in `TaskScheduler`.
+
+    Args:
+        checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
+        adaptation: How measurements of a workload correct its ranking.
+
+    Attributes:
+        online: Ranks by the checkpoint and by what is measured.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | str | Scorer,
+        adaptation: AdaptationConfig | None = None,
+    ) -> None:
+        super().__init__()
+        scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
+        self._kind = scorer.hardware.kind
+        self.online = OnlineRanker(
+            scorer,
+            adaptation or AdaptationConfig(),
+            lambda: shipped_scorers("ansor", self._kind),
+        )
+        self._programs: dict[str, Program] = {}
+
+    def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
+        """Scores states of one task, higher is better.
+
+        Args:
+            task: `auto_scheduler.SearchTask`.
+            states: Complete schedules.
+        """
+        if len(states) == 0:
+            return np.zeros(0, np.float32)
+        program = self.program(task)
+        with collection_paused():
+            return self.online.rank_groups(program, group_text(_log_of(task, states)))
+
+    def predict_stages(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "packed"]:
+        """Scores states in Ansor's packed form, without a breakdown by stage.
+
+        The model ranks whole programs: each state is followed by a stage count of zero, as
+        Ansor's own model does before it is trained.
+        """
+        scores = self.predict(task, states)
+        return np.concatenate([scores, np.zeros(len(scores), np.float32)])
+
+    def update(self, inputs: Sequence[Any], results: Sequence[Any]) -> None:
+        """Takes in measurements; the next `predict` of their workloads uses them.
+
+        Args:
+            inputs: `auto_scheduler.MeasureInput`s.
+            results: `auto_scheduler.MeasureResult`s.
+        """
+        for measured, result in zip(inputs, results, strict=True):
+            line = _auto_scheduler.measure_record.dump_record_to_string(measured, result)
+            self._remember(parse_line(str(line)))
+
+    def update_from_file(self, file_name: str) -> None:
+        """Takes in the measurements of a log."""
+        for record in iterate_records(Path(file_name), LogSummary()):
+            self._remember(record)
+
+    def _remember(self, record: Record) -> None:
+        self.online.learn(record.workload_key, record.steps, record.latency)
+
+    def program(self, task: Any) -> Program:
+        """Returns the compute graph of a task."""
+        key = task.workload_key
+        if key not in self._programs:
+            self._programs[key] = program_of_task(_tvm, task)
+            scorer = self.online.scorer
+            self._kind = kind_of_target(str(task.target))
+            warn_of_target(scorer.hardware, str(task.target), int(task.hardware_params.num_cores))
+            warn_of_engine(scorer.engines, "ansor")
+        return self._programs[key]
+
+
+def schedules_of_states(task: Any, states: Sequence[Any]) -> list[tuple[Step, ...]]:
+    """Returns the steps of Ansor states.
+
+    Raises:
+        RecordError: TVM wrote a step that this version does not know.
+    """
+    return [parse_line(line).steps for line in _log_of(task, states).splitlines()]
+
+
+def _log_of(task: Any, states: Sequence[Any]) -> bytes:
+    """Returns states as a log: TVM writes it in C++, the cheapest way out of its objects."""
+    make_input = _auto_scheduler.measure.MeasureInput
+    inputs = [make_input(task, state) for state in states]
+    result = _auto_scheduler.measure.MeasureResult([0.0], 0, "", 0.0, 0.0)
+    folder = _RAM if _RAM.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="cwm-", dir=folder) as work:
+        log = Path(work) / "states.json"
+        _auto_scheduler.measure_record.save_records(str(log), inputs, [result] * len(inputs))
+        return log.read_bytes()

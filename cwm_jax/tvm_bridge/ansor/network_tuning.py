@@ -1,0 +1,114 @@
+"""Tuning all tasks of a network together: one model, one log, Ansor's gradient scheduler."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.record import Record
+from cwm_jax.search.task_gradient import TaskProgress
+from cwm_jax.tvm_bridge.ansor.cost_models import create_cost_model
+from cwm_jax.tvm_bridge.ansor.rounds import NextRound, guard_model, start_confirming, start_search
+from cwm_jax.tvm_bridge.ansor.search_measuring import SearchMeasuring
+from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
+from cwm_jax.tvm_bridge.ansor.tuning import measured_records
+from cwm_jax.tvm_bridge.interrupts import watch_interrupts
+from cwm_jax.tvm_bridge.network_rounds import (
+    Confirming,
+    NetworkRound,
+    NetworkTuningResult,
+    earlier_rounds,
+    round_size,
+    tune_in_turns,
+)
+from cwm_jax.tvm_bridge.search_loop import TaskRound
+
+_TAG = "auto_scheduler_task_scheduler_tag"
+_LOG_BASE = 1.618
+
+
+def tune_network(
+    tvm: Any,
+    tasks: Sequence[tuple[Any, int]],
+    config: TuningConfig,
+    log: Path,
+    *,
+    scorer: Scorer | None = None,
+    earlier: Sequence[Record] = (),
+    report: Callable[[NetworkRound], None] = lambda _: None,
+) -> NetworkTuningResult:
+    """Tunes the tasks of a network; every measured round is appended to the log.
+
+    Args:
+        tvm: A TVM with Ansor.
+        tasks: `auto_scheduler.SearchTask`s and how often each occurs in the network.
+        config: Settings; `trials` counts all tasks together, and a round is cut so that every
+            task gets one.
+        log: Ansor log to append to.
+        scorer: Checkpoint of the world model, if that is the cost model.
+        earlier: Records of these tasks that are measured already.
+        report: Called after every round.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C; the log holds all finished rounds.
+        RecordError: As `tune_task`; so the next one.
+        TargetError: Likewise.
+    """
+    size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
+    model, clock = create_cost_model(
+        tvm,
+        config.cost_model,
+        scorer=scorer,
+        round_size=size * len(tasks),
+        seed=config.seed,
+        adaptation=config.adaptation,
+        pretrain=config.pretrain,
+    )
+    records = [[r for r in earlier if r.workload_key == task.workload_key] for task, _ in tasks]
+    progress = [
+        _progress(task, weight, found, size)
+        for (task, weight), found in zip(tasks, records, strict=True)
+    ]
+    searches: dict[int, NextRound] = {}
+    with watch_interrupts() as interrupt:
+        guard_model(model, config, interrupt)
+        measuring = SearchMeasuring(tvm, tasks[0][0].target, config, log, interrupt)
+
+        def run_round(at: int, count: int) -> TaskRound:
+            if at not in searches:
+                searches[at] = start_search(
+                    tvm,
+                    tasks[at][0],
+                    config,
+                    log,
+                    measuring,
+                    model,
+                    clock,
+                    records[at],
+                    interrupt,
+                )
+            return searches[at](count).told()
+
+        def again(at: int, programs: Sequence[Record]) -> TaskRound:
+            confirm = start_confirming(tvm, tasks[at][0], config, log, measuring, interrupt)
+            return confirm(programs).told()
+
+        def measured(at: int) -> list[Record]:
+            return measured_records(records[at], log, tasks[at][0].workload_key)
+
+        trials = [len(found) for found in records]
+        confirming = Confirming(config.confirm // len(tasks), measured, again)
+        return tune_in_turns(progress, trials, config.trials, size, run_round, confirming, report)
+
+
+def _progress(task: Any, weight: int, earlier: Sequence[Record], size: int) -> TaskProgress:
+    flop = float(task.compute_dag.flop_ct)
+    history = earlier_rounds([record.latency for record in earlier], size)
+    return TaskProgress(weight=weight, flop=flop, kind=_kind(task, flop), history=history)
+
+
+def _kind(task: Any, flop: float) -> str:
+    """Tags of a task's operators and the magnitude of its work (`derive_similarity_tag`)."""
+    tags = [str(tag) for op in task.compute_dag.ops if (tag := op.attrs.get(_TAG, None))]
+    return f"{'_'.join(tags)}_{int(math.log(flop + 1, _LOG_BASE))}" if tags else ""

@@ -1,0 +1,306 @@
+"""Rounds of a search: each finds candidates, measures them, and appends them to the log."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from cwm_jax.errors import TargetError
+from cwm_jax.records.ansor_log import append_records, format_line
+from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.ansor.remote import LOST_ROUNDS, Tracker, device_lost, learning_from_answers
+from cwm_jax.tvm_bridge.ansor.results import first_error, latency_of
+from cwm_jax.tvm_bridge.ansor.search_measuring import SearchMeasuring
+from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
+from cwm_jax.tvm_bridge.clock import Clock
+from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.search_loop import Counts, TaskRound
+
+
+class Found(NamedTuple):
+    """What a round brought.
+
+    Attributes:
+        results: `auto_scheduler.MeasureResult` of each candidate; none when the search space is
+            exhausted.
+        seconds: In search, in the cost model, in building and running.
+        counts: A planner's.
+    """
+
+    results: Sequence[Any]
+    seconds: tuple[float, float, float]
+    counts: Counts = Counts()
+
+    def told(self) -> TaskRound:
+        """Returns the same without TVM's objects."""
+        latencies = [latency_of(result) for result in self.results]
+        return TaskRound(latencies, self.seconds, first_error(self.results), self.counts)
+
+
+NextRound = Callable[[int], Found]
+"""Number of candidates -> what a round of at most so many brought."""
+
+_Wanted = TypeVar("_Wanted")
+
+
+def start_search(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    measuring: SearchMeasuring,
+    model: Any,
+    clock: Clock,
+    earlier: list[Record],
+    interrupt: Interrupt,
+) -> NextRound:
+    """Prepares the search of one task.
+
+    Args:
+        tvm: A TVM with Ansor.
+        task: `auto_scheduler.SearchTask`.
+        config: Settings.
+        log: Ansor log that every round is appended to.
+        measuring: Builds and runs candidates.
+        model: Cost model, timed by `clock` and guarded by `interrupt`.
+        clock: Its clock.
+        earlier: Records of this task that are measured already.
+        interrupt: Whether the user asked to stop; the round under way is dropped then, and
+            raises `KeyboardInterrupt`.
+
+    Returns:
+        The function of a round. A round in which a remote device was lost is dropped from the
+        log and comes back whole, and the search goes on with other candidates.
+
+    Raises:
+        TargetError: No remote device answers; also by a round, after `LOST_ROUNDS` in a row.
+    """
+    start = _planner if config.search == "planner" else _evolution
+    search = start(tvm, task, config, log, measuring, model, clock, earlier, interrupt)
+    return _until_answered(search, config.tracker, log)
+
+
+def start_confirming(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    measuring: SearchMeasuring,
+    interrupt: Interrupt,
+) -> Callable[[Sequence[Record]], Found]:
+    """Prepares measuring recorded programs of a task again.
+
+    Args:
+        tvm: A TVM with Ansor.
+        task: `auto_scheduler.SearchTask`.
+        config: Settings.
+        log: Ansor log that the measurements are appended to.
+        measuring: As for `start_search`.
+        interrupt: As for `start_search`.
+
+    Returns:
+        The function of a round: takes one record of each program, and raises `TargetError` as
+        that of `start_search` does.
+    """
+    ansor = tvm.auto_scheduler
+
+    def again(records: Sequence[Record]) -> Found:
+        started = time.perf_counter()
+        inputs = _inputs_of(ansor, task, records)
+        results = measuring.measure(inputs)
+        seconds = time.perf_counter() - started
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        _append(ansor, log, inputs, results)
+        return Found(results, (0.0, 0.0, seconds))
+
+    return _until_answered(again, config.tracker, log)
+
+
+def _until_answered(
+    act: Callable[[_Wanted], Found], tracker: Tracker | None, log: Path
+) -> Callable[[_Wanted], Found]:
+    """Repeats a round in which a remote device was lost, and drops it from the log."""
+    if tracker is None:
+        return act
+
+    def answered(wanted: _Wanted) -> Found:
+        for _ in range(LOST_ROUNDS):
+            before = _size(log)
+            found = act(wanted)
+            if not device_lost(found.results):
+                return found
+            _truncate(log, before)
+        raise TargetError(f"tracker {tracker}: the device has not answered for several rounds")
+
+    return answered
+
+
+def guard_model(model: Any, config: TuningConfig, interrupt: Interrupt) -> None:
+    """Lets Ctrl-C reach the search, and keeps lost devices from teaching the model."""
+    model.predict = interrupt.guard(model.predict)
+    model.update = interrupt.guard(model.update)
+    if config.tracker is not None:
+        model.update = learning_from_answers(model.update)
+
+
+def _evolution(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    measuring: SearchMeasuring,
+    model: Any,
+    clock: Clock,
+    earlier: list[Record],
+    interrupt: Interrupt,
+) -> NextRound:
+    """Rounds of Ansor's own search."""
+    ansor = tvm.auto_scheduler
+    callbacks = []
+    with _log_of(earlier) as earlier_log:
+        if earlier_log is not None:
+            callbacks.append(ansor.PreloadMeasuredStates(str(earlier_log)))
+            model.update_from_file(str(earlier_log))
+        policy = ansor.SketchPolicy(
+            task,
+            model,
+            seed=_search_seed(config, earlier),
+            verbose=0,
+            init_search_callbacks=callbacks or None,
+        )
+    measurer = measuring.program_measurer()
+
+    def next_round(size: int) -> Found:
+        clock.calls.clear()
+        started = time.perf_counter()
+        with measuring.of_ansor():
+            inputs, results = _one_round(policy, size, measurer, interrupt, log)
+        if len(inputs) == 0:
+            return Found((), (0.0, 0.0, 0.0))
+        return Found(results, _phases(started, clock.calls, time.perf_counter()))
+
+    return next_round
+
+
+def _planner(
+    tvm: Any,
+    task: Any,
+    config: TuningConfig,
+    log: Path,
+    measuring: SearchMeasuring,
+    model: Any,
+    clock: Clock,
+    earlier: list[Record],
+    interrupt: Interrupt,
+) -> NextRound:
+    """Rounds of the planner."""
+    from cwm_jax.tvm_bridge.ansor.planned_search import PlannedSearch
+
+    ansor = tvm.auto_scheduler
+    search = PlannedSearch(tvm, task, model, measuring.measure, _search_seed(config, earlier))
+    with _log_of(earlier) as earlier_log:
+        if earlier_log is not None:
+            model.update_from_file(str(earlier_log))
+            search.remember(_inputs_of(ansor, task, earlier))
+
+    def next_round(size: int) -> Found:
+        started = time.perf_counter()
+        try:
+            found = search.round(size)
+        except Exception:  # what a killed builder is to TVM
+            if interrupt.requested:
+                raise KeyboardInterrupt from None
+            raise
+        seconds = time.perf_counter() - started
+        if interrupt.requested:
+            raise KeyboardInterrupt
+        _append(ansor, log, found.inputs, found.results)
+        rest = seconds - found.model_seconds - found.measure_seconds
+        return Found(
+            found.results,
+            (rest, found.model_seconds, found.measure_seconds),
+            Counts(imagined=found.imagined, proposed=found.proposed, rejected=found.rejected),
+        )
+
+    return next_round
+
+
+def _inputs_of(ansor: Any, task: Any, records: Sequence[Record]) -> list[Any]:
+    """Returns the `MeasureInput`s of records of a task."""
+    load = ansor.measure_record.load_record_from_string
+    return [ansor.MeasureInput(task, load(format_line(record))[0].state) for record in records]
+
+
+def _append(ansor: Any, log: Path, inputs: Sequence[Any], results: Sequence[Any]) -> None:
+    """Appends measurements to an Ansor log."""
+    dump = ansor.measure_record.dump_record_to_string
+    with log.open("a") as file:
+        for measured, result in zip(inputs, results, strict=True):
+            file.write(str(dump(measured, result)).strip() + "\n")
+
+
+def _search_seed(config: TuningConfig, earlier: list[Record]) -> int:
+    """Another seed than the first run's: the same samples would be drawn and skipped."""
+    return config.seed + 1 + 1000 * len(earlier)
+
+
+def _one_round(
+    policy: Any, size: int, measurer: Any, interrupt: Interrupt, log: Path
+) -> tuple[Any, Any]:
+    """Searches and measures; an interrupted round leaves no trace in the log.
+
+    Ctrl-C on a terminal also kills the programs being built and run, which would go into the
+    log as failures of theirs.
+    """
+    before = _size(log)
+    try:
+        found = policy.continue_search_one_round(size, measurer)
+        if not interrupt.requested:
+            return found
+    except Exception:  # what TVM makes of SearchInterrupted depends on its version
+        if not interrupt.requested:
+            raise
+    _truncate(log, before)
+    raise KeyboardInterrupt
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _truncate(log: Path, size: int) -> None:
+    if not log.exists():
+        return
+    with log.open("rb+") as file:
+        file.truncate(size)
+    if size == 0:
+        log.unlink()
+
+
+def _phases(
+    started: float, calls: list[tuple[float, float]], ended: float
+) -> tuple[float, float, float]:
+    """Splits a round into search, model and measuring.
+
+    Ansor asks the model to predict while it searches, then measures, then updates the model:
+    measuring lies between the last two calls.
+    """
+    model = sum(end - start for start, end in calls)
+    search_end = calls[-2][1] if len(calls) > 1 else started
+    measuring = calls[-1][0] - search_end
+    return ended - started - model - measuring, model, measuring
+
+
+@contextmanager
+def _log_of(records: list[Record]) -> Iterator[Path | None]:
+    """A temporary log that TVM can read whole, whatever the original holds beside it."""
+    if not records:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="cwm-") as work:
+        path = Path(work) / "earlier.json"
+        append_records(path, records)
+        yield path

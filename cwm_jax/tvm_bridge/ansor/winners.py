@@ -1,0 +1,55 @@
+"""The fastest programs of Ansor's searches, built and measured again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
+from cwm_jax.search.confirmation import best_record
+from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
+from cwm_jax.tvm_bridge.ansor.targets import host_target
+from cwm_jax.tvm_bridge.ansor.workloads import create_task
+from cwm_jax.tvm_bridge.runtime import use
+from cwm_jax.tvm_bridge.search_benchmark import WINNERS_MEASURED, Winner, program_name
+from cwm_jax.tvm_bridge.workloads import parse_workload
+
+
+class AnsorWinners:
+    """Finds and measures winners.
+
+    Args:
+        workloads: What was searched, as for `cwm tune`.
+
+    Attributes:
+        target: TVM target of this machine.
+        device: What measures winners.
+    """
+
+    def __init__(self, workloads: Sequence[str]) -> None:
+        self._tvm = use("ansor")
+        self._ansor = self._tvm.auto_scheduler
+        self._target = host_target(self._tvm)
+        self.target = str(self._target)
+        self._workloads = [parse_workload(text) for text in dict.fromkeys(workloads)]
+        self._tasks: dict[str, Any] = {}
+        self.device = AnsorDevice(self._tvm, self._target, WINNERS_MEASURED)
+
+    def after(self, log: Path, trials: int) -> Winner:
+        """Returns the fastest program of the first `trials` records of a log."""
+        records = load_records(log, summary=LogSummary())[:trials]
+        best = best_record(records) or records[0]
+        line = format_line(best)
+        return Winner(program_name(line), best.latency, (best.workload_key, line))
+
+    def records(self, log: Path) -> Path:
+        """Returns the records of a search: its log."""
+        return log
+
+    def input_of(self, winner: Winner) -> Any:
+        """Returns the `MeasureInput` of a winner."""
+        key, line = winner.program
+        if not self._tasks:
+            tasks = [create_task(self._tvm, what, self._target) for what in self._workloads]
+            self._tasks = {str(task.workload_key): task for task in tasks}
+        loaded, _ = self._ansor.measure_record.load_record_from_string(line)
+        return self._ansor.MeasureInput(self._tasks[key], loaded.state)

@@ -1,0 +1,147 @@
+"""Candidates for a corpus of MetaSchedule: slow, middling and near-optimal programs."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.program import Program
+from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
+from cwm_jax.tvm_bridge.mix import Mix
+
+# A corpus wants variety, not the optimum: a fraction of TVM's population and generations.
+_POPULATION = 192
+_GENERATIONS = 3
+_PATIENCE = 3
+
+Candidates = dict[tuple[Step, ...], Any]
+
+
+def draw_candidates(
+    tvm: Any,
+    module: Any,
+    program: Program,
+    target: Any,
+    mix: Mix,
+    seed: int,
+    *,
+    scorer: Scorer | None,
+    known: set[tuple[Step, ...]],
+) -> Candidates:
+    """Returns new candidates of a module by their steps, no two alike and none known.
+
+    Fewer than asked for come back where the search space is small.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        program: The same.
+        target: TVM target.
+        mix: How many of each origin.
+        seed: Of the draw; TVM does not repeat it exactly.
+        scorer: The world model that guides, if any.
+        known: Steps of candidates that are measured already.
+    """
+    ms = tvm.s_tir.meta_schedule
+    evolution = ms.search_strategy.EvolutionarySearch(
+        population_size=_POPULATION, init_min_unmeasured=16, genetic_num_iters=_GENERATIONS
+    )
+    random = ms.cost_model.RandomModel(seed=seed % 2**31)
+    wanted = mix.sampled + mix.mutated + mix.guided
+    found: Candidates = {}
+
+    def take(strategy: Any, model: Any, count: int) -> None:
+        seen = {*known, *found}
+        drawn = _drawn(
+            tvm, module, program, target, strategy, model, seed + len(found), count, seen
+        )
+        found.update(itertools.islice(drawn.items(), max(count, 0)))
+
+    if mix.guided and scorer is not None:
+        from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel
+
+        take(evolution, WorldModelCostModel(scorer), mix.guided)
+    if mix.mutated:
+        take(evolution, random, mix.mutated)
+    take(ms.search_strategy.ReplayTrace(), random, wanted - len(found))
+    # A drift of the machine should touch all origins.
+    order = np.random.default_rng(seed).permutation(len(found))
+    items = list(found.items())
+    return dict(items[at] for at in order)
+
+
+def _drawn(
+    tvm: Any,
+    module: Any,
+    program: Program,
+    target: Any,
+    strategy: Any,
+    model: Any,
+    seed: int,
+    count: int,
+    known: set[tuple[Step, ...]],
+) -> Candidates:
+    """Asks a search strategy for candidates until there are enough new ones, or none come."""
+    if count <= 0:
+        return {}
+    ms = tvm.s_tir.meta_schedule
+    size = 2 * count
+    context = sampling_context(
+        tvm, module, target, strategy, model, seed, trials=_PATIENCE * size, round_size=size
+    )
+    found: Candidates = {}
+    for _ in range(_PATIENCE):
+        candidates: Sequence[Any] = list(context.generate_measure_candidates() or ())
+        if not candidates:
+            break
+        schedules = steps_of_candidates(tvm, module, target, candidates, program)
+        for schedule, candidate in zip(schedules, candidates, strict=True):
+            if schedule not in known:
+                found.setdefault(schedule, candidate)
+        if len(found) >= count:
+            break
+        unmeasured = ms.runner.RunnerResult([1.0], None)
+        context.notify_runner_results(candidates, [unmeasured] * len(candidates))
+    context.post_tuning()
+    return found
+
+
+def sampling_context(
+    tvm: Any,
+    module: Any,
+    target: Any,
+    strategy: Any,
+    model: Any,
+    seed: int,
+    *,
+    trials: int,
+    round_size: int,
+) -> Any:
+    """Returns a `TuneContext` that can be asked for candidates, with nothing measured before.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        target: TVM target.
+        strategy: `SearchStrategy`.
+        model: `CostModel` that it asks.
+        seed: Of the draw.
+        trials: Candidates that may be asked for in all.
+        round_size: Candidates that come at a time.
+    """
+    ms = tvm.s_tir.meta_schedule
+    context = ms.TuneContext(
+        mod=module,
+        target=target,
+        space_generator="post-order-apply",
+        search_strategy=strategy,
+        task_name="main",
+        rand_state=seed % 2**30 + 1,
+    )
+    database = ms.database.MemoryDatabase()
+    database.commit_workload(module)
+    context.pre_tuning(trials, round_size, context.generate_design_space(), database, model)
+    return context

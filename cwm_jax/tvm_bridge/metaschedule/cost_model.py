@@ -1,0 +1,142 @@
+"""The world model as MetaSchedule's cost model.
+
+Importing this module loads a TVM that has MetaSchedule (see `cwm_jax.tvm_bridge.runtime.use`).
+"""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from jaxtyping import Float64
+
+from cwm_jax.errors import CheckpointError
+from cwm_jax.files import write_atomically
+from cwm_jax.garbage import collection_paused
+from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.nearest import shipped_scorers
+from cwm_jax.ranking.online import OnlineRanker
+from cwm_jax.ranking.pairing import kind_of_target, warn_of_engine, warn_of_target
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.program import Program
+from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.records import seconds_of_result, steps_of_candidates
+from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.runtime import use
+
+_tvm: Any = use("metaschedule")
+load_intrinsics()
+_structural_hash: Any = importlib.import_module("tvm_ffi").structural_hash
+_derived_object: Any = _tvm.ir.utils.derived_object
+_ms: Any = _tvm.s_tir.meta_schedule
+
+
+@_derived_object
+class WorldModelCostModel(_ms.cost_model.PyCostModel):
+    """MetaSchedule's cost model, backed by a world model and the measurements of the search.
+
+    One instance serves any number of tasks, in `tune_tir`, `tune_relax` and a `TuneContext`.
+
+    Args:
+        checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
+        adaptation: How measurements of a workload correct its ranking.
+
+    Attributes:
+        online: Ranks the steps of candidates, corrected by what is measured.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or does not fit.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path | str | Scorer,
+        adaptation: AdaptationConfig | None = None,
+    ) -> None:
+        super().__init__()
+        scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
+        self._kind = scorer.hardware.kind
+        self.online = OnlineRanker(
+            scorer,
+            adaptation or AdaptationConfig(),
+            lambda: shipped_scorers("metaschedule", self._kind),
+        )
+        # By module: MetaSchedule asks about one module thousands of times.
+        self._programs: dict[Any, Program] = {}
+
+    def load(self, path: str) -> None:
+        """Takes in the measurements that `save` wrote.
+
+        Raises:
+            CheckpointError: The file is none of these. TVM passes it on as a `RuntimeError` with
+                the same words.
+        """
+        try:
+            for key, fields, latency in orjson.loads(Path(path).read_bytes())["measured"]:
+                steps = tuple(Step(kind, tuple(map(_frozen, values))) for kind, values in fields)
+                self.online.learn(key, steps, float("inf") if latency is None else latency)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: no saved measurements ({error})") from error
+
+    def save(self, path: str) -> None:
+        """Writes the measurements seen so far as JSON; the checkpoint is not copied."""
+        measured = [
+            (key, [(step.kind, step.fields) for step in schedule], latency)
+            for key, found in self.online.measured.items()
+            for schedule, latency in found
+        ]
+        write_atomically(Path(path), orjson.dumps({"measured": measured}))
+
+    def update(self, context: Any, candidates: Sequence[Any], results: Sequence[Any]) -> None:
+        """Takes in measurements; the next `predict` of their module uses them.
+
+        Args:
+            context: `TuneContext` of the module.
+            candidates: `MeasureCandidate`s.
+            results: Their `RunnerResult`s.
+        """
+        program = self._program(context)
+        schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
+        for schedule, result in zip(schedules, results, strict=True):
+            self.online.learn(program.workload_key, schedule, latency_of_result(result))
+
+    def predict(self, context: Any, candidates: Sequence[Any]) -> Float64[np.ndarray, "candidate"]:
+        """Scores candidates of one module, higher is better.
+
+        Args:
+            context: `TuneContext` of the module.
+            candidates: `MeasureCandidate`s.
+        """
+        program = self._program(context)
+        with collection_paused():
+            schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
+            return self.online.rank(program, schedules).astype(np.float64)
+
+    def _program(self, context: Any) -> Program:
+        module = context.mod
+        if module not in self._programs:
+            self._programs[module] = program_of_module(_tvm, module, workload_key(module))
+            scorer = self.online.scorer
+            cores, target = context.target.attrs.get("num-cores"), str(context.target)
+            self._kind = kind_of_target(target)
+            warn_of_target(scorer.hardware, target, None if cores is None else int(cores))
+            warn_of_engine(scorer.engines, "metaschedule")
+        return self._programs[module]
+
+
+def workload_key(module: Any) -> str:
+    """Returns the key of a module's records: its structural hash, as databases write it."""
+    return str(_structural_hash(module) % 2**64)
+
+
+def latency_of_result(result: Any) -> float:
+    """Returns the mean latency in seconds of a `RunnerResult`; infinity if it failed."""
+    seconds = seconds_of_result(result)
+    return sum(seconds) / len(seconds) if seconds else float("inf")
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,32 @@
+"""The programs of a MetaSchedule database, so that reading its records needs no TVM."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cwm_jax.errors import ProgramError, RecordError
+from cwm_jax.records.ansor_log import LogSummary
+from cwm_jax.records.metaschedule_database import iterate_workloads
+from cwm_jax.records.program import Program
+from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+
+
+def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterator[Program]:
+    """Converts a database's modules; counts those that are no program of this package.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        folder: Of the database.
+        summary: Counts what is skipped.
+
+    Raises:
+        RecordError: The folder holds no database.
+    """
+    workloads = tvm.s_tir.meta_schedule.database.Workload
+    for where, key, module in iterate_workloads(folder):
+        try:
+            yield program_of_module(tvm, workloads.from_json([key, module]).mod, key)
+        except ProgramError as error:
+            summary.skip(f"{where}: {error}")
+        except (tvm.error.InternalError, TypeError, ValueError, RuntimeError) as error:
+            raise RecordError(f"{where}: not a module of this TVM ({error})") from error

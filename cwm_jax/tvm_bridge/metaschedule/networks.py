@@ -1,0 +1,240 @@
+"""Tuning all modules of a network with MetaSchedule: one model, one folder, gradient scheduler."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.program import Program, programs_path, write_programs
+from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_records
+from cwm_jax.search.task_gradient import TaskProgress
+from cwm_jax.tvm_bridge.interrupts import watch_interrupts
+from cwm_jax.tvm_bridge.metaschedule.folder import (
+    SearchFolder,
+    line_of,
+    search_records,
+    tuning_record_of,
+)
+from cwm_jax.tvm_bridge.metaschedule.rounds import (
+    FoundRound,
+    ModuleSearch,
+    SearchConfig,
+    search_measure,
+    search_model,
+)
+from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.network_rounds import (
+    Confirming,
+    NetworkRound,
+    NetworkTuningResult,
+    earlier_rounds,
+    round_size,
+    tune_in_turns,
+)
+from cwm_jax.tvm_bridge.search_loop import TaskRound
+
+_LOG_BASE = 1.618
+_TIMED_MS = 500
+
+
+def programs_of_tasks(tvm: Any, tasks: Sequence[tuple[Any, int]]) -> list[Program]:
+    """Reads the modules of a network.
+
+    Raises:
+        ProgramError: MetaSchedule cannot tune one of them.
+    """
+    from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
+
+    return [program_of_module(tvm, module, workload_key(module)) for module, _ in tasks]
+
+
+def tune_modules(
+    tvm: Any,
+    tasks: Sequence[tuple[Any, int]],
+    programs: Sequence[Program],
+    target: Any,
+    config: SearchConfig,
+    folder: Path,
+    *,
+    scorer: Scorer | None = None,
+    report: Callable[[NetworkRound], None] = lambda _: None,
+) -> NetworkTuningResult:
+    """Tunes the modules of a network; every measured round is kept.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        tasks: `tvm.IRModule`s and how often each occurs (`relax_networks.extract_modules`).
+        programs: The same modules (`programs_of_tasks`).
+        target: TVM target with `num-cores`.
+        config: Settings; `trials` counts all modules together, and a round is cut so that
+            every module gets one.
+        folder: Where the search lives; goes on with the trials that it holds.
+        scorer: Checkpoint of the world model, if that is the cost model.
+        report: Called after every round.
+
+    Raises:
+        RecordError: The folder holds another search, or was measured otherwise.
+        TargetError: The settings ask for references on another device than this CPU.
+        KeyboardInterrupt: On Ctrl-C; the folder holds all finished rounds.
+    """
+    files = SearchFolder(tvm, folder)
+    earlier = files.earlier([program.workload_key for program in programs], str(target))
+    write_programs(programs, programs_path(files.records))
+    size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
+    records = [[r for r in earlier if r.workload_key == p.workload_key] for p in programs]
+    progress = [
+        _progress(program, weight, found, size)
+        for program, (_, weight), found in zip(programs, tasks, records, strict=True)
+    ]
+    searches: dict[int, ModuleSearch] = {}
+    with watch_interrupts() as interrupt:
+        timed = search_model(tvm, config, scorer, interrupt)
+        measure = search_measure(tvm, target, config, files, interrupt)
+
+        def search_of(at: int) -> ModuleSearch:
+            if at not in searches:
+                module, _ = tasks[at]
+                searches[at] = ModuleSearch(
+                    tvm,
+                    module,
+                    programs[at],
+                    target,
+                    config,
+                    files,
+                    records[at],
+                    timed,
+                    measure,
+                    interrupt,
+                )
+            return searches[at]
+
+        def noted(at: int, found: FoundRound) -> TaskRound:
+            measured[at] += found.records
+            return found.told()
+
+        measured = [list(found) for found in records]
+        result = tune_in_turns(
+            progress,
+            [len(found) for found in records],
+            config.trials,
+            size,
+            lambda at, count: noted(at, search_of(at).next_round(count)),
+            Confirming(
+                config.confirm // len(tasks),
+                lambda at: measured[at],
+                lambda at, programs: noted(at, search_of(at).again(programs)),
+            ),
+            report,
+        )
+    for search in searches.values():
+        search.finish()
+    return result
+
+
+def _progress(program: Program, weight: int, earlier: Sequence[Record], size: int) -> TaskProgress:
+    history = earlier_rounds([record.latency for record in earlier], size)
+    return TaskProgress(weight, program.flop, _kind(program), history)
+
+
+def _kind(program: Program) -> str:
+    """The stages' axes and the magnitude of the work: what Ansor's similarity tag says."""
+    axes = ["".join("r" if axis.reduction else "s" for axis in s.axes) for s in program.stages]
+    return f"{' '.join(filter(None, axes))} {int(math.log(program.flop + 1, _LOG_BASE))}"
+
+
+def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
+    """Compiles a Relax module with the fastest recorded program of each of its functions.
+
+    TVM's own `compile_relax` would fuse the module once more, into functions that no record is of.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` (`relax_networks.relax_module`).
+        target: TVM target.
+        folder: Of the search.
+
+    Returns:
+        `relax.VMExecutable`.
+    """
+    relax = tvm.relax
+    with target, _best_programs(tvm, folder), tvm.transform.PassContext(opt_level=3):
+        best = relax.transform.MetaScheduleApplyDatabase(enable_warning=True)
+        pipeline = tvm.transform.Sequential([best, *_lowering(tvm, target)])
+        return relax.build(module, target=target, relax_pipeline=pipeline)
+
+
+def _lowering(tvm: Any, target: Any) -> list[Any]:
+    """What comes behind scheduling, as in TVM's `compile_relax`."""
+    pipeline, passes = tvm.relax.pipeline, tvm.relax.transform
+    if pipeline.BackendDispatcher.is_gpu_target(target):
+        return [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
+    return [
+        passes.RewriteDataflowReshape(),
+        passes.ToNonDataflow(),
+        passes.RemovePurityChecking(),
+        passes.CallTIRRewrite(),
+        passes.StaticPlanBlockMemory(),
+        passes.LowerAllocTensor(),
+        passes.KillAfterLastUse(),
+        passes.LowerRuntimeBuiltin(),
+        passes.ComputePrimValue(),
+        passes.VMShapeLower(),
+        passes.AttachGlobalSymbol(),
+    ]
+
+
+def _best_programs(tvm: Any, folder: Path) -> Any:
+    """Returns a database of the fastest program of each module of a search."""
+    databases = tvm.s_tir.meta_schedule.database
+    found = databases.MemoryDatabase()
+    for best in best_records(search_records(folder)):
+        record = tuning_record_of(tvm, folder, line_of(folder, best))
+        workload = found.commit_workload(record.workload.mod)
+        found.commit_tuning_record(
+            databases.TuningRecord(
+                record.trace, workload, record.run_secs, record.target, record.args_info
+            )
+        )
+    return found
+
+
+def random_arguments(module: Any, seed: int) -> dict[str, np.ndarray]:
+    """Draws the arguments of `main` by name: uniform in [-0.1, 0.1), integers all 1."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, np.ndarray] = {}
+    for variable in module["main"].params:
+        shape = [int(extent) for extent in variable.ty.shape]
+        dtype = str(variable.ty.dtype)
+        drawn = rng.uniform(-0.1, 0.1, shape) if "float" in dtype else np.ones(shape)
+        found[str(variable.name)] = drawn.astype(dtype)
+    return found
+
+
+def time_executable(
+    tvm: Any, executable: Any, target: Any, arguments: Mapping[str, np.ndarray], repeats: int
+) -> list[float]:
+    """Runs a compiled network.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        executable: As `compile_network` returns it.
+        target: TVM target.
+        arguments: Of `main`, in order.
+        repeats: How often to measure; each measurement runs for at least 0.5 s.
+
+    Returns:
+        Seconds of one inference, one entry a measurement.
+    """
+    kind = str(target.kind.name)
+    device = tvm.device("cpu" if kind == "llvm" else kind, 0)
+    machine = tvm.relax.VirtualMachine(executable, device)
+    tensors = [tvm.runtime.tensor(value, device) for value in arguments.values()]
+    machine.set_input("main", *tensors)
+    timer = machine.time_evaluator(
+        "invoke_stateful", device, number=1, repeat=repeats, min_repeat_ms=_TIMED_MS
+    )
+    return [float(seconds) for seconds in timer("main").results]

@@ -1,0 +1,94 @@
+"""Targets of today's TVM, which are JSON, and modules to tune for them."""
+
+import platform
+from typing import Any
+
+import orjson
+
+from cwm_jax.errors import TargetError, WorkloadError
+from cwm_jax.tvm_bridge.cores import usable_cores
+from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
+from cwm_jax.tvm_bridge.operators import OPERATORS
+from cwm_jax.tvm_bridge.user_code import users_function
+from cwm_jax.tvm_bridge.workloads import Subgraph, Workload
+
+_EXAMPLE = 'for example \'{"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 4}\''
+
+# LLVM names a CPU whose features a hypervisor hides in part after an older one; what it has
+# beyond that decides which of MetaSchedule's tensor intrinsics are tried.
+_EXTRA_FEATURES = ("avx512vnni", "avx512bf16", "avx512fp16", "avxvnni", "amx-tile", "amx-int8")
+
+
+def host_target(tvm: Any) -> Any:
+    """Returns the `tvm.target.Target` of this machine's CPU, with all features it has."""
+    cpu = str(tvm.get_global_func("tvm.codegen.llvm.GetHostCPUName")())
+    found = tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    features = {str(name) for name, present in found.items() if bool(present)}
+    attributes: dict[str, Any] = {"kind": "llvm", "mcpu": cpu, "num-cores": usable_cores()}
+    extra = [f"+{name}" for name in _EXTRA_FEATURES if name in features]
+    if extra and platform.machine().lower() in ("x86_64", "amd64"):
+        attributes["mattr"] = extra
+    return tvm.target.Target(attributes)
+
+
+def resolve_target(tvm: Any, text: str | None) -> Any:
+    """Returns the target that a user asks for, by default this machine's CPU.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        text: Target as JSON or the name of a kind, None for this machine's CPU.
+
+    Raises:
+        TargetError: TVM does not know it, or was built without it.
+    """
+    if text is None:
+        return host_target(tvm)
+    try:
+        target = tvm.target.Target(orjson.loads(text) if text.lstrip().startswith("{") else text)
+        kind = str(target.kind.name)
+        if "num-cores" not in target.attrs and kind == "llvm":
+            attributes = orjson.loads(str(target)) | {"num-cores": usable_cores()}
+            target = tvm.target.Target(attributes)
+    except Exception as error:  # TVM raises what its parser meets
+        raise TargetError(f"unknown target {text!r}; {_EXAMPLE}") from error
+    if not tvm.runtime.enabled(kind):
+        raise TargetError(f"target {text!r}: {tvm.__file__} was built without {kind}")
+    cpu = str(target.attrs.get("mcpu", ""))
+    if kind == "llvm" and cpu and not tvm.target.codegen.llvm_is_valid_cpu(cpu, _triple(tvm)):
+        raise TargetError(f"target {text!r}: this TVM's LLVM does not know {cpu!r}; {_EXAMPLE}")
+    return target
+
+
+def _triple(tvm: Any) -> str:
+    return str(tvm.target.codegen.llvm_get_system_triple())
+
+
+def create_module(tvm: Any, workload: Workload | Subgraph, target: Any) -> Any:
+    """Returns a workload as a `tvm.IRModule` of one function, `main`.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        workload: An operator, a user's function, or a task of a built-in network.
+        target: What a network's tasks are extracted for.
+
+    Raises:
+        WorkloadError: A network has no such task, or a user's function is missing or fails.
+    """
+    if isinstance(workload, Subgraph):
+        tasks = extract_modules(tvm, relax_module(tvm, workload.network), target)
+        if workload.position >= len(tasks):
+            raise WorkloadError(
+                f"{workload.network}#{workload.position}: the network has {len(tasks)} tasks, "
+                "counted from 0"
+            )
+        return tasks[workload.position][0]
+    try:
+        if workload.file is None:
+            tensors = OPERATORS[workload.operator].compute(tvm, *workload.arguments)
+        else:
+            tensors = users_function(workload.file, workload.operator)(*workload.arguments)
+        return tvm.IRModule({"main": tvm.te.create_prim_func(list(tensors))})
+    except WorkloadError:
+        raise
+    except Exception as error:  # a user's code may raise anything
+        raise WorkloadError(f"{workload.operator}: cannot be built ({error})") from error

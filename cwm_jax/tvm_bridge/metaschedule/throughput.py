@@ -1,0 +1,71 @@
+"""What MetaSchedule asks a cost model: `predict(context, candidates)`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.tvm_bridge.metaschedule.candidates import sampling_context
+from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
+from cwm_jax.tvm_bridge.metaschedule.targets import create_module, host_target
+from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.runtime import use
+from cwm_jax.tvm_bridge.throughput_benchmark import LEARNED, Boundary, pretend_latencies
+from cwm_jax.tvm_bridge.workloads import parse_workload
+
+_ROUND = 16
+
+
+def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary:
+    """Samples candidates as a search does at first, and has both models learn from some.
+
+    Args:
+        workload: As for `cwm tune`.
+        scorer: The world model's checkpoint.
+        count: How many candidates.
+    """
+    tvm = use("metaschedule")
+    from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel, workload_key
+
+    ms = tvm.s_tir.meta_schedule
+    target = host_target(tvm)
+    module = create_module(tvm, parse_workload(workload), target)
+    context = sampling_context(
+        tvm,
+        module,
+        target,
+        ms.search_strategy.ReplayTrace(),
+        ms.cost_model.RandomModel(),
+        0,
+        trials=LEARNED + count,
+        round_size=LEARNED + count,
+    )
+    program = program_of_module(tvm, module, workload_key(module))
+    drawn = list(context.generate_measure_candidates() or ())
+    # What is drawn twice would be scored once by the world model, but twice by the rival.
+    distinct = dict(
+        zip(steps_of_candidates(tvm, module, target, drawn, program), drawn, strict=True)
+    )
+    schedules, found = list(distinct), list(distinct.values())
+    learned, asked = found[:LEARNED], slice(LEARNED if len(found) > LEARNED else 0, None)
+    candidates = found[asked]
+    results = [
+        ms.runner.RunnerResult([latency], None) for latency in pretend_latencies(len(learned))
+    ]
+    rival = ms.cost_model.XGBModel(num_warmup_samples=_ROUND - 1)
+    rival.update(context, learned, results)
+
+    def prepare_ours(batch: int) -> Callable[[], Any]:
+        model = WorldModelCostModel(scorer)  # one that has scored candidates remembers them
+        model.update(context, learned, results)
+        model.predict(context, learned[:1])  # fits what it has learned
+        return partial(model.predict, context, candidates[:batch])
+
+    return Boundary(
+        program,
+        schedules[asked],
+        {
+            "world-model": prepare_ours,
+            "xgboost": lambda batch: partial(rival.predict, context, candidates[:batch]),
+        },
+    )

@@ -1,0 +1,82 @@
+"""One MetaSchedule search on this machine: rounds of search and measurement, resumable."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.program import programs_path, write_programs
+from cwm_jax.tvm_bridge.interrupts import watch_interrupts
+from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
+from cwm_jax.tvm_bridge.metaschedule.rounds import (
+    FoundRound,
+    ModuleSearch,
+    SearchConfig,
+    search_measure,
+    search_model,
+)
+from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.search_loop import (
+    Round,
+    Searched,
+    SearchResult,
+    TaskRound,
+    search_in_rounds,
+)
+
+
+def tune_module(
+    tvm: Any,
+    module: Any,
+    target: Any,
+    config: SearchConfig,
+    folder: Path,
+    *,
+    scorer: Scorer | None = None,
+    report: Callable[[Round], None] = lambda _: None,
+) -> SearchResult:
+    """Searches for a fast schedule of a module with MetaSchedule's evolutionary search.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        target: TVM target with `num-cores`.
+        config: Settings.
+        folder: Where the search lives; goes on with the trials that it holds.
+        scorer: Checkpoint of the world model, if that is the cost model.
+        report: Called after every round.
+
+    Raises:
+        RecordError: The folder holds another search, or was measured otherwise.
+        TargetError: The settings ask for references on another device than this CPU.
+        ProgramError: MetaSchedule cannot tune the module.
+    """
+    from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
+
+    program = program_of_module(tvm, module, workload_key(module))
+    files = SearchFolder(tvm, folder)
+    records = files.earlier([program.workload_key], str(target))
+    write_programs([program], programs_path(files.records))
+    latencies = [record.latency for record in records]
+
+    def kept(found: FoundRound) -> TaskRound:
+        records.extend(found.records)
+        return found.told()
+
+    with watch_interrupts() as interrupt:
+        timed = search_model(tvm, config, scorer, interrupt)
+        measure = search_measure(tvm, target, config, files, interrupt)
+        search = ModuleSearch(
+            tvm, module, program, target, config, files, records, timed, measure, interrupt
+        )
+        searched = Searched(
+            program.workload_key,
+            str(target),
+            program.flop,
+            lambda count: kept(search.next_round(count)),
+            lambda again: kept(search.again(again)),
+            lambda: records,
+        )
+        result = search_in_rounds(searched, config, latencies, report)
+    search.finish()
+    return result
