@@ -22,6 +22,7 @@ from cwm_jax.tvm_bridge.throughput_benchmark import distinct_beginnings
 WORKLOAD = "matmul:64,64,64"
 
 
+@pytest.mark.usefixtures("unsteady")
 def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     out, result = tmp_path / "searches", tmp_path / "search.json"
     arguments = ["bench", "search", "--workloads", WORKLOAD, "--variants", "random", "xgboost"]

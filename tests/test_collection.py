@@ -71,7 +71,7 @@ def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     assert {record.steps for record in again} <= {record.steps for record in grown}
 
     tasks = read_tasks(corpus.tasks)
-    more = ["--workloads", "softmax:16,32", "softmax:8,64", "--round", "3", "--records", "3"]
+    more = ["--workloads", "softmax:16,32", "norm:1,16,16", "--round", "3", "--records", "3"]
     assert main(["collect", "--out", str(out), *LOUD, *more, "--checkpoint", "none"]) == 0
     assert read_tasks(corpus.tasks)[:2] == tasks
     assert len(read_tasks(corpus.tasks)) == 3
