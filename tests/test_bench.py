@@ -38,6 +38,10 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     assert all(row["spread"] == 1 for row in data["rows"])  # measured once
     assert all(len(curve["best"]) == curve["trials"] for curve in data["curves"])
     assert "geometric mean" in capsys.readouterr().out
+    again = [json.loads(line)["latency"] for line in (out / "winners.jsonl").open()]
+    (long,) = (row for row in data["rows"] if row["trials"] == 5)
+    assert len(again) >= 5  # the best five of the long search
+    assert long["latency"] == data["optimum"][WORKLOAD] <= sorted(again)[-5]
 
     logs = {path: path.read_bytes() for path in out.iterdir()}
     assert main(arguments) == 0

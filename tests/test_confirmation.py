@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cwm_jax.records.ansor_log import load_records
 from cwm_jax.search.confirmation import (
+    best_programs,
     best_record,
     default_confirmations,
     fastest_programs,
@@ -59,9 +60,20 @@ def test_a_lucky_measurement_does_not_win(programs):
     assert best.steps == programs[3].steps
 
 
+def test_the_chosen_program_comes_before_the_next_fastest(programs):
+    first, second, third = programs[:3]
+    searched = took(first, 1.0, 2.0) + took(second, 1.2, 1.6) + took(third, 1.3)
+    found = best_programs(searched, 2)
+    assert [record.steps for record in found] == [second.steps, third.steps]
+    assert found[0].costs == (1.2, 1.6)
+    every = best_programs(searched, 5)
+    assert [record.steps for record in every] == [second.steps, third.steps, first.steps]
+
+
 def test_failures_are_no_programs(programs):
     failed = dataclasses.replace(programs[0], error_code=2)
     assert best_record([failed]) is None
+    assert best_programs([failed], 5) == []
     assert fastest_programs([failed, *took(programs[1], 3.0)], 4)[0].steps == programs[1].steps
 
 

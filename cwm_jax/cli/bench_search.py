@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,12 @@ from cwm_jax.tvm_bridge.machine import (
 
 if TYPE_CHECKING:
     from cwm_jax.evaluation.search_summary import Found
-    from cwm_jax.tvm_bridge.search_benchmark import Remeasured, Winner
+    from cwm_jax.tvm_bridge.search_benchmark import Remeasured, SearchRun, Winner, Winners
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
 _RIVAL = "xgboost"
 _REFERENCE_ROUND = 64  # Ansor's own default; a search of 64 trials would learn nothing by it
+_REFERENCE_BEST = 5  # of a long search, each measured but once, count
 
 
 def add_search_parser(kinds: Any) -> None:
@@ -64,7 +66,8 @@ def add_search_parser(kinds: Any) -> None:
         nargs="*",
         default=[],
         metavar="WORKLOAD",
-        help="workloads whose headroom is told by a long search of Ansor with XGBoost",
+        help="workloads whose headroom is told by a long search with XGBoost, each program "
+        f"measured once; the best {_REFERENCE_BEST} are measured again with the winners",
     )
     search.add_argument("--reference-trials", type=positive, default=1000)
     search.add_argument(
@@ -88,12 +91,27 @@ def add_search_parser(kinds: Any) -> None:
         "--reference-every",
         type=positive,
         metavar="N",
-        help="as for cwm tune, in all searches; winners are always measured so",
+        help="as for cwm tune, in all searches but the long ones; winners are always measured so",
     )
     search.add_argument("--rounds", type=positive, default=5, help="final measurements (5)")
     search.add_argument("--out", type=Path, default=Path("runs/bench-search"))
     add_json_option(search)
     search.set_defaults(run=run_search_benchmark)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stop:
+    """A search after some trials.
+
+    Attributes:
+        run: The search.
+        trials: After how many.
+        winners: Its best programs then.
+    """
+
+    run: "SearchRun"
+    trials: int
+    winners: "list[Winner]"
 
 
 def run_search_benchmark(options: argparse.Namespace) -> int:
@@ -116,55 +134,39 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         for workload in options.reference
     ]
     folders = benchmark.folders_of(runs, options.out, options.others)
-    told: list[tuple[benchmark.SearchRun, int, float, benchmark.Winner]] = []
-    searches: dict[benchmark.SearchRun, dict[str, Any]] = {}
+    logs = {run: benchmark.log_of(run, options.engine, folders[run]) for run in runs}
     with Progress(console=console) as progress:
-        bar = progress.add_task("searching", total=len(runs))
-        for run, folder in folders.items():
-            progress.update(bar, description=run.name)
-            data = benchmark.run_search(
-                run, options.engine, checkpoint, options.corpus, folder, options.reference_every
+        searches = _search(folders, checkpoint, options, progress)
+        stops = [
+            _Stop(run, trials, engine.after(logs[run], trials, count))
+            for run in runs
+            for trials, count in (
+                [(trials, 1) for trials in options.trials]
+                if run.trials == longest
+                else [(run.trials, _REFERENCE_BEST)]
             )
-            seconds = _round_seconds(data["rounds"])
-            log = benchmark.log_of(run, options.engine, folder)
-            after = options.trials if run.trials == longest else [run.trials]
-            told += [(run, trials, seconds, engine.after(log, trials)) for trials in after]
-            searches[run] = data
-            progress.advance(bar)
-        own = {winner.name for run, *_, winner in told if folders[run] == options.out}
-        bar = progress.add_task("measuring the winners", total=options.rounds * len(own))
-        latencies: dict[tuple[Path, str], list[float]] = {}
-        for folder in dict.fromkeys(folders.values()):
-            there = [winner for run, *_, winner in told if folders[run] == folder]
-            file = folder / benchmark.WINNERS_FILE
-            mine = folder == options.out
-            measured = benchmark.remeasure(
-                there,
-                benchmark.measurer_of(engine, file) if mine else _refuse_to_measure(folder),
-                options.rounds,
-                file,
-                lambda count: progress.update(bar, completed=count),
-            )
-            for winner, rounds in zip(there, measured, strict=True):
-                latencies[folder, winner.name] = rounds
+        ]
+        latencies = _measure(stops, folders, engine, options, progress)
     scales = {
-        run: benchmark.to_winners_level(
-            engine.records(benchmark.log_of(run, options.engine, folder)),
-            folder / benchmark.WINNERS_FILE,
-        )
+        run: benchmark.to_winners_level(engine.records(logs[run]), folder / benchmark.WINNERS_FILE)
         for run, folder in folders.items()
     }
     found: list[Found] = []
     reference: dict[tuple[Path, str], float] = {}
     rows: list[dict[str, Any]] = []
-    for run, trials, seconds, winner in told:
-        folder, measured = folders[run], latencies[folders[run], winner.name]
-        latency = statistics.median(measured)
+    for stop in stops:
+        run, folder = stop.run, folders[stop.run]
+        latency, measured, winner = min(
+            (statistics.median(measured), measured, winner)
+            for winner in stop.winners
+            for measured in [latencies[folder, winner.name]]
+        )
         if run.trials == longest:
-            found.append(Found(run.workload, run.variant, run.seed, trials, latency, seconds))
+            seconds = _round_seconds(searches[run]["rounds"])
+            found.append(Found(run.workload, run.variant, run.seed, stop.trials, latency, seconds))
         else:
             reference[folder, run.workload] = latency
-        row = {**dataclasses.asdict(run), "folder": folder.name, "trials": trials}
+        row = {**dataclasses.asdict(run), "folder": folder.name, "trials": stop.trials}
         in_search = scales[run] * winner.latency
         spread = max(measured) / min(measured)
         rows.append(row | {"in_search": in_search, "latency": latency, "spread": spread})
@@ -207,6 +209,56 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
+def _search(
+    folders: "Mapping[SearchRun, Path]",
+    checkpoint: str,
+    options: argparse.Namespace,
+    progress: Progress,
+) -> "dict[SearchRun, dict[str, Any]]":
+    """Runs what is not finished; returns what `cwm tune` told of each search."""
+    from cwm_jax.tvm_bridge.search_benchmark import run_search
+
+    bar = progress.add_task("searching", total=len(folders))
+    told: dict[SearchRun, dict[str, Any]] = {}
+    for run, folder in folders.items():
+        progress.update(bar, description=run.name)
+        every = options.reference_every if run.trials == max(options.trials) else None
+        told[run] = run_search(run, options.engine, checkpoint, options.corpus, folder, every)
+        progress.advance(bar)
+    return told
+
+
+def _measure(
+    stops: Sequence[_Stop],
+    folders: "Mapping[SearchRun, Path]",
+    engine: "Winners",
+    options: argparse.Namespace,
+    progress: Progress,
+) -> dict[tuple[Path, str], list[float]]:
+    """Measures this machine's winners; returns all latencies by folder and winner's name."""
+    from cwm_jax.tvm_bridge import search_benchmark as benchmark
+
+    by_folder: dict[Path, list[Winner]] = defaultdict(list)
+    for stop in stops:
+        by_folder[folders[stop.run]] += stop.winners
+    own = {winner.name for winner in by_folder[options.out]}
+    bar = progress.add_task("measuring the winners", total=options.rounds * len(own))
+    latencies: dict[tuple[Path, str], list[float]] = {}
+    for folder, winners in by_folder.items():
+        file = folder / benchmark.WINNERS_FILE
+        mine = folder == options.out
+        measured = benchmark.remeasure(
+            winners,
+            benchmark.measurer_of(engine, file) if mine else _refuse_to_measure(folder),
+            options.rounds,
+            file,
+            lambda count: progress.update(bar, completed=count),
+        )
+        for winner, rounds in zip(winners, measured, strict=True):
+            latencies[folder, winner.name] = rounds
+    return latencies
+
+
 def _refuse_to_measure(folder: Path) -> "Callable[[Winner], Remeasured]":
     def refuse(winner: "Winner") -> "Remeasured":
         raise CwmError(
@@ -217,7 +269,7 @@ def _refuse_to_measure(folder: Path) -> "Callable[[Winner], Remeasured]":
     return refuse
 
 
-def _winners(engine: str, workloads: Sequence[str]) -> Any:
+def _winners(engine: str, workloads: Sequence[str]) -> "Winners":
     """Returns the engine's part; a process holds one TVM."""
     if engine == "ansor":
         from cwm_jax.tvm_bridge.ansor.winners import AnsorWinners

@@ -111,6 +111,21 @@ def best_record(records: Iterable[Record]) -> Record | None:
     return dataclasses.replace(best[0], costs=tuple(c for record in best for c in record.costs))
 
 
+def best_programs(records: Iterable[Record], count: int) -> list[Record]:
+    """Returns the `best_record` and a record of each of the next fastest programs.
+
+    Args:
+        records: Of one workload.
+        count: How many programs at most; none if no measurement succeeded.
+    """
+    kept = list(records)
+    best = best_record(kept)
+    if best is None:
+        return []
+    fastest = fastest_programs(kept, count)
+    return [best, *(record for record in fastest if record.steps != best.steps)][:count]
+
+
 def best_records(records: Iterable[Record]) -> list[Record]:
     """Returns the `best_record` of each workload and target that has one."""
     searches: dict[tuple[str, str], list[Record]] = defaultdict(list)

@@ -201,7 +201,7 @@ def to_winners_level(records: Path, winners: Path) -> float:
 
 
 class Winner(NamedTuple):
-    """The fastest program of a search.
+    """One of the fastest programs of a search.
 
     Attributes:
         name: Short hash of it.
@@ -218,13 +218,21 @@ class Winners(Protocol):
     """What is an engine's own in the benchmark.
 
     Attributes:
+        target: TVM target of this machine.
         device: Builds and runs by `WINNERS_MEASURED`.
     """
 
+    target: str
     device: Device
 
-    def after(self, log: Path, trials: int) -> Winner:
-        """Returns the fastest of the first `trials` records of a search's log."""
+    def after(self, log: Path, trials: int, count: int = 1) -> list[Winner]:
+        """Returns the best programs among the first records of a search's log.
+
+        Args:
+            log: Of the search.
+            trials: How many records.
+            count: How many programs at most, the best first; at least one is returned.
+        """
         ...
 
     def records(self, log: Path) -> Path:

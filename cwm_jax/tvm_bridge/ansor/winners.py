@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
-from cwm_jax.search.confirmation import best_record
+from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_programs
 from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
 from cwm_jax.tvm_bridge.ansor.targets import host_target
 from cwm_jax.tvm_bridge.ansor.workloads import create_task
@@ -34,12 +35,10 @@ class AnsorWinners:
         self._tasks: dict[str, Any] = {}
         self.device = AnsorDevice(self._tvm, self._target, WINNERS_MEASURED)
 
-    def after(self, log: Path, trials: int) -> Winner:
-        """Returns the fastest program of the first `trials` records of a log."""
+    def after(self, log: Path, trials: int, count: int = 1) -> list[Winner]:
+        """Returns the best programs of the first `trials` records of a log."""
         records = load_records(log, summary=LogSummary())[:trials]
-        best = best_record(records) or records[0]
-        line = format_line(best)
-        return Winner(program_name(line), best.latency, (best.workload_key, line))
+        return [_winner(record) for record in best_programs(records, count) or records[:1]]
 
     def records(self, log: Path) -> Path:
         """Returns the records of a search: its log."""
@@ -53,3 +52,8 @@ class AnsorWinners:
             self._tasks = {str(task.workload_key): task for task in tasks}
         loaded, _ = self._ansor.measure_record.load_record_from_string(line)
         return self._ansor.MeasureInput(self._tasks[key], loaded.state)
+
+
+def _winner(record: Record) -> Winner:
+    line = format_line(record)
+    return Winner(program_name(line), record.latency, (record.workload_key, line))

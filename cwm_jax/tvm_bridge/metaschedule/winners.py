@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cwm_jax.search.confirmation import best_record
+from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_programs
 from cwm_jax.tvm_bridge.metaschedule.folder import (
     SEARCH_RECORDS,
     line_of,
@@ -37,12 +38,10 @@ class MetaScheduleWinners:
         for text in workloads:  # refuses what is none before anything is searched
             parse_workload(text)
 
-    def after(self, log: Path, trials: int) -> Winner:
-        """Returns the fastest program of the first `trials` records of a search's folder."""
+    def after(self, log: Path, trials: int, count: int = 1) -> list[Winner]:
+        """Returns the best programs of the first `trials` records of a search's folder."""
         records = search_records(log)[:trials]
-        best = best_record(records) or records[0]
-        line = line_of(log, best)
-        return Winner(program_name(line), best.latency, (log, line))
+        return [_winner(log, record) for record in best_programs(records, count) or records[:1]]
 
     def records(self, log: Path) -> Path:
         """Returns the records in a search's folder."""
@@ -51,3 +50,8 @@ class MetaScheduleWinners:
     def input_of(self, winner: Winner) -> Any:
         """Returns the `MeasureCandidate` of a winner."""
         return tuning_record_of(self._tvm, *winner.program).as_measure_candidate()
+
+
+def _winner(log: Path, record: Record) -> Winner:
+    line = line_of(log, record)
+    return Winner(program_name(line), record.latency, (log, line))
