@@ -1,6 +1,7 @@
 """The search benchmark, with searches of a few trials."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 
@@ -107,9 +108,12 @@ def test_unscaled_measurements_count_until_something_is_added(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in old))
     asked: list[str] = []
 
-    def measure(winner: Winner) -> Remeasured:
-        asked.append(winner.name)
-        return Remeasured(len(asked), 0.5)
+    def measure(winners: Sequence[Winner]) -> list[Remeasured]:
+        measured: list[Remeasured] = []
+        for winner in winners:
+            asked.append(winner.name)
+            measured.append(Remeasured(len(asked), 0.5))
+        return measured
 
     a, b = (Winner(name, 1.0, None) for name in "ab")
     assert remeasure([a, b, a], measure, 1, file) == [[9.0], [9.0], [9.0]]
@@ -121,6 +125,25 @@ def test_unscaled_measurements_count_until_something_is_added(tmp_path):
         *[None] * 2,
         *[0.5] * 6,
     ]
+
+
+def test_winners_are_measured_a_few_together_and_kept_as_they_are(tmp_path):
+    file, batches = tmp_path / "winners.jsonl", []
+    winners = [Winner(f"{number}", 1.0, None) for number in range(19)]
+
+    def measure(some: Sequence[Winner]) -> list[Remeasured]:
+        if len(batches) == 4:
+            raise CwmError("interrupted")
+        batches.append([winner.name for winner in some])
+        return [Remeasured(float(winner.name), 0.5) for winner in some]
+
+    with pytest.raises(CwmError, match="interrupted"):
+        remeasure(winners, measure, 2, file)
+    names = [winner.name for winner in winners]
+    assert batches == [names[:8], names[8:16], names[16:], names[:8]]
+    batches.clear()
+    assert remeasure(winners, measure, 2, file) == [[float(name)] * 2 for name in names]
+    assert batches == [names[8:16], names[16:]]
 
 
 def test_throughput_is_measured_where_ansor_asks(tmp_path, capsys):

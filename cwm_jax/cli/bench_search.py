@@ -259,11 +259,11 @@ def _measure(
     return latencies
 
 
-def _refuse_to_measure(folder: Path) -> "Callable[[Winner], Remeasured]":
-    def refuse(winner: "Winner") -> "Remeasured":
+def _refuse_to_measure(folder: Path) -> "Callable[[Sequence[Winner]], list[Remeasured]]":
+    def refuse(winners: "Sequence[Winner]") -> "list[Remeasured]":
         raise CwmError(
-            f"{folder}: winner {winner.name} was not measured in as many rounds there; finish it "
-            "on its own machine, or ask for fewer --rounds"
+            f"{folder}: winner {winners[0].name} was not measured in as many rounds there; finish "
+            "it on its own machine, or ask for fewer --rounds"
         )
 
     return refuse

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from cwm_jax.errors import CwmError
+from cwm_jax.prefetching import in_chunks
 from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig, SteadyMeasurer
 from cwm_jax.tvm_bridge.reference import ReferenceRun, read_reference
 from cwm_jax.tvm_bridge.steady_search import reference_path
@@ -55,6 +56,8 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
 
 WINNERS_FILE = "winners.jsonl"
 """In a folder of searches: what was measured of their winners."""
+
+_TOGETHER = 8  # so many share the reference between them, and the wait for a steady machine
 
 WINNERS_MEASURED = MeasureConfig(
     build_timeout=60,
@@ -262,8 +265,8 @@ class Remeasured(NamedTuple):
     level: float
 
 
-def measurer_of(engine: Winners, file: Path) -> Callable[[Winner], Remeasured]:
-    """Returns what builds and measures winners, all of a file scaled to one level.
+def measurer_of(engine: Winners, file: Path) -> Callable[[Sequence[Winner]], list[Remeasured]]:
+    """Returns what builds and measures winners together, all of a file scaled to one level.
 
     Args:
         engine: Whose programs they are.
@@ -279,16 +282,17 @@ def measurer_of(engine: Winners, file: Path) -> Callable[[Winner], Remeasured]:
         history = [] if level is None else [ReferenceRun(0.0, level, (), accepted=True)]
         return SteadyMeasurer(engine.device, WINNERS_MEASURED, history)
 
-    def measure(winner: Winner) -> Remeasured:
-        (result,) = measurer().measure([engine.input_of(winner)])
-        return Remeasured(engine.device.latency(result), measurer().history[0].level)
+    def measure(winners: Sequence[Winner]) -> list[Remeasured]:
+        results = measurer().measure([engine.input_of(winner) for winner in winners])
+        level = measurer().history[0].level
+        return [Remeasured(engine.device.latency(result), level) for result in results]
 
     return measure
 
 
 def remeasure(
     winners: Sequence[Winner],
-    measure: Callable[[Winner], Remeasured],
+    measure: Callable[[Sequence[Winner]], Sequence[Remeasured]],
     rounds: int,
     file: Path,
     report: Callable[[int], None] = lambda _: None,
@@ -297,11 +301,11 @@ def remeasure(
 
     Args:
         winners: What to measure; equal programs are measured once a round.
-        measure: Builds and measures one.
+        measure: Builds and measures a few, one after the other.
         rounds: How often each is built and measured.
         file: JSON lines of what is measured; a call with the same winners goes on with it. Rows of
             before latencies were scaled count only as long as nothing is to be added to them.
-        report: Called after every measurement with how many there are.
+        report: Called with how many are measured, whenever there are more.
 
     Returns:
         The latencies of each in seconds, round by round; infinity for a failure.
@@ -315,16 +319,17 @@ def remeasure(
         (row["program"], row["round"]): math.inf if row["latency"] is None else row["latency"]
         for row in rows
     }
-    for name, number in wanted:
-        if (name, number) in done:
-            continue
-        latency, level = measure(distinct[name])
-        done[name, number] = latency
-        shown = latency if math.isfinite(latency) else None
-        with file.open("ab") as out:
-            row = {"program": name, "round": number, "latency": shown, "level": level}
-            out.write(orjson.dumps(row) + b"\n")
-        report(len(done))
+    for number in range(rounds):
+        missing = [name for name in distinct if (name, number) not in done]
+        for names in in_chunks(missing, _TOGETHER):
+            measured = measure([distinct[name] for name in names])
+            with file.open("ab") as out:
+                for name, (latency, level) in zip(names, measured, strict=True):
+                    done[name, number] = latency
+                    shown = latency if math.isfinite(latency) else None
+                    row = {"program": name, "round": number, "latency": shown, "level": level}
+                    out.write(orjson.dumps(row) + b"\n")
+            report(len(done))
     return [[done[winner.name, number] for number in range(rounds)] for winner in winners]
 
 
