@@ -14,10 +14,8 @@ from jaxtyping import Float32
 from cwm_jax.features.step_text import group_text
 from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
-from cwm_jax.ranking.nearest import shipped_scorers
-from cwm_jax.ranking.online import OnlineRanker
-from cwm_jax.ranking.pairing import kind_of_target, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.ranking.task_ranker import TaskRanker
 from cwm_jax.records.ansor_log import LogSummary, iterate_records, parse_line
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
@@ -52,14 +50,8 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         adaptation: AdaptationConfig | None = None,
     ) -> None:
         super().__init__()
-        scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
-        self._kind = scorer.hardware.kind
-        self.online = OnlineRanker(
-            scorer,
-            adaptation or AdaptationConfig(),
-            lambda: shipped_scorers("ansor", self._kind),
-        )
-        self._programs: dict[str, Program] = {}
+        self._ranker = TaskRanker("ansor", checkpoint, adaptation)
+        self.online = self._ranker.online
 
     def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
         """Scores states of one task, higher is better.
@@ -104,14 +96,10 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
 
     def program(self, task: Any) -> Program:
         """Returns the compute graph of a task."""
-        key = task.workload_key
-        if key not in self._programs:
-            self._programs[key] = program_of_task(_tvm, task)
-            scorer = self.online.scorer
-            self._kind = kind_of_target(str(task.target))
-            warn_of_target(scorer.hardware, str(task.target), int(task.hardware_params.num_cores))
-            warn_of_engine(scorer.engines, "ansor")
-        return self._programs[key]
+        cores = int(task.hardware_params.num_cores)
+        return self._ranker.program(
+            str(task.workload_key), str(task.target), cores, lambda: program_of_task(_tvm, task)
+        )
 
 
 def schedules_of_states(task: Any, states: Sequence[Any]) -> list[tuple[Step, ...]]:

@@ -16,10 +16,8 @@ from cwm_jax.errors import CheckpointError
 from cwm_jax.files import write_atomically
 from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
-from cwm_jax.ranking.nearest import shipped_scorers
-from cwm_jax.ranking.online import OnlineRanker
-from cwm_jax.ranking.pairing import kind_of_target, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.ranking.task_ranker import TaskRanker
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
@@ -57,15 +55,8 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         adaptation: AdaptationConfig | None = None,
     ) -> None:
         super().__init__()
-        scorer = checkpoint if isinstance(checkpoint, Scorer) else Scorer.load(checkpoint)
-        self._kind = scorer.hardware.kind
-        self.online = OnlineRanker(
-            scorer,
-            adaptation or AdaptationConfig(),
-            lambda: shipped_scorers("metaschedule", self._kind),
-        )
-        # By module: MetaSchedule asks about one module thousands of times.
-        self._programs: dict[Any, Program] = {}
+        self._ranker = TaskRanker("metaschedule", checkpoint, adaptation)
+        self.online = self._ranker.online
 
     def load(self, path: str) -> None:
         """Takes in the measurements that `save` wrote.
@@ -116,15 +107,13 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             return self.online.rank(program, schedules).astype(np.float64)
 
     def _program(self, context: Any) -> Program:
-        module = context.mod
-        if module not in self._programs:
-            self._programs[module] = program_of_module(_tvm, module, workload_key(module))
-            scorer = self.online.scorer
-            cores, target = context.target.attrs.get("num-cores"), str(context.target)
-            self._kind = kind_of_target(target)
-            warn_of_target(scorer.hardware, target, None if cores is None else int(cores))
-            warn_of_engine(scorer.engines, "metaschedule")
-        return self._programs[module]
+        module, cores = context.mod, context.target.attrs.get("num-cores")
+        return self._ranker.program(
+            module,  # not its key: MetaSchedule asks about one module thousands of times
+            str(context.target),
+            None if cores is None else int(cores),
+            lambda: program_of_module(_tvm, module, workload_key(module)),
+        )
 
 
 def workload_key(module: Any) -> str:
