@@ -1,6 +1,8 @@
 """A MetaSchedule search puts its world model to the test against random draws."""
 
+import dataclasses
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -9,10 +11,9 @@ import pytest
 
 from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.tvm_bridge.interrupts import Interrupt
 from cwm_jax.tvm_bridge.measuring import measure_once
 from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
-from cwm_jax.tvm_bridge.metaschedule.rounds import ModuleSearch, SearchConfig, search_model
+from cwm_jax.tvm_bridge.metaschedule.rounds import ModuleSearch, SearchConfig, search_session
 
 
 class PretendDevice:
@@ -48,27 +49,19 @@ def task(create_task):
 @pytest.fixture
 def start(tvm, task, target, tmp_path):
     """What a candidate takes, and where candidates come from -> a search, and its ranker."""
+    files = SearchFolder(tvm, tmp_path / "search")
+    with ExitStack() as sessions:
 
-    def begin(seconds, source):
-        config = SearchConfig(trials=64, search=source, population=64)
-        timed = search_model(tvm, config, Scorer.load("cpu-x86-2core"), Interrupt())
-        measure = partial(measure_once, PretendDevice(tvm, seconds))
-        files = SearchFolder(tvm, tmp_path / "search")
-        search = ModuleSearch(
-            tvm,
-            task.module,
-            task.program,
-            target,
-            config,
-            files,
-            [],
-            timed,
-            measure,
-            Interrupt(),
-        )
-        return search, timed.online
+        def begin(seconds, source):
+            config = SearchConfig(trials=64, search=source, population=64)
+            scorer = Scorer.load("cpu-x86-2core")
+            opened = search_session(tvm, target, config, files, scorer)
+            real = sessions.enter_context(opened)
+            measure = partial(measure_once, PretendDevice(tvm, seconds))
+            session = dataclasses.replace(real, measure=measure)
+            return ModuleSearch(session, task.module, task.program, []), real.timed.online
 
-    return begin
+        yield begin
 
 
 @pytest.mark.parametrize("source", ["planner", "evolutionary"])

@@ -8,12 +8,14 @@ from typing import Any
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.record import Record
 from cwm_jax.search.task_gradient import TaskProgress
-from cwm_jax.tvm_bridge.ansor.cost_models import create_cost_model
-from cwm_jax.tvm_bridge.ansor.rounds import NextRound, guard_model, start_confirming, start_search
-from cwm_jax.tvm_bridge.ansor.search_measuring import SearchMeasuring
+from cwm_jax.tvm_bridge.ansor.rounds import (
+    NextRound,
+    search_session,
+    start_confirming,
+    start_search,
+)
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.ansor.tuning import measured_records
-from cwm_jax.tvm_bridge.interrupts import watch_interrupts
 from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,
     NetworkRound,
@@ -56,43 +58,22 @@ def tune_network(
         TargetError: Likewise.
     """
     size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
-    model, clock = create_cost_model(
-        tvm,
-        config.cost_model,
-        scorer=scorer,
-        round_size=size * len(tasks),
-        seed=config.seed,
-        adaptation=config.adaptation,
-        pretrain=config.pretrain,
-    )
     records = [[r for r in earlier if r.workload_key == task.workload_key] for task, _ in tasks]
     progress = [
         _progress(task, weight, found, size)
         for (task, weight), found in zip(tasks, records, strict=True)
     ]
     searches: dict[int, NextRound] = {}
-    with watch_interrupts() as interrupt:
-        guard_model(model, config, interrupt)
-        measuring = SearchMeasuring(tvm, tasks[0][0].target, config, log, interrupt)
+    target, learn_every = tasks[0][0].target, size * len(tasks)
+    with search_session(tvm, target, config, log, scorer, learn_every) as session:
 
         def run_round(at: int, count: int) -> TaskRound:
             if at not in searches:
-                searches[at] = start_search(
-                    tvm,
-                    tasks[at][0],
-                    config,
-                    log,
-                    measuring,
-                    model,
-                    clock,
-                    records[at],
-                    interrupt,
-                )
+                searches[at] = start_search(session, tasks[at][0], records[at])
             return searches[at](count).told()
 
         def again(at: int, programs: Sequence[Record]) -> TaskRound:
-            confirm = start_confirming(tvm, tasks[at][0], config, log, measuring, interrupt)
-            return confirm(programs).told()
+            return start_confirming(session, tasks[at][0])(programs).told()
 
         def measured(at: int) -> list[Record]:
             return measured_records(records[at], log, tasks[at][0].workload_key)

@@ -1,5 +1,6 @@
 """Rounds of a search: each finds candidates, measures them, and appends them to the log."""
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from cwm_jax.errors import TargetError
+from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.ansor.cost_models import create_cost_model
 from cwm_jax.tvm_bridge.ansor.remote import LOST_ROUNDS, Tracker, device_lost, learning_from_answers
 from cwm_jax.tvm_bridge.ansor.results import first_error, latency_of
 from cwm_jax.tvm_bridge.ansor.search_measuring import SearchMeasuring
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.clock import Clock
-from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
 from cwm_jax.tvm_bridge.search_loop import Counts, TaskRound
 
 
@@ -45,30 +48,73 @@ NextRound = Callable[[int], Found]
 _Wanted = TypeVar("_Wanted")
 
 
-def start_search(
-    tvm: Any,
-    task: Any,
-    config: TuningConfig,
-    log: Path,
-    measuring: SearchMeasuring,
-    model: Any,
-    clock: Clock,
-    earlier: list[Record],
-    interrupt: Interrupt,
-) -> NextRound:
-    """Prepares the search of one task.
+@dataclasses.dataclass(frozen=True)
+class SearchSession:
+    """What the searches of all tasks share.
 
-    Args:
+    Attributes:
         tvm: A TVM with Ansor.
-        task: `auto_scheduler.SearchTask`.
         config: Settings.
         log: Ansor log that every round is appended to.
         measuring: Builds and runs candidates.
-        model: Cost model, timed by `clock` and guarded by `interrupt`.
+        model: Cost model, timed and guarded.
         clock: Its clock.
-        earlier: Records of this task that are measured already.
         interrupt: Whether the user asked to stop; the round under way is dropped then, and
             raises `KeyboardInterrupt`.
+    """
+
+    tvm: Any
+    config: TuningConfig
+    log: Path
+    measuring: SearchMeasuring
+    model: Any
+    clock: Clock
+    interrupt: Interrupt
+
+
+@contextmanager
+def search_session(
+    tvm: Any, target: Any, config: TuningConfig, log: Path, scorer: Scorer | None, learn_every: int
+) -> Iterator[SearchSession]:
+    """Makes what the searches of all tasks share; Ctrl-C is theirs until the end.
+
+    Args:
+        tvm: A TVM with Ansor.
+        target: Of all tasks.
+        config: Settings.
+        log: Ansor log.
+        scorer: Checkpoint of the world model, if that is the cost model.
+        learn_every: Measurements after which a model that trains does so.
+
+    Raises:
+        RecordError: What the log holds was measured otherwise.
+        TargetError: The settings ask for references on another device than this CPU.
+    """
+    model, clock = create_cost_model(
+        tvm,
+        config.cost_model,
+        scorer=scorer,
+        round_size=learn_every,
+        seed=config.seed,
+        adaptation=config.adaptation,
+        pretrain=config.pretrain,
+    )
+    with watch_interrupts() as interrupt:
+        model.predict = interrupt.guard(model.predict)
+        model.update = interrupt.guard(model.update)
+        if config.tracker is not None:
+            model.update = learning_from_answers(model.update)
+        measuring = SearchMeasuring(tvm, target, config, log, interrupt)
+        yield SearchSession(tvm, config, log, measuring, model, clock, interrupt)
+
+
+def start_search(session: SearchSession, task: Any, earlier: list[Record]) -> NextRound:
+    """Prepares the search of one task.
+
+    Args:
+        session: Shared with other tasks.
+        task: `auto_scheduler.SearchTask`.
+        earlier: Records of this task that are measured already.
 
     Returns:
         The function of a round. A round in which a remote device was lost is dropped from the
@@ -77,46 +123,34 @@ def start_search(
     Raises:
         TargetError: No remote device answers; also by a round, after `LOST_ROUNDS` in a row.
     """
-    start = _planner if config.search == "planner" else _evolution
-    search = start(tvm, task, config, log, measuring, model, clock, earlier, interrupt)
-    return _until_answered(search, config.tracker, log)
+    start = _planner if session.config.search == "planner" else _evolution
+    return _until_answered(start(session, task, earlier), session.config.tracker, session.log)
 
 
-def start_confirming(
-    tvm: Any,
-    task: Any,
-    config: TuningConfig,
-    log: Path,
-    measuring: SearchMeasuring,
-    interrupt: Interrupt,
-) -> Callable[[Sequence[Record]], Found]:
+def start_confirming(session: SearchSession, task: Any) -> Callable[[Sequence[Record]], Found]:
     """Prepares measuring recorded programs of a task again.
 
     Args:
-        tvm: A TVM with Ansor.
+        session: Shared with other tasks.
         task: `auto_scheduler.SearchTask`.
-        config: Settings.
-        log: Ansor log that the measurements are appended to.
-        measuring: As for `start_search`.
-        interrupt: As for `start_search`.
 
     Returns:
         The function of a round: takes one record of each program, and raises `TargetError` as
         that of `start_search` does.
     """
-    ansor = tvm.auto_scheduler
+    ansor = session.tvm.auto_scheduler
 
     def again(records: Sequence[Record]) -> Found:
         started = time.perf_counter()
         inputs = _inputs_of(ansor, task, records)
-        results = measuring.measure(inputs)
+        results = session.measuring.measure(inputs)
         seconds = time.perf_counter() - started
-        if interrupt.requested:
+        if session.interrupt.requested:
             raise KeyboardInterrupt
-        _append(ansor, log, inputs, results)
+        _append(ansor, session.log, inputs, results)
         return Found(results, (0.0, 0.0, seconds))
 
-    return _until_answered(again, config.tracker, log)
+    return _until_answered(again, session.config.tracker, session.log)
 
 
 def _until_answered(
@@ -138,27 +172,9 @@ def _until_answered(
     return answered
 
 
-def guard_model(model: Any, config: TuningConfig, interrupt: Interrupt) -> None:
-    """Lets Ctrl-C reach the search, and keeps lost devices from teaching the model."""
-    model.predict = interrupt.guard(model.predict)
-    model.update = interrupt.guard(model.update)
-    if config.tracker is not None:
-        model.update = learning_from_answers(model.update)
-
-
-def _evolution(
-    tvm: Any,
-    task: Any,
-    config: TuningConfig,
-    log: Path,
-    measuring: SearchMeasuring,
-    model: Any,
-    clock: Clock,
-    earlier: list[Record],
-    interrupt: Interrupt,
-) -> NextRound:
+def _evolution(session: SearchSession, task: Any, earlier: list[Record]) -> NextRound:
     """Rounds of Ansor's own search."""
-    ansor = tvm.auto_scheduler
+    ansor, model, clock = session.tvm.auto_scheduler, session.model, session.clock
     callbacks = []
     with _log_of(earlier) as earlier_log:
         if earlier_log is not None:
@@ -167,17 +183,17 @@ def _evolution(
         policy = ansor.SketchPolicy(
             task,
             model,
-            seed=_search_seed(config, earlier),
+            seed=_search_seed(session.config, earlier),
             verbose=0,
             init_search_callbacks=callbacks or None,
         )
-    measurer = measuring.program_measurer()
+    measurer = session.measuring.program_measurer()
 
     def next_round(size: int) -> Found:
         clock.calls.clear()
         started = time.perf_counter()
-        with measuring.of_ansor():
-            inputs, results = _one_round(policy, size, measurer, interrupt, log)
+        with session.measuring.of_ansor():
+            inputs, results = _one_round(policy, size, measurer, session.interrupt, session.log)
         if len(inputs) == 0:
             return Found((), (0.0, 0.0, 0.0))
         return Found(results, _phases(started, clock.calls, time.perf_counter()))
@@ -185,22 +201,13 @@ def _evolution(
     return next_round
 
 
-def _planner(
-    tvm: Any,
-    task: Any,
-    config: TuningConfig,
-    log: Path,
-    measuring: SearchMeasuring,
-    model: Any,
-    clock: Clock,
-    earlier: list[Record],
-    interrupt: Interrupt,
-) -> NextRound:
+def _planner(session: SearchSession, task: Any, earlier: list[Record]) -> NextRound:
     """Rounds of the planner."""
     from cwm_jax.tvm_bridge.ansor.planned_search import PlannedSearch
 
-    ansor = tvm.auto_scheduler
-    search = PlannedSearch(tvm, task, model, measuring.measure, _search_seed(config, earlier))
+    ansor, model = session.tvm.auto_scheduler, session.model
+    seed = _search_seed(session.config, earlier)
+    search = PlannedSearch(session.tvm, task, model, session.measuring.measure, seed)
     with _log_of(earlier) as earlier_log:
         if earlier_log is not None:
             model.update_from_file(str(earlier_log))
@@ -211,13 +218,13 @@ def _planner(
         try:
             found = search.round(size)
         except Exception:  # what a killed builder is to TVM
-            if interrupt.requested:
+            if session.interrupt.requested:
                 raise KeyboardInterrupt from None
             raise
         seconds = time.perf_counter() - started
-        if interrupt.requested:
+        if session.interrupt.requested:
             raise KeyboardInterrupt
-        _append(ansor, log, found.inputs, found.results)
+        _append(ansor, session.log, found.inputs, found.results)
         rest = seconds - found.model_seconds - found.measure_seconds
         return Found(
             found.results,

@@ -9,11 +9,8 @@ from cwm_jax.errors import RecordError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.ansor.cost_models import create_cost_model
-from cwm_jax.tvm_bridge.ansor.rounds import guard_model, start_confirming, start_search
-from cwm_jax.tvm_bridge.ansor.search_measuring import SearchMeasuring
+from cwm_jax.tvm_bridge.ansor.rounds import search_session, start_confirming, start_search
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
-from cwm_jax.tvm_bridge.interrupts import watch_interrupts
 from cwm_jax.tvm_bridge.search_loop import Round, Searched, SearchResult, search_in_rounds
 
 
@@ -71,22 +68,10 @@ def tune_task(
         TargetError: The settings ask for references on another device than this CPU.
     """
     earlier = earlier or []
-    model, clock = create_cost_model(
-        tvm,
-        config.cost_model,
-        scorer=scorer,
-        round_size=config.round_size,
-        seed=config.seed,
-        adaptation=config.adaptation,
-        pretrain=config.pretrain,
-    )
-    with watch_interrupts() as interrupt:
-        guard_model(model, config, interrupt)
-        measuring = SearchMeasuring(tvm, task.target, config, log, interrupt)
-        next_round = start_search(
-            tvm, task, config, log, measuring, model, clock, earlier, interrupt
-        )
-        again = start_confirming(tvm, task, config, log, measuring, interrupt)
+    learn_every = config.round_size
+    with search_session(tvm, task.target, config, log, scorer, learn_every) as session:
+        next_round = start_search(session, task, earlier)
+        again = start_confirming(session, task)
         searched = Searched(
             task.workload_key,
             str(task.target),

@@ -12,7 +12,6 @@ from cwm_jax.records.program import Program, programs_path, write_programs
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.search.task_gradient import TaskProgress
-from cwm_jax.tvm_bridge.interrupts import watch_interrupts
 from cwm_jax.tvm_bridge.metaschedule.folder import (
     SearchFolder,
     line_of,
@@ -23,8 +22,7 @@ from cwm_jax.tvm_bridge.metaschedule.rounds import (
     FoundRound,
     ModuleSearch,
     SearchConfig,
-    search_measure,
-    search_model,
+    search_session,
 )
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.network_rounds import (
@@ -91,25 +89,12 @@ def tune_modules(
         for program, (_, weight), found in zip(programs, tasks, records, strict=True)
     ]
     searches: dict[int, ModuleSearch] = {}
-    with watch_interrupts() as interrupt:
-        timed = search_model(tvm, config, scorer, interrupt)
-        measure = search_measure(tvm, target, config, files, interrupt)
+    with search_session(tvm, target, config, files, scorer) as session:
 
         def search_of(at: int) -> ModuleSearch:
             if at not in searches:
                 module, _ = tasks[at]
-                searches[at] = ModuleSearch(
-                    tvm,
-                    module,
-                    programs[at],
-                    target,
-                    config,
-                    files,
-                    records[at],
-                    timed,
-                    measure,
-                    interrupt,
-                )
+                searches[at] = ModuleSearch(session, module, programs[at], records[at])
             return searches[at]
 
         def noted(at: int, found: FoundRound) -> TaskRound:

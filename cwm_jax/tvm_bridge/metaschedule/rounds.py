@@ -2,7 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from cwm_jax.ranking.online import Schedule
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.interrupts import Interrupt, SearchInterrupted
+from cwm_jax.tvm_bridge.interrupts import Interrupt, SearchInterrupted, watch_interrupts
 from cwm_jax.tvm_bridge.measuring import measure_once
 from cwm_jax.tvm_bridge.metaschedule.cost_models import CostModelName, TimedModel, create_cost_model
 from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder, line_of, tuning_record_of
@@ -76,38 +77,78 @@ Measure = Callable[[Sequence[Any]], list[Any]]
 """`MeasureCandidate`s -> the `RunnerResult` of each."""
 
 
+@dataclasses.dataclass(frozen=True)
+class SearchSession:
+    """What the searches of all modules share.
+
+    Attributes:
+        tvm: A TVM with MetaSchedule.
+        target: TVM target.
+        config: Settings.
+        files: Where measurements go.
+        timed: The cost model.
+        measure: Builds and runs `MeasureCandidate`s.
+        interrupt: Whether the user asked to stop.
+    """
+
+    tvm: Any
+    target: Any
+    config: SearchConfig
+    files: SearchFolder
+    timed: TimedModel
+    measure: Measure
+    interrupt: Interrupt
+
+
+@contextmanager
+def search_session(
+    tvm: Any, target: Any, config: SearchConfig, files: SearchFolder, scorer: Scorer | None
+) -> Iterator[SearchSession]:
+    """Makes what the searches of all modules share; Ctrl-C is theirs until the end.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        target: TVM target.
+        config: Settings.
+        files: Where measurements go.
+        scorer: Checkpoint of the world model, if that is the cost model.
+
+    Raises:
+        RecordError: What the folder holds was measured otherwise.
+        TargetError: The reference program does not run on the target.
+    """
+    with watch_interrupts() as interrupt:
+        timed = create_cost_model(
+            tvm,
+            config.cost_model,
+            scorer=scorer,
+            round_size=config.round_size,
+            seed=config.seed,
+            adaptation=config.adaptation,
+            interrupt=interrupt,
+        )
+        measure = _search_measure(tvm, target, config, files, interrupt)
+        yield SearchSession(tvm, target, config, files, timed, measure, interrupt)
+
+
 class ModuleSearch:
     """A search of one module, asked for one round at a time.
 
     Args:
-        tvm: A TVM with MetaSchedule.
+        session: Shared with other modules.
         module: `tvm.IRModule` of one function, `main`.
         program: The same.
-        target: TVM target.
-        config: Settings.
-        files: Where measurements go.
-        earlier: Those of the module that are there already.
-        timed: The cost model, which searches may share.
-        measure: Builds and runs `MeasureCandidate`s; searches may share it.
-        interrupt: Ends the search.
+        earlier: Measurements of the module that the session's files hold already.
     """
 
     def __init__(
-        self,
-        tvm: Any,
-        module: Any,
-        program: Program,
-        target: Any,
-        config: SearchConfig,
-        files: SearchFolder,
-        earlier: Sequence[Record],
-        timed: TimedModel,
-        measure: Measure,
-        interrupt: Interrupt,
+        self, session: SearchSession, module: Any, program: Program, earlier: Sequence[Record]
     ) -> None:
+        tvm, target, config = session.tvm, session.target, session.config
+        files, timed = session.files, session.timed
         self._tvm = tvm
         self._program, self._target, self._files = program, target, files
-        self._measure_all, self._interrupt = measure, interrupt
+        self._measure_all, self._interrupt = session.measure, session.interrupt
         self._known = {record.steps for record in earlier}
         self._pool: dict[Schedule, Any] = {}
         self._timed = timed
@@ -294,15 +335,9 @@ def _first_error(results: Sequence[Any]) -> str:
     return next((error.splitlines()[-1] for error in errors if error), "")
 
 
-def search_measure(
+def _search_measure(
     tvm: Any, target: Any, config: SearchConfig, files: SearchFolder, interrupt: Interrupt
 ) -> Measure:
-    """Returns what measures in a search.
-
-    Raises:
-        RecordError: What the folder holds was measured otherwise.
-        TargetError: The reference program does not run on the target.
-    """
     reference = reference_path(files.records)
     check_reference(config, files.records, reference, target)
     measured = measure_config(config, build_timeout=config.timeout, run_timeout=config.timeout)
@@ -310,18 +345,3 @@ def search_measure(
     if config.reference_every is None:
         return partial(measure_once, device)
     return search_measurer(device, measured, reference, interrupt).measure
-
-
-def search_model(
-    tvm: Any, config: SearchConfig, scorer: Scorer | None, interrupt: Interrupt
-) -> TimedModel:
-    """Returns what ranks in a search."""
-    return create_cost_model(
-        tvm,
-        config.cost_model,
-        scorer=scorer,
-        round_size=config.round_size,
-        seed=config.seed,
-        adaptation=config.adaptation,
-        interrupt=interrupt,
-    )

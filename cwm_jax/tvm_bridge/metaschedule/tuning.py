@@ -6,14 +6,12 @@ from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import programs_path, write_programs
-from cwm_jax.tvm_bridge.interrupts import watch_interrupts
 from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
 from cwm_jax.tvm_bridge.metaschedule.rounds import (
     FoundRound,
     ModuleSearch,
     SearchConfig,
-    search_measure,
-    search_model,
+    search_session,
 )
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.search_loop import (
@@ -63,12 +61,8 @@ def tune_module(
         records.extend(found.records)
         return found.told()
 
-    with watch_interrupts() as interrupt:
-        timed = search_model(tvm, config, scorer, interrupt)
-        measure = search_measure(tvm, target, config, files, interrupt)
-        search = ModuleSearch(
-            tvm, module, program, target, config, files, records, timed, measure, interrupt
-        )
+    with search_session(tvm, target, config, files, scorer) as session:
+        search = ModuleSearch(session, module, program, records)
         searched = Searched(
             program.workload_key,
             str(target),
