@@ -12,7 +12,7 @@ from cwm_jax.errors import CwmError
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.metaschedule.rounds import SearchConfig
+    from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
     from cwm_jax.tvm_bridge.search_loop import Round
 
 
@@ -50,7 +50,7 @@ def run_metaschedule(options: argparse.Namespace) -> int:
 
 def search_config(options: argparse.Namespace, tasks: int = 1) -> "SearchConfig":
     """Returns the settings that the options ask for, for so many tasks."""
-    from cwm_jax.tvm_bridge.metaschedule.rounds import SearchConfig
+    from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
 
     return SearchConfig(**shared_settings(options, tasks), cost_model=options.cost_model)
 

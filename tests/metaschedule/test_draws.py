@@ -13,7 +13,9 @@ from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.measuring import measure_once
 from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
-from cwm_jax.tvm_bridge.metaschedule.rounds import ModuleSearch, SearchConfig, search_session
+from cwm_jax.tvm_bridge.metaschedule.rounds import ModuleSearch
+from cwm_jax.tvm_bridge.metaschedule.session import search_session
+from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
 
 
 class PretendDevice:

@@ -12,7 +12,7 @@ from cwm_jax.tvm_bridge.metaschedule.networks import (
     tune_modules,
 )
 from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
-from cwm_jax.tvm_bridge.metaschedule.rounds import SearchConfig
+from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
 from cwm_jax.tvm_bridge.metaschedule.targets import create_module
 from cwm_jax.tvm_bridge.networks import NETWORKS, parse_network
 from cwm_jax.tvm_bridge.reference import read_reference

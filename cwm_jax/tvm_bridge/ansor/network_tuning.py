@@ -8,12 +8,8 @@ from typing import Any
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.record import Record
 from cwm_jax.search.task_gradient import TaskProgress
-from cwm_jax.tvm_bridge.ansor.rounds import (
-    NextRound,
-    search_session,
-    start_confirming,
-    start_search,
-)
+from cwm_jax.tvm_bridge.ansor.rounds import NextRound, start_confirming, start_search
+from cwm_jax.tvm_bridge.ansor.session import search_session
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.ansor.tuning import measured_records
 from cwm_jax.tvm_bridge.network_rounds import (

@@ -1,6 +1,5 @@
 """Rounds of a search: each finds candidates, measures them, and appends them to the log."""
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,16 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from cwm_jax.errors import TargetError
-from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.ansor.cost_models import create_cost_model
-from cwm_jax.tvm_bridge.ansor.remote import LOST_ROUNDS, Tracker, device_lost, learning_from_answers
+from cwm_jax.tvm_bridge.ansor.remote import LOST_ROUNDS, Tracker, device_lost
 from cwm_jax.tvm_bridge.ansor.results import first_error, latency_of
-from cwm_jax.tvm_bridge.ansor.search_measuring import SearchMeasuring
+from cwm_jax.tvm_bridge.ansor.session import SearchSession
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
-from cwm_jax.tvm_bridge.clock import Clock
-from cwm_jax.tvm_bridge.interrupts import Interrupt, watch_interrupts
+from cwm_jax.tvm_bridge.interrupts import Interrupt
 from cwm_jax.tvm_bridge.search_loop import Counts, TaskRound
 
 
@@ -46,66 +42,6 @@ NextRound = Callable[[int], Found]
 """Number of candidates -> what a round of at most so many brought."""
 
 _Wanted = TypeVar("_Wanted")
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSession:
-    """What the searches of all tasks share.
-
-    Attributes:
-        tvm: A TVM with Ansor.
-        config: Settings.
-        log: Ansor log that every round is appended to.
-        measuring: Builds and runs candidates.
-        model: Cost model, timed and guarded.
-        clock: Its clock.
-        interrupt: Whether the user asked to stop; the round under way is dropped then, and
-            raises `KeyboardInterrupt`.
-    """
-
-    tvm: Any
-    config: TuningConfig
-    log: Path
-    measuring: SearchMeasuring
-    model: Any
-    clock: Clock
-    interrupt: Interrupt
-
-
-@contextmanager
-def search_session(
-    tvm: Any, target: Any, config: TuningConfig, log: Path, scorer: Scorer | None, learn_every: int
-) -> Iterator[SearchSession]:
-    """Makes what the searches of all tasks share; Ctrl-C is theirs until the end.
-
-    Args:
-        tvm: A TVM with Ansor.
-        target: Of all tasks.
-        config: Settings.
-        log: Ansor log.
-        scorer: Checkpoint of the world model, if that is the cost model.
-        learn_every: Measurements after which a model that trains does so.
-
-    Raises:
-        RecordError: What the log holds was measured otherwise.
-        TargetError: The settings ask for references on another device than this CPU.
-    """
-    model, clock = create_cost_model(
-        tvm,
-        config.cost_model,
-        scorer=scorer,
-        round_size=learn_every,
-        seed=config.seed,
-        adaptation=config.adaptation,
-        pretrain=config.pretrain,
-    )
-    with watch_interrupts() as interrupt:
-        model.predict = interrupt.guard(model.predict)
-        model.update = interrupt.guard(model.update)
-        if config.tracker is not None:
-            model.update = learning_from_answers(model.update)
-        measuring = SearchMeasuring(tvm, target, config, log, interrupt)
-        yield SearchSession(tvm, config, log, measuring, model, clock, interrupt)
 
 
 def start_search(session: SearchSession, task: Any, earlier: list[Record]) -> NextRound:

@@ -9,7 +9,8 @@ from cwm_jax.errors import RecordError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.ansor.rounds import search_session, start_confirming, start_search
+from cwm_jax.tvm_bridge.ansor.rounds import start_confirming, start_search
+from cwm_jax.tvm_bridge.ansor.session import search_session
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.search_loop import Round, Searched, SearchResult, search_in_rounds
 

@@ -18,12 +18,9 @@ from cwm_jax.tvm_bridge.metaschedule.folder import (
     search_records,
     tuning_record_of,
 )
-from cwm_jax.tvm_bridge.metaschedule.rounds import (
-    FoundRound,
-    ModuleSearch,
-    SearchConfig,
-    search_session,
-)
+from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
+from cwm_jax.tvm_bridge.metaschedule.session import search_session
+from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,

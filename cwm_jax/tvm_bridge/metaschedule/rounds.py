@@ -1,54 +1,27 @@
 """Rounds of a MetaSchedule search: each finds candidates, measures them, and keeps what it saw."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cwm_jax.ranking.online import Schedule
-from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.interrupts import Interrupt, SearchInterrupted, watch_interrupts
-from cwm_jax.tvm_bridge.measuring import measure_once
-from cwm_jax.tvm_bridge.metaschedule.cost_models import CostModelName, TimedModel, create_cost_model
-from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder, line_of, tuning_record_of
-from cwm_jax.tvm_bridge.metaschedule.measuring import MetaScheduleDevice
+from cwm_jax.tvm_bridge.interrupts import SearchInterrupted
+from cwm_jax.tvm_bridge.metaschedule.folder import line_of, tuning_record_of
 from cwm_jax.tvm_bridge.metaschedule.records import (
     FAILED_SECONDS,
     record_of_result,
     steps_of_candidates,
 )
+from cwm_jax.tvm_bridge.metaschedule.session import SearchSession
 from cwm_jax.tvm_bridge.metaschedule.sources import Evolution, Imagination, Sampler, Source
-from cwm_jax.tvm_bridge.search_loop import Counts, SearchSettings, TaskRound
-from cwm_jax.tvm_bridge.steady_search import (
-    check_reference,
-    measure_config,
-    reference_path,
-    search_measurer,
-)
+from cwm_jax.tvm_bridge.search_loop import Counts, TaskRound
 
 _OFFERED = 4
 """Candidates that are offered for each one that the world model chooses to measure."""
 _POOL = 512
 """Offered candidates that are kept for later rounds: none is offered twice."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchConfig(SearchSettings):
-    """Settings of a search of MetaSchedule's.
-
-    Attributes:
-        cost_model: Which model ranks.
-        timeout: Seconds that one candidate may compile, and run.
-        population: Schedules that a generation of the evolutionary search holds.
-    """
-
-    cost_model: CostModelName = "world-model"
-    timeout: int = 30
-    population: int = 512
 
 
 class FoundRound(NamedTuple):
@@ -71,64 +44,6 @@ class FoundRound(NamedTuple):
         latencies = [record.latency for record in self.records]
         counts = Counts(predicted=self.predicted)
         return TaskRound(latencies, self.seconds, self.first_error, counts)
-
-
-Measure = Callable[[Sequence[Any]], list[Any]]
-"""`MeasureCandidate`s -> the `RunnerResult` of each."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchSession:
-    """What the searches of all modules share.
-
-    Attributes:
-        tvm: A TVM with MetaSchedule.
-        target: TVM target.
-        config: Settings.
-        files: Where measurements go.
-        timed: The cost model.
-        measure: Builds and runs `MeasureCandidate`s.
-        interrupt: Whether the user asked to stop.
-    """
-
-    tvm: Any
-    target: Any
-    config: SearchConfig
-    files: SearchFolder
-    timed: TimedModel
-    measure: Measure
-    interrupt: Interrupt
-
-
-@contextmanager
-def search_session(
-    tvm: Any, target: Any, config: SearchConfig, files: SearchFolder, scorer: Scorer | None
-) -> Iterator[SearchSession]:
-    """Makes what the searches of all modules share; Ctrl-C is theirs until the end.
-
-    Args:
-        tvm: A TVM with MetaSchedule.
-        target: TVM target.
-        config: Settings.
-        files: Where measurements go.
-        scorer: Checkpoint of the world model, if that is the cost model.
-
-    Raises:
-        RecordError: What the folder holds was measured otherwise.
-        TargetError: The reference program does not run on the target.
-    """
-    with watch_interrupts() as interrupt:
-        timed = create_cost_model(
-            tvm,
-            config.cost_model,
-            scorer=scorer,
-            round_size=config.round_size,
-            seed=config.seed,
-            adaptation=config.adaptation,
-            interrupt=interrupt,
-        )
-        measure = _search_measure(tvm, target, config, files, interrupt)
-        yield SearchSession(tvm, target, config, files, timed, measure, interrupt)
 
 
 class ModuleSearch:
@@ -333,15 +248,3 @@ class ModuleSearch:
 def _first_error(results: Sequence[Any]) -> str:
     errors = (str(result.error_msg).strip() for result in results if result.error_msg)
     return next((error.splitlines()[-1] for error in errors if error), "")
-
-
-def _search_measure(
-    tvm: Any, target: Any, config: SearchConfig, files: SearchFolder, interrupt: Interrupt
-) -> Measure:
-    reference = reference_path(files.records)
-    check_reference(config, files.records, reference, target)
-    measured = measure_config(config, build_timeout=config.timeout, run_timeout=config.timeout)
-    device = MetaScheduleDevice(tvm, target, measured)
-    if config.reference_every is None:
-        return partial(measure_once, device)
-    return search_measurer(device, measured, reference, interrupt).measure

@@ -7,12 +7,9 @@ from typing import Any
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import programs_path, write_programs
 from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
-from cwm_jax.tvm_bridge.metaschedule.rounds import (
-    FoundRound,
-    ModuleSearch,
-    SearchConfig,
-    search_session,
-)
+from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
+from cwm_jax.tvm_bridge.metaschedule.session import search_session
+from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.search_loop import (
     Round,
