@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 
 from cwm_jax.compilation import keep_compiled_programs
-from cwm_jax.tvm_bridge import search_benchmark
+from cwm_jax.tvm_bridge import winners
 from cwm_jax.tvm_bridge.ansor import winners as ansor_winners
 from cwm_jax.tvm_bridge.metaschedule import winners as metaschedule_winners
 from cwm_jax.tvm_bridge.runtime import use
@@ -35,6 +35,6 @@ def measured_log() -> Path:
 @pytest.fixture
 def unsteady(monkeypatch) -> None:
     """Winners count on any machine: tests run beside others, and do not ask how steady it is."""
-    loud = dataclasses.replace(search_benchmark.WINNERS_MEASURED, tolerance=1e9)
-    for module in (search_benchmark, ansor_winners, metaschedule_winners):
+    loud = dataclasses.replace(winners.WINNERS_MEASURED, tolerance=1e9)
+    for module in (winners, ansor_winners, metaschedule_winners):
         monkeypatch.setattr(module, "WINNERS_MEASURED", loud)

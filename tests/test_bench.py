@@ -9,16 +9,9 @@ from cwm_jax.cli.main import main
 from cwm_jax.errors import CwmError
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.reference import ReferenceRun, append_reference
-from cwm_jax.tvm_bridge.search_benchmark import (
-    Remeasured,
-    Winner,
-    folders_of,
-    plan_runs,
-    remeasure,
-    run_search,
-    to_winners_level,
-)
+from cwm_jax.tvm_bridge.search_benchmark import folders_of, plan_runs, run_search
 from cwm_jax.tvm_bridge.throughput_benchmark import distinct_beginnings
+from cwm_jax.tvm_bridge.winners import Remeasured, Winner, remeasure, to_winners_level
 
 WORKLOAD = "matmul:64,64,64"
 

@@ -2,27 +2,32 @@
 
 import argparse
 import dataclasses
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from cwm_jax.cli.common import (
     LIKEST,
     add_json_option,
     checkpoint_of,
     positive,
-    say,
     write_json,
 )
+from cwm_jax.cli.search_table import (
+    RIVAL,
+    curve_of,
+    headline,
+    print_table,
+    round_seconds,
+    summarise,
+)
 from cwm_jax.errors import CwmError
+from cwm_jax.evaluation.search_summary import Found, predict_speedup
 from cwm_jax.tvm_bridge.machine import (
     NOTE,
     describe_machine,
@@ -32,11 +37,10 @@ from cwm_jax.tvm_bridge.machine import (
 )
 
 if TYPE_CHECKING:
-    from cwm_jax.evaluation.search_summary import Found
-    from cwm_jax.tvm_bridge.search_benchmark import Remeasured, SearchRun, Winner, Winners
+    from cwm_jax.tvm_bridge.search_benchmark import SearchRun
+    from cwm_jax.tvm_bridge.winners import Remeasured, Winner, Winners
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
-_RIVAL = "xgboost"
 _REFERENCE_ROUND = 64  # Ansor's own default; a search of 64 trials would learn nothing by it
 _REFERENCE_BEST = 5  # of a long search, each measured but once, count
 
@@ -56,7 +60,7 @@ def add_search_parser(kinds: Any) -> None:
     search.add_argument(
         "--variants",
         nargs="+",
-        default=["world-model", _RIVAL],
+        default=["world-model", RIVAL],
         choices=list(dict.fromkeys(name for names in VARIANTS.values() for name in names)),
     )
     search.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
@@ -116,8 +120,8 @@ class _Stop:
 
 def run_search_benchmark(options: argparse.Namespace) -> int:
     """Runs the searches, measures the winners, prints the table."""
-    from cwm_jax.evaluation.search_summary import Found, best_so_far, predict_speedup
     from cwm_jax.tvm_bridge import search_benchmark as benchmark
+    from cwm_jax.tvm_bridge.winners import WINNERS_FILE, to_winners_level
 
     missing = [name for name in options.variants if name not in benchmark.VARIANTS[options.engine]]
     if missing:
@@ -130,7 +134,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     longest = max(options.trials)
     runs = benchmark.plan_runs(options.workloads, options.variants, options.seeds, longest)
     runs += [
-        benchmark.SearchRun(workload, _RIVAL, 0, options.reference_trials, _REFERENCE_ROUND)
+        benchmark.SearchRun(workload, RIVAL, 0, options.reference_trials, _REFERENCE_ROUND)
         for workload in options.reference
     ]
     folders = benchmark.folders_of(runs, options.out, options.others)
@@ -148,11 +152,11 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         ]
         latencies = _measure(stops, folders, engine, options, progress)
     scales = {
-        run: benchmark.to_winners_level(engine.records(logs[run]), folder / benchmark.WINNERS_FILE)
+        run: to_winners_level(engine.records(logs[run]), folder / WINNERS_FILE)
         for run, folder in folders.items()
     }
     found: list[Found] = []
-    reference: dict[tuple[Path, str], float] = {}
+    optimum: dict[tuple[Path, str], float] = {}
     rows: list[dict[str, Any]] = []
     for stop in stops:
         run, folder = stop.run, folders[stop.run]
@@ -162,10 +166,10 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             for measured in [latencies[folder, winner.name]]
         )
         if run.trials == longest:
-            seconds = _round_seconds(searches[run]["rounds"])
+            seconds = round_seconds(searches[run]["rounds"])
             found.append(Found(run.workload, run.variant, run.seed, stop.trials, latency, seconds))
         else:
-            reference[folder, run.workload] = latency
+            optimum[folder, run.workload] = latency
         row = {**dataclasses.asdict(run), "folder": folder.name, "trials": stop.trials}
         in_search = scales[run] * winner.latency
         spread = max(measured) / min(measured)
@@ -174,31 +178,29 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         {
             **dataclasses.asdict(run),
             "folder": folders[run].name,
-            "best": _finite([scales[run] * best for best in best_so_far(data["latencies"])]),
-            **_clock(data),
-            "predicted_per_second": _predicted_per_second(data["rounds"]),
+            **curve_of(told, scales[run]),
         }
-        for run, data in searches.items()
+        for run, told in searches.items()
     ]
-    optimum = {
-        (run.workload, run.seed): reference[folder, run.workload]
+    of_pairs = {
+        (run.workload, run.seed): optimum[folder, run.workload]
         for run, folder in folders.items()
-        if (folder, run.workload) in reference
+        if (folder, run.workload) in optimum
     }
-    summary = _summarise(found, options.variants, options.trials, optimum)
-    _print(console, found, summary, options)
+    summary = summarise(found, options.variants, options.trials, of_pairs)
+    print_table(console, found, summary, options)
     write_json(
         options.json,
         {
-            **_headline(summary, options.variants[0], longest, options.engine),
-            "predict_speedup": predict_speedup(curves, options.variants[0], _RIVAL),
+            **headline(summary, options.variants[0], longest, options.engine),
+            "predict_speedup": predict_speedup(curves, options.variants[0], RIVAL),
             "machine": describe_machine(),
             "engine": options.engine,
             "target": engine.target,
             "checkpoint": checkpoint,
             "reference_every": options.reference_every,
             "variants": summary,
-            "optimum": {workload: latency for (_, workload), latency in reference.items()},
+            "optimum": {workload: latency for (_, workload), latency in optimum.items()},
             "folders": {
                 folder.name: machine_of(folder / NOTE) for folder in dict.fromkeys(folders.values())
             },
@@ -236,7 +238,7 @@ def _measure(
     progress: Progress,
 ) -> dict[tuple[Path, str], list[float]]:
     """Measures this machine's winners; returns all latencies by folder and winner's name."""
-    from cwm_jax.tvm_bridge import search_benchmark as benchmark
+    from cwm_jax.tvm_bridge.winners import WINNERS_FILE, measurer_of, remeasure
 
     by_folder: dict[Path, list[Winner]] = defaultdict(list)
     for stop in stops:
@@ -245,11 +247,11 @@ def _measure(
     bar = progress.add_task("measuring the winners", total=options.rounds * len(own))
     latencies: dict[tuple[Path, str], list[float]] = {}
     for folder, winners in by_folder.items():
-        file = folder / benchmark.WINNERS_FILE
+        file = folder / WINNERS_FILE
         mine = folder == options.out
-        measured = benchmark.remeasure(
+        measured = remeasure(
             winners,
-            benchmark.measurer_of(engine, file) if mine else _refuse_to_measure(folder),
+            measurer_of(engine, file) if mine else _refuse_to_measure(folder),
             options.rounds,
             file,
             lambda count: progress.update(bar, completed=count),
@@ -278,110 +280,3 @@ def _winners(engine: str, workloads: Sequence[str]) -> "Winners":
     from cwm_jax.tvm_bridge.metaschedule.winners import MetaScheduleWinners
 
     return MetaScheduleWinners(workloads)
-
-
-def _round_seconds(rounds: Sequence[Mapping[str, float]]) -> float:
-    """Median over the rounds that searched."""
-    return statistics.median(
-        done["search_seconds"] + done["model_seconds"]
-        for done in rounds
-        if not done.get("confirming")
-    )
-
-
-def _predicted_per_second(rounds: Sequence[Mapping[str, float]]) -> float | None:
-    """Candidates scored per second in the model, learning included, once it has learned.
-
-    None where the engine does not tell how many.
-    """
-    later = [done for done in rounds[1:] if done.get("predicted")]
-    seconds = sum(done["model_seconds"] for done in later)
-    return sum(done["predicted"] for done in later) / seconds if later else None
-
-
-def _clock(data: Mapping[str, Any]) -> dict[str, list[float]]:
-    """Trials and wall-clock seconds at the end of each round."""
-    phases = ("search_seconds", "model_seconds", "measure_seconds")
-    seconds = np.cumsum([sum(done[phase] for phase in phases) for done in data["rounds"]])
-    return {
-        "round_trials": [done["trials"] for done in data["rounds"]],
-        "round_ends": [round(float(end), 3) for end in seconds],
-    }
-
-
-def _finite(values: Sequence[float]) -> list[float | None]:
-    return [value if math.isfinite(value) else None for value in values]
-
-
-def _summarise(
-    found: "Sequence[Found]",
-    variants: Sequence[str],
-    trials: Sequence[int],
-    optimum: Mapping[tuple[str, int], float],
-) -> dict[str, Any]:
-    """Each variant against the rival: speed-ups, headroom, time a round."""
-    from cwm_jax.evaluation.search_summary import (
-        captured_headroom,
-        compare,
-        round_seconds_ratio,
-    )
-
-    return {
-        variant: {
-            "speedup": {str(n): compare(found, variant, _RIVAL, n) for n in trials},
-            "headroom": captured_headroom(found, variant, _RIVAL, max(trials), optimum),
-            "round_seconds_ratio": round_seconds_ratio(found, variant, _RIVAL),
-        }
-        for variant in variants
-    }
-
-
-def _headline(
-    summary: Mapping[str, Any], variant: str, trials: int, engine: str
-) -> dict[str, float]:
-    speedup = summary[variant]["speedup"][str(trials)]
-    rival = _RIVAL if engine == "ansor" else "xgb"
-    return {
-        f"geomean_vs_{rival}_{trials}": speedup["geomean"],
-        f"worst_vs_{rival}_{trials}": speedup["worst"],
-        "captured_headroom": summary[variant]["headroom"]["captured"],
-        "round_seconds_ratio": summary[variant]["round_seconds_ratio"],
-    }
-
-
-def _print(
-    console: Console,
-    found: "Sequence[Found]",
-    summary: Mapping[str, Any],
-    options: argparse.Namespace,
-) -> None:
-    longest = max(options.trials)
-    table = Table(f"workload, {longest} trials", *(f"{name}, ms" for name in options.variants))
-    for workload in options.workloads:
-        cells = []
-        for variant in options.variants:
-            at = [
-                f.latency * 1e3
-                for f in found
-                if (f.workload, f.variant, f.trials) == (workload, variant, longest)
-            ]
-            cells.append(" ".join(f"{latency:.3f}" for latency in at))
-        table.add_row(workload, *cells)
-    console.print(table)
-    for variant, told in summary.items():
-        for trials, speedup in told["speedup"].items():
-            if speedup["pairs"]:
-                low, high = speedup["interval"]
-                say(
-                    console,
-                    f"{variant} over {_RIVAL}, {trials} trials: geometric mean "
-                    f"{speedup['geomean']:.3f} (95 % {low:.3f} to {high:.3f}), worst workload "
-                    f"{speedup['worst']:.3f}, {speedup['pairs']} pairs",
-                )
-        if told["headroom"]["workloads"]:
-            say(
-                console,
-                f"{variant}: {told['headroom']['captured']:.0%} of a headroom of "
-                f"{told['headroom']['headroom']:.3f}, {told['headroom']['workloads']} workloads",
-            )
-        say(console, f"{variant}: round time {told['round_seconds_ratio']:.3f} of {_RIVAL}'s")

@@ -11,7 +11,7 @@ from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
 from cwm_jax.tvm_bridge.ansor.targets import host_target
 from cwm_jax.tvm_bridge.ansor.workloads import create_task
 from cwm_jax.tvm_bridge.runtime import use
-from cwm_jax.tvm_bridge.search_benchmark import WINNERS_MEASURED, Winner, program_name
+from cwm_jax.tvm_bridge.winners import WINNERS_MEASURED, Winner, program_name
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 

@@ -15,7 +15,7 @@ from cwm_jax.tvm_bridge.metaschedule.folder import (
 from cwm_jax.tvm_bridge.metaschedule.measuring import MetaScheduleDevice
 from cwm_jax.tvm_bridge.metaschedule.targets import host_target
 from cwm_jax.tvm_bridge.runtime import use
-from cwm_jax.tvm_bridge.search_benchmark import WINNERS_MEASURED, Winner, program_name
+from cwm_jax.tvm_bridge.winners import WINNERS_MEASURED, Winner, program_name
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 
