@@ -51,11 +51,14 @@ class Winners(Protocol):
 
     Attributes:
         target: TVM target of this machine.
-        device: Builds and runs by `WINNERS_MEASURED`.
     """
 
     target: str
-    device: Device
+
+    @property
+    def device(self) -> Device:
+        """What builds and runs, by `WINNERS_MEASURED`."""
+        ...
 
     def after(self, log: Path, trials: int, count: int = 1) -> list[Winner]:
         """Returns the best programs among the first records of a search's log.
