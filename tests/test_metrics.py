@@ -21,9 +21,17 @@ LATENCIES = np.array([4.0, 1.0, 2.0, 8.0, 3.0, 5.0])
 def test_perfect_and_reversed_ranking():
     perfect = rank_metrics(-LATENCIES, LATENCIES)
     assert (perfect.top1, perfect.top5, perfect.pairwise) == (1, 1, 1)
-    assert perfect.spearman == pytest.approx(1)
+    assert perfect.spearman == perfect.spearman_fast == pytest.approx(1)
     reverse = rank_metrics(LATENCIES, LATENCIES)
     assert (reverse.top1, reverse.top5, reverse.pairwise) == (1 / 8, 1 / 2, 0)
+
+
+def test_the_faster_half_is_judged_by_itself():
+    scores = np.array([0.0, 3.0, 4.0, 2.0, 5.0, 1.0])  # 1, 2 and 3 s are the fast ones
+    assert rank_metrics(scores, LATENCIES).spearman_fast == pytest.approx(-1)
+    scores[[1, 2, 4]] = 5, 4, 3
+    assert rank_metrics(scores, LATENCIES).spearman_fast == pytest.approx(1)
+    assert math.isnan(rank_metrics(scores[:1], LATENCIES[:1]).spearman_fast)
 
 
 def test_constant_scores_are_worth_chance():

@@ -132,7 +132,8 @@ def _print_table(
     overall: RankingMetrics,
     chance: RankingMetrics,
 ) -> None:
-    table = Table("workload", "candidates", "top-1", "top-5", "pairwise", "Spearman")
+    measures = ("top-1", "top-5", "pairwise", "Spearman", "Spearman, faster half")
+    table = Table("workload", "candidates", *measures)
     for key, metrics in per_workload.items():
         name = key if len(key) < 64 else key[:61] + "..."
         table.add_row(name, *_cells(metrics))
@@ -143,6 +144,5 @@ def _print_table(
 
 
 def _cells(metrics: RankingMetrics) -> list[str]:
-    values = (metrics.top1, metrics.top5, metrics.pairwise, metrics.spearman)
-    numbers = ["-" if math.isnan(value) else f"{value:.3f}" for value in values]
-    return [str(metrics.candidates), *numbers]
+    count, *values = dataclasses.astuple(metrics)
+    return [str(count), *("-" if math.isnan(value) else f"{value:.3f}" for value in values)]

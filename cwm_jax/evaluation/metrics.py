@@ -23,6 +23,8 @@ class RankingMetrics:
         pairwise: Share of pairs of different latency that the scores order rightly; a tie in
             score counts half. NaN where no two latencies differ.
         spearman: Rank correlation of score and throughput. NaN where either is constant.
+        spearman_fast: The same among the faster half: what tells good candidates apart, on which
+            a search lives once it has left the slow ones behind.
     """
 
     candidates: int
@@ -30,6 +32,7 @@ class RankingMetrics:
     top5: float
     pairwise: float
     spearman: float
+    spearman_fast: float
 
 
 def rank_metrics(
@@ -42,12 +45,14 @@ def rank_metrics(
     """
     if len(scores) == 0 or not (np.isfinite(scores).all() and np.isfinite(latencies).all()):
         raise ValueError("expected at least one candidate, all scores and latencies finite")
+    fast = latencies <= np.median(latencies)
     return RankingMetrics(
         candidates=len(scores),
         top1=float(latencies.min() / top_k_latency(scores, latencies, 1)),
         top5=float(latencies.min() / top_k_latency(scores, latencies, 5)),
         pairwise=pairwise_accuracy(scores, latencies),
         spearman=rank_correlation(scores, latencies),
+        spearman_fast=rank_correlation(scores[fast], latencies[fast]),
     )
 
 
@@ -101,6 +106,7 @@ def mean_metrics(per_workload: Sequence[RankingMetrics]) -> RankingMetrics:
         top5=mean([metrics.top5 for metrics in per_workload]),
         pairwise=mean([metrics.pairwise for metrics in per_workload]),
         spearman=mean([metrics.spearman for metrics in per_workload]),
+        spearman_fast=mean([metrics.spearman_fast for metrics in per_workload]),
     )
 
 
