@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from cwm_jax.cli.common import (
     add_checkpoint_options,
@@ -24,6 +24,7 @@ from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metric
 from cwm_jax.records.ansor_log import LogSummary, load_records
 
 _RANDOM_DRAWS = 200
+_NAME_WIDTH = 15
 
 
 def add_parser(commands: Any) -> None:
@@ -132,8 +133,8 @@ def _print_table(
     overall: RankingMetrics,
     chance: RankingMetrics,
 ) -> None:
-    measures = ("top-1", "top-5", "pairwise", "Spearman", "Spearman, faster half")
-    table = Table("workload", "candidates", *measures)
+    measures = ("top-1", "top-5", "pairwise", "Spearman", "faster half")
+    table = Table(Column("workload", min_width=_NAME_WIDTH), "candidates", *measures)
     for key, metrics in per_workload.items():
         name = key if len(key) < 64 else key[:61] + "..."
         table.add_row(name, *_cells(metrics))
