@@ -133,7 +133,7 @@ def _print_table(
     overall: RankingMetrics,
     chance: RankingMetrics,
 ) -> None:
-    measures = ("top-1", "top-5", "pairwise", "Spearman", "faster half")
+    measures = ("top-1", "top-5", "pairwise", "Spearman", "faster\nhalf")
     table = Table(Column("workload", min_width=_NAME_WIDTH), "candidates", *measures)
     for key, metrics in per_workload.items():
         name = key if len(key) < 64 else key[:61] + "..."
