@@ -146,7 +146,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
             for run in runs
             for trials, count in (
                 [(trials, 1) for trials in options.trials]
-                if run.trials == longest
+                if _is_compared(run, options)
                 else [(run.trials, _REFERENCE_BEST)]
             )
         ]
@@ -160,12 +160,12 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for stop in stops:
         run, folder = stop.run, folders[stop.run]
-        latency, measured, winner = min(
-            (statistics.median(measured), measured, winner)
-            for winner in stop.winners
-            for measured in [latencies[folder, winner.name]]
+        winner, measured = min(
+            ((winner, latencies[folder, winner.name]) for winner in stop.winners),
+            key=lambda pair: statistics.median(pair[1]),
         )
-        if run.trials == longest:
+        latency = statistics.median(measured)
+        if _is_compared(run, options):
             seconds = round_seconds(searches[run]["rounds"])
             found.append(Found(run.workload, run.variant, run.seed, stop.trials, latency, seconds))
         else:
@@ -211,6 +211,11 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
+def _is_compared(run: "SearchRun", options: argparse.Namespace) -> bool:
+    """Whether a search is one of those that are compared; else it is a long one."""
+    return run.trials == max(options.trials)
+
+
 def _search(
     folders: "Mapping[SearchRun, Path]",
     checkpoint: str,
@@ -224,7 +229,7 @@ def _search(
     told: dict[SearchRun, dict[str, Any]] = {}
     for run, folder in folders.items():
         progress.update(bar, description=run.name)
-        every = options.reference_every if run.trials == max(options.trials) else None
+        every = options.reference_every if _is_compared(run, options) else None
         told[run] = run_search(run, options.engine, checkpoint, options.corpus, folder, every)
         progress.advance(bar)
     return told
