@@ -147,7 +147,7 @@ def test_cwm_tune_measures_the_best_again(tmp_path, capsys):
     records = load_records(folder / "records.jsonl")
     assert {len(record.costs) for record in records} == {3}
     runs = read_reference(folder / "records.reference.jsonl")
-    assert runs[0].kept in {0, 2, 4}  # four candidates in groups of two
+    assert len(runs[0].latencies) == 3  # around four candidates in groups of two
     assert {run.level for run in runs} == {runs[0].level}
     assert [record.latency for record in records] == told["latencies"]
     ordered = sorted(records[:4], key=lambda record: record.latency)
