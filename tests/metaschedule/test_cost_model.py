@@ -89,7 +89,7 @@ def test_the_readme_snippet_tunes(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         snippet[1]
-        .replace("max_trials_global=64", "max_trials_global=4, num_trials_per_iter=2")
+        .replace("max_trials_global=64", "max_trials_global=4, num_trials_per_iter=4")
         .replace('"tune"', f'"{tmp_path / "tune"}"')
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)

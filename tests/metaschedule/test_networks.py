@@ -52,7 +52,9 @@ def test_every_function_of_a_network_gets_its_program(tvm, target, tmp_path, cap
     network = parse_network("bert-tiny:1")
     module = relax_module(tvm, network)
     tasks = extract_modules(tvm, module, target)
-    config = SearchConfig(trials=len(tasks), round_size=1, cost_model="random", min_repeat_ms=5)
+    config = SearchConfig(
+        trials=len(tasks), round_size=1, cost_model="random", min_repeat_ms=5, population=32
+    )
     tune_modules(tvm, tasks, programs_of_tasks(tvm, tasks), target, config, tmp_path)
     capfd.readouterr()
     compile_network(tvm, module, target, tmp_path)
