@@ -38,7 +38,7 @@ class AnsorWinners:
     def after(self, log: Path, trials: int, count: int = 1) -> list[Winner]:
         """Returns the best programs of the first `trials` records of a log."""
         records = load_records(log, summary=LogSummary())[:trials]
-        return [_winner(record) for record in best_programs(records, count) or records[:1]]
+        return [winner_of(record) for record in best_programs(records, count) or records[:1]]
 
     def records(self, log: Path) -> Path:
         """Returns the records of a search: its log."""
@@ -54,6 +54,7 @@ class AnsorWinners:
         return self._ansor.MeasureInput(self._tasks[key], loaded.state)
 
 
-def _winner(record: Record) -> Winner:
+def winner_of(record: Record) -> Winner:
+    """Returns a record as what is measured again."""
     line = format_line(record)
     return Winner(program_name(line), record.latency, (record.workload_key, line))
