@@ -13,7 +13,7 @@ from strategies import schedules
 from test_model import CONFIG, HARDWARE, PROGRAMS, padded
 
 from cwm_jax import load_records
-from cwm_jax.cli.train import _split
+from cwm_jax.cli.training_data import split_of
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.evaluation.baselines import (
     TensetMlp,
@@ -256,7 +256,7 @@ def test_networks_are_held_out_of_the_logs_of_other_devices(tmp_path):
             also=[f"cpu-x86-2core={Corpus(other).records}"],
             hold_out=networks,
         )
-        return _split(keys, options, TrainingConfig(test=0.5))
+        return split_of(keys, options, TrainingConfig(test=0.5))
 
     assert split(["a", "b"], "resnet-50") == Split(("a",), ("b",))
     assert split(["a"], "resnet-50") == Split(("a",), ())  # others' logs are the test

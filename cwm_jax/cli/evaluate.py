@@ -18,7 +18,7 @@ from cwm_jax.cli.common import (
     say,
     write_json,
 )
-from cwm_jax.cli.train import trained_on
+from cwm_jax.cli.model_card import trained_on
 from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
 from cwm_jax.records.ansor_log import LogSummary, load_records

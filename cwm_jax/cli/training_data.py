@@ -1,0 +1,189 @@
+"""What `cwm train` reads: workloads to train on, and to be judged on."""
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cwm_jax.cli.common import occurrences_beside, programs_of_logs
+from cwm_jax.errors import CwmError
+from cwm_jax.records.ansor_log import LogSummary, iterate_records
+from cwm_jax.records.program import Program, load_programs
+from cwm_jax.records.record import Record
+from cwm_jax.records.store_features import load_with_stores
+from cwm_jax.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from cwm_jax.features.hardware import HardwareCard
+    from cwm_jax.training.dataset import Split, WorkloadData
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """Encoded workloads by name, which tells devices apart.
+
+    Attributes:
+        training: To train on, those of other devices last.
+        test: To be judged on; none of them is in `training`.
+        split: Keys of the logs' own workloads; as test, those of other devices where the logs
+            hold none.
+        other_devices: Names of other devices' workloads in `training`.
+        with_graph: Own workloads whose compute graph is known.
+        shape_only: The others.
+        engines: Whose records they are.
+        summary: What was read of the logs.
+    """
+
+    training: "dict[str, WorkloadData]"
+    test: "dict[str, WorkloadData]"
+    split: "Split"
+    other_devices: tuple[str, ...]
+    with_graph: int
+    shape_only: int
+    engines: set[str]
+    summary: LogSummary
+
+    def __str__(self) -> str:
+        """Says how many workloads there are of which kind."""
+        text = (
+            f"{self.with_graph + self.shape_only} workloads ({self.with_graph} with their compute "
+            f"graph): {len(self.split.train)} for training, {len(self.test)} for the test"
+        )
+        others = len(self.other_devices)
+        return f"{text}; {others} of other devices for training" if others else text
+
+
+def read_training_data(
+    options: argparse.Namespace, hardware: "HardwareCard", config: TrainingConfig
+) -> TrainingData:
+    """Reads, encodes and splits the logs that `cwm train` is given.
+
+    Args:
+        options: Of the command.
+        hardware: Of the device whose logs they are.
+        config: Says how they are split where no network is held out.
+
+    Raises:
+        CwmError: A file cannot be read, or an option does not fit what is in it.
+    """
+    summary = LogSummary()
+    programs = programs_of_logs(options.records, options.programs)
+    own, engines = _read(options, programs, hardware, summary)
+    keys = sorted({workload.key for workload in own.values()})
+    split = split_of(keys, options, config)
+    others, held_out, more_engines = _other_devices(options.also, {*split.test}, options.hold_out)
+    training, test = (
+        {name: workload for name, workload in own.items() if workload.key in part}
+        for part in map(set, split)
+    )
+    if not split.test:
+        test = held_out
+        split = split._replace(test=tuple(sorted({found.key for found in held_out.values()})))
+    known = sum(key in programs for key in keys)
+    return TrainingData(
+        training | others,
+        test,
+        split,
+        tuple(others),
+        known,
+        len(keys) - known,
+        engines | more_engines,
+        summary,
+    )
+
+
+def _read(
+    options: argparse.Namespace,
+    programs: Mapping[str, Program],
+    hardware: "HardwareCard",
+    summary: LogSummary,
+) -> "tuple[dict[str, WorkloadData], set[str]]":
+    """Reads and encodes the logs; returns the workloads, and the engines whose records they are."""
+    from cwm_jax.training.dataset import build_dataset
+    from cwm_jax.training.disk_arrays import RowFile
+    from cwm_jax.training.streaming import stream_dataset
+
+    engines: set[str] = set()
+    if not options.stream:
+        records, stores = load_with_stores(options.records, summary)
+        engines.update(record.engine for record in records)
+        return build_dataset(records, programs, hardware, stores), engines
+
+    def streamed() -> Iterator[Record]:
+        for log in options.records:
+            for record in iterate_records(log, summary):
+                engines.add(record.engine)
+                yield record
+
+    with tempfile.NamedTemporaryFile(dir=options.stream, suffix=".schedules") as named:
+        # The file lives as long as it is open, whatever becomes of its name.
+        file = RowFile(Path(named.name))
+    return stream_dataset(streamed(), programs, hardware, file), engines
+
+
+def split_of(keys: Sequence[str], options: argparse.Namespace, config: TrainingConfig) -> "Split":
+    """Holds out networks, or a random share of the workloads.
+
+    Nothing is held out of these logs where only those of other devices hold the networks.
+
+    Args:
+        keys: Of the workloads.
+        options: Of the command.
+        config: As for `read_training_data`.
+
+    Raises:
+        CwmError: No log holds a network that is to be held out.
+    """
+    from cwm_jax.evaluation.splits import split_by_network
+    from cwm_jax.training.dataset import Split, split_workloads
+
+    if not options.hold_out:
+        return split_workloads(keys, test=config.test, seed=config.seed)
+    occurrences: dict[str, dict[str, int]] = {key: {} for key in keys}
+    names: set[str] = set()
+    others = (Path(text.partition("=")[2]) for text in options.also)
+    for log in (*options.records, *others):
+        found = occurrences_beside(log)
+        occurrences |= {key: of | found.get(key, {}) for key, of in occurrences.items()}
+        names |= {text.partition(":")[0] for of in found.values() for text in of}
+    if missing := [name for name in options.hold_out if name not in names]:
+        raise CwmError(f"--hold-out: no workload of these logs is of {', '.join(missing)}")
+    held = split_by_network(occurrences, options.hold_out)
+    return Split(held.train, held.test_keys)
+
+
+def _other_devices(
+    texts: Sequence[str], held_out: set[str], networks: Sequence[str]
+) -> "tuple[dict[str, WorkloadData], dict[str, WorkloadData], set[str]]":
+    """Encodes logs of other devices; names tell devices apart.
+
+    Returns the workloads to train on, those of held-out networks, and the engines whose records
+    they are.
+    """
+    from cwm_jax.evaluation.splits import split_by_network
+    from cwm_jax.features.hardware import load_hardware
+    from cwm_jax.training.dataset import build_dataset
+
+    found: dict[str, WorkloadData] = {}
+    left_out: dict[str, WorkloadData] = {}
+    engines: set[str] = set()
+    for text in texts:
+        name, separator, path = text.partition("=")
+        if not separator:
+            raise CwmError(f"--also {text!r}: expected HARDWARE=LOG")
+        log = Path(path)
+        records, stores = load_with_stores([log], LogSummary())
+        engines |= {record.engine for record in records}
+        dataset = build_dataset(records, load_programs(log), load_hardware(name), stores)
+        of_networks = {*split_by_network(occurrences_beside(log), networks).test_keys}
+        for key, workload in dataset.items():
+            if key in of_networks:
+                left_out[f"{name} {key}"] = workload
+            elif key not in held_out:
+                found[f"{name} {key}"] = workload
+    # What one log knows as a network's, another may hold as an operator.
+    of_test = {workload.key for workload in left_out.values()}
+    trained = {name: workload for name, workload in found.items() if workload.key not in of_test}
+    return trained, left_out, engines
