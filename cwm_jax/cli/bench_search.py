@@ -6,7 +6,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
@@ -118,10 +118,42 @@ class _Stop:
     winners: "list[Winner]"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """All searches, finished, and what was measured of their winners.
+
+    Attributes:
+        folders: Where each search is kept.
+        told: What `cwm tune` told of each.
+        stops: After so many trials.
+        latencies: Of the winners, by folder and winner's name, round by round.
+        scales: What brings a search's latencies to the level of its winners'.
+    """
+
+    folders: "Mapping[SearchRun, Path]"
+    told: "Mapping[SearchRun, dict[str, Any]]"
+    stops: Sequence[_Stop]
+    latencies: Mapping[tuple[Path, str], list[float]]
+    scales: "Mapping[SearchRun, float]"
+
+
+class _Findings(NamedTuple):
+    """What the searches found, measured again.
+
+    Attributes:
+        found: Of the searches that are compared.
+        optimum: Latency of a long search, by folder and workload.
+        rows: Of the JSON.
+    """
+
+    found: list[Found]
+    optimum: dict[tuple[Path, str], float]
+    rows: list[dict[str, Any]]
+
+
 def run_search_benchmark(options: argparse.Namespace) -> int:
     """Runs the searches, measures the winners, prints the table."""
     from cwm_jax.tvm_bridge import search_benchmark as benchmark
-    from cwm_jax.tvm_bridge.winners import WINNERS_FILE, to_winners_level
 
     missing = [name for name in options.variants if name not in benchmark.VARIANTS[options.engine]]
     if missing:
@@ -138,49 +170,15 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         for workload in options.reference
     ]
     folders = benchmark.folders_of(runs, options.out, options.others)
-    logs = {run: benchmark.log_of(run, options.engine, folders[run]) for run in runs}
-    with Progress(console=console) as progress:
-        searches = _search(folders, checkpoint, options, progress)
-        stops = [
-            _Stop(run, trials, engine.after(logs[run], trials, count))
-            for run in runs
-            for trials, count in (
-                [(trials, 1) for trials in options.trials]
-                if _is_compared(run, options)
-                else [(run.trials, _REFERENCE_BEST)]
-            )
-        ]
-        latencies = _measure(stops, folders, engine, options, progress)
-    scales = {
-        run: to_winners_level(engine.records(logs[run]), folder / WINNERS_FILE)
-        for run, folder in folders.items()
-    }
-    found: list[Found] = []
-    optimum: dict[tuple[Path, str], float] = {}
-    rows: list[dict[str, Any]] = []
-    for stop in stops:
-        run, folder = stop.run, folders[stop.run]
-        winner, measured = min(
-            ((winner, latencies[folder, winner.name]) for winner in stop.winners),
-            key=lambda pair: statistics.median(pair[1]),
-        )
-        latency = statistics.median(measured)
-        if _is_compared(run, options):
-            seconds = round_seconds(searches[run]["rounds"])
-            found.append(Found(run.workload, run.variant, run.seed, stop.trials, latency, seconds))
-        else:
-            optimum[folder, run.workload] = latency
-        row = {**dataclasses.asdict(run), "folder": folder.name, "trials": stop.trials}
-        in_search = scales[run] * winner.latency
-        spread = max(measured) / min(measured)
-        rows.append(row | {"in_search": in_search, "latency": latency, "spread": spread})
+    measured = _run_all(folders, engine, checkpoint, options, console)
+    found, optimum, rows = _findings(measured, options)
     curves = [
         {
             **dataclasses.asdict(run),
             "folder": folders[run].name,
-            **curve_of(told, scales[run]),
+            **curve_of(told, measured.scales[run]),
         }
-        for run, told in searches.items()
+        for run, told in measured.told.items()
     ]
     of_pairs = {
         (run.workload, run.seed): optimum[folder, run.workload]
@@ -209,6 +207,67 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _run_all(
+    folders: "Mapping[SearchRun, Path]",
+    engine: "Winners",
+    checkpoint: str,
+    options: argparse.Namespace,
+    console: Console,
+) -> _Measured:
+    """Runs and measures what is not finished."""
+    from cwm_jax.tvm_bridge.search_benchmark import log_of
+    from cwm_jax.tvm_bridge.winners import WINNERS_FILE, to_winners_level
+
+    logs = {run: log_of(run, options.engine, folder) for run, folder in folders.items()}
+    with Progress(console=console) as progress:
+        told = _search(folders, checkpoint, options, progress)
+        stops = [
+            _Stop(run, trials, engine.after(logs[run], trials, count))
+            for run in folders
+            for trials, count in (
+                [(trials, 1) for trials in options.trials]
+                if _is_compared(run, options)
+                else [(run.trials, _REFERENCE_BEST)]
+            )
+        ]
+        latencies = _measure(stops, folders, engine, options, progress)
+    scales = {
+        run: to_winners_level(engine.records(logs[run]), folder / WINNERS_FILE)
+        for run, folder in folders.items()
+    }
+    return _Measured(folders, told, stops, latencies, scales)
+
+
+def _findings(measured: _Measured, options: argparse.Namespace) -> _Findings:
+    """Takes the fastest winner of each stop, by the median of its rounds."""
+    findings = _Findings([], {}, [])
+    for stop in measured.stops:
+        run, folder = stop.run, measured.folders[stop.run]
+        winner, rounds = min(
+            ((winner, measured.latencies[folder, winner.name]) for winner in stop.winners),
+            key=lambda pair: statistics.median(pair[1]),
+        )
+        latency = statistics.median(rounds)
+        if _is_compared(run, options):
+            seconds = round_seconds(measured.told[run]["rounds"])
+            findings.found.append(
+                Found(run.workload, run.variant, run.seed, stop.trials, latency, seconds)
+            )
+        else:
+            findings.optimum[folder, run.workload] = latency
+        findings.rows.append(
+            {
+                **dataclasses.asdict(run),
+                "folder": folder.name,
+                "trials": stop.trials,
+                "in_search": measured.scales[run] * winner.latency,
+                "latency": latency,
+                "spread": max(rounds) / min(rounds),
+            }
+        )
+    return findings
 
 
 def _is_compared(run: "SearchRun", options: argparse.Namespace) -> bool:
