@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 
 def rank_correlation(
@@ -16,6 +15,8 @@ def rank_correlation(
         scores: Higher is faster; at least one.
         latencies: In seconds; infinity for failures.
     """
+    from scipy import stats  # a second, which few who score candidates need
+
     if (scores == scores[0]).all() or (latencies == latencies[0]).all():
         return math.nan
     return float(stats.spearmanr(scores, -latencies)[0])  # type: ignore[arg-type]

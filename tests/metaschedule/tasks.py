@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
 from cwm_jax.tvm_bridge.metaschedule.targets import create_module
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
@@ -59,6 +60,7 @@ def make_task(tvm: Any, target: Any, workload: Any, rules: str | None = None) ->
     """
     from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
+    load_intrinsics()
     ms = tvm.s_tir.meta_schedule
     is_text = isinstance(workload, str)
     module = create_module(tvm, parse_workload(workload), target) if is_text else workload

@@ -9,6 +9,7 @@ import numpy as np
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
 from cwm_jax.tvm_bridge.mix import Mix
 
@@ -132,6 +133,7 @@ def sampling_context(
         trials: Candidates that may be asked for in all.
         round_size: Candidates that come at a time.
     """
+    load_intrinsics()
     ms = tvm.s_tir.meta_schedule
     context = ms.TuneContext(
         mod=module,

@@ -16,6 +16,7 @@ from cwm_jax.tvm_bridge.collection import Drawn
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask
 from cwm_jax.tvm_bridge.metaschedule.candidates import draw_candidates
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.records import Entry, database_lines, record_of_result
 from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
 from cwm_jax.tvm_bridge.metaschedule.targets import create_module
@@ -119,6 +120,7 @@ class MetaScheduleCollector:
         Raises:
             CorpusError: The trace of a record is missing.
         """
+        load_intrinsics()  # a trace may name some
         databases = self._tvm.s_tir.meta_schedule.database
         # A record is known by what was measured: its trace may mean other steps by now, when this
         # package tells better what traces mean.

@@ -26,7 +26,6 @@ from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.runtime import use
 
 _tvm: Any = use("metaschedule")
-load_intrinsics()
 _structural_hash: Any = importlib.import_module("tvm_ffi").structural_hash
 _derived_object: Any = _tvm.ir.utils.derived_object
 _ms: Any = _tvm.s_tir.meta_schedule
@@ -55,6 +54,8 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         adaptation: AdaptationConfig | None = None,
     ) -> None:
         super().__init__()
+        # Not when this module is imported: the processes that build import a user's script, too.
+        load_intrinsics()
         self._ranker = TaskRanker("metaschedule", checkpoint, adaptation)
         self.online = self._ranker.online
 

@@ -14,6 +14,7 @@ from cwm_jax.files import write_atomically
 from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.records import FAILED_SECONDS
 
 SEARCH_RECORDS = "records.jsonl"
@@ -97,6 +98,7 @@ def line_of(folder: Path, record: Record) -> bytes:
 
 def tuning_record_of(tvm: Any, folder: Path, line: bytes) -> Any:
     """Returns the `TuningRecord` of a line in a search's database."""
+    load_intrinsics()  # a trace may name some
     databases = tvm.s_tir.meta_schedule.database
     at, fields = orjson.loads(line)
     module = orjson.loads((folder / WORKLOADS_FILE).read_bytes().splitlines()[at])

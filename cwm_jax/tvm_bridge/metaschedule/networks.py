@@ -18,6 +18,7 @@ from cwm_jax.tvm_bridge.metaschedule.folder import (
     search_records,
     tuning_record_of,
 )
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tvm_bridge.metaschedule.session import search_session
 from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
@@ -142,6 +143,7 @@ def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
     Returns:
         `relax.VMExecutable`.
     """
+    load_intrinsics()  # a trace may name some
     relax = tvm.relax
     with target, _best_programs(tvm, folder), tvm.transform.PassContext(opt_level=3):
         best = relax.transform.MetaScheduleApplyDatabase(enable_warning=True)

@@ -13,6 +13,7 @@ from cwm_jax.records.traces import Skeletons, Trace
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
 from cwm_jax.tvm_bridge.clock import Clock
 from cwm_jax.tvm_bridge.metaschedule.candidates import sampling_context
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates, trace_lines
 
 _SAMPLE = 64
@@ -79,6 +80,7 @@ class Evolution:
         population: int,
         seed: int,
     ) -> None:
+        load_intrinsics()
         ms = tvm.s_tir.meta_schedule
         self._tvm, self._program = tvm, program
         self.context = ms.TuneContext(
