@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import subprocess
 import sys
 
 import pytest
@@ -23,3 +24,13 @@ def test_inspect_is_as_it_was(tvm, monkeypatch):
     with pytest.raises(ImportError):
         intrinsics.load_intrinsics()
     assert inspect.getmodule(intrinsics.load_intrinsics) is intrinsics
+
+
+def test_a_script_is_imported_without_what_only_a_search_needs():
+    """Every process that builds imports a user's script."""
+    code = "import sys; from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel"
+    code += "; print({'scipy.stats', 'tvm.s_tir.tensor_intrin', 'tvm'} & {*sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "{'tvm'}"
