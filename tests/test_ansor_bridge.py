@@ -160,7 +160,7 @@ def test_a_search_measures_between_references(tvm, task, scorer, tmp_path, searc
     append_reference(reference_path(other), slower)
     scaled = tune_task(tvm, task, config, other, scorer=scorer)
     assert {run.level for run in read_reference(reference_path(other))} == {slower.level}
-    assert min(scaled.latencies) > min(result.latencies)
+    assert min(scaled.latencies) > 1.2 * min(result.latencies)
 
     earlier = resumable_records(log, [task.workload_key], str(task.target))
     more = dataclasses.replace(config, trials=9, reference_every=None)
