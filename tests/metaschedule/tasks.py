@@ -45,8 +45,7 @@ class Task(NamedTuple):
 
     def steps(self, tvm: Any, candidates: list[Any]) -> list[tuple[Step, ...]]:
         """Returns the steps of candidates."""
-        target = self.context.target
-        return steps_of_candidates(tvm, self.module, target, candidates, self.program)
+        return steps_of_candidates(tvm, candidates, self.program)
 
 
 def make_task(tvm: Any, target: Any, workload: Any, rules: str | None = None) -> Task:

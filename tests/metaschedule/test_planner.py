@@ -22,8 +22,8 @@ def task(create_task):
 
 
 @pytest.fixture(scope="module")
-def traces(tvm, task, target):
-    lines = trace_lines(tvm, task.module, target, task.candidates(tvm, 48))
+def traces(tvm, task):
+    lines = trace_lines(tvm, task.candidates(tvm, 48))
     return parse_trace_lines(lines, Skeletons())
 
 

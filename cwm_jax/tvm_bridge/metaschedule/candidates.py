@@ -98,7 +98,7 @@ def _drawn(
         candidates: Sequence[Any] = list(context.generate_measure_candidates() or ())
         if not candidates:
             break
-        schedules = steps_of_candidates(tvm, module, target, candidates, program)
+        schedules = steps_of_candidates(tvm, candidates, program)
         for schedule, candidate in zip(schedules, candidates, strict=True):
             if schedule not in known:
                 found.setdefault(schedule, candidate)

@@ -91,7 +91,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             results: Their `RunnerResult`s.
         """
         program = self._program(context)
-        schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
+        schedules = steps_of_candidates(_tvm, candidates, program)
         for schedule, result in zip(schedules, results, strict=True):
             self.online.learn(program.workload_key, schedule, latency_of_result(result))
 
@@ -104,7 +104,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         """
         program = self._program(context)
         with collection_paused():
-            schedules = steps_of_candidates(_tvm, context.mod, context.target, candidates, program)
+            schedules = steps_of_candidates(_tvm, candidates, program)
             return self.online.rank(program, schedules).astype(np.float64)
 
     def _program(self, context: Any) -> Program:

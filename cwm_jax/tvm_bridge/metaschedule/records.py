@@ -36,7 +36,9 @@ class Entry(NamedTuple):
     arguments: Sequence[Any]
 
 
-def database_lines(tvm: Any, module: Any, target: Any, entries: Sequence[Entry]) -> list[bytes]:
+def database_lines(
+    tvm: Any, module: Any, target: Any | None, entries: Sequence[Entry]
+) -> list[bytes]:
     """Returns the lines that TVM's JSON database has for candidates of one module.
 
     TVM writes a database in C++, the cheapest way out of its objects.
@@ -44,7 +46,7 @@ def database_lines(tvm: Any, module: Any, target: Any, entries: Sequence[Entry])
     Args:
         tvm: A TVM with MetaSchedule.
         module: Of the candidates.
-        target: TVM target.
+        target: TVM target; None leaves it out.
         entries: Of the candidates.
 
     Raises:
@@ -68,29 +70,30 @@ def database_lines(tvm: Any, module: Any, target: Any, entries: Sequence[Entry])
     return lines
 
 
-def trace_lines(tvm: Any, module: Any, target: Any, candidates: Sequence[Any]) -> list[bytes]:
-    """Returns a database line of each candidate of one module, without its postprocessing.
+def trace_lines(tvm: Any, candidates: Sequence[Any]) -> list[bytes]:
+    """Returns a line that says the trace of each candidate, without its postprocessing.
 
-    What postprocessing added to a trace says nothing new, and is most of it.
+    What postprocessing added to a trace says nothing new, and is most of it. The line is one of a
+    database of no module and no target, which take as long to write.
     """
     entries = [
         Entry(candidate.sch.trace.simplified(remove_postproc=True), [1.0], [])
         for candidate in candidates
     ]
-    return database_lines(tvm, module, target, entries)
+    return database_lines(tvm, tvm.IRModule({}), None, entries)
 
 
 def steps_of_candidates(
-    tvm: Any, module: Any, target: Any, candidates: Sequence[Any], program: Program
+    tvm: Any, candidates: Sequence[Any], program: Program
 ) -> list[tuple[Step, ...]]:
-    """Returns the steps of candidates of one module.
+    """Returns the steps of candidates of one module, whose program is given.
 
     A generation of an evolutionary search holds many a schedule more than once.
 
     Raises:
         RecordError: A trace is not one of the program, or this version does not know it.
     """
-    lines = trace_lines(tvm, module, target, candidates)
+    lines = trace_lines(tvm, candidates)
     distinct = list(dict.fromkeys(lines))
     traces = parse_trace_lines(distinct, Skeletons())
     steps = dict(zip(distinct, translate_traces(traces, program), strict=True))

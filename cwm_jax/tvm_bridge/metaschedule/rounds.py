@@ -197,7 +197,7 @@ class ModuleSearch:
         if not count:
             return choices, {}
         sampled = self._sampler.draw()
-        steps = steps_of_candidates(self._tvm, self._module, self._target, sampled, program)
+        steps = steps_of_candidates(self._tvm, sampled, program)
         fresh = {
             schedule: candidate
             for schedule, candidate in zip(steps, sampled, strict=True)

@@ -102,7 +102,7 @@ class Evolution:
             RuntimeError: What TVM makes of an error in the cost model.
         """
         candidates = list(self.context.generate_measure_candidates() or ())
-        schedules = _steps(self._tvm, self.context, candidates, self._program)
+        schedules = steps_of_candidates(self._tvm, candidates, self._program)
         # TVM forgets what an earlier run measured.
         return {
             schedule: candidate
@@ -217,7 +217,7 @@ class Imagination:
         found: dict[Schedule, Any] = {}
         while (left := self._count - len(found)) and (built := self._build_some(todo, left, known)):
             # TVM may put a block at another loop than a trace says; what it built is what counts.
-            steps = _steps(self._tvm, self.context, built, self._program)
+            steps = steps_of_candidates(self._tvm, built, self._program)
             for schedule, candidate in zip(steps, built, strict=True):
                 if schedule not in known and schedule not in self._offered:
                     found[schedule] = candidate
@@ -250,7 +250,7 @@ class Imagination:
         """Does nothing: the sampler is the caller's."""
 
     def _traces(self, candidates: Sequence[Any]) -> list[Trace]:
-        lines = trace_lines(self._tvm, self._module, self.context.target, candidates)
+        lines = trace_lines(self._tvm, candidates)
         return parse_trace_lines(dict.fromkeys(lines), self._skeletons)
 
     def _build(self, trace: Trace) -> Any | None:
@@ -266,7 +266,3 @@ class Imagination:
             return None
         arguments = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
         return ms.MeasureCandidate(schedule, arguments)
-
-
-def _steps(tvm: Any, context: Any, candidates: Sequence[Any], program: Program) -> list[Schedule]:
-    return steps_of_candidates(tvm, context.mod, context.target, candidates, program)

@@ -43,9 +43,7 @@ def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary
     program = program_of_module(tvm, module, workload_key(module))
     drawn = list(context.generate_measure_candidates() or ())
     # What is drawn twice would be scored once by the world model, but twice by the rival.
-    distinct = dict(
-        zip(steps_of_candidates(tvm, module, target, drawn, program), drawn, strict=True)
-    )
+    distinct = dict(zip(steps_of_candidates(tvm, drawn, program), drawn, strict=True))
     schedules, found = list(distinct), list(distinct.values())
     learned, asked = found[:LEARNED], slice(LEARNED if len(found) > LEARNED else 0, None)
     candidates = found[asked]
