@@ -317,8 +317,12 @@ def innermost_step(accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]
     open_ = np.ones(shares.shape[1], bool)
     for cover in inside_out:
         here = open_ & (cover.extent > 1)
-        shares[:, here] = _step_shares(accesses, cover)[:, here]
-        open_ &= ~here
+        if here.any():
+            some = Cover(cover.axis, cover.extent[here])
+            shares[:, here] = _step_shares(accesses, some)
+            open_ &= ~here
+        if not open_.any():
+            break
     shares[0, open_] = 1
     return InnermostStep(*shares)
 

@@ -21,7 +21,7 @@ MAX_NUMBER = 2**31 - 1
 Strides = tuple[int, ...]
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class BlockLoop:
     """A loop.
 
@@ -58,7 +58,7 @@ class BlockLoop:
             raise RecordError(message) from None
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Block:
     """A block: one stage.
 
@@ -69,6 +69,7 @@ class Block:
         reads: The same of what it reads, by the block (or input) that produces the buffer, in
             the order of its buffers; None where an index is not affine.
         is_input: Whether it stands for an input, which has no loops.
+        position: Of its stage.
         loops: Its own loops, outermost first; those inside `host` if it moved under one.
         host: The loop of another block that it is computed at.
         inlined: Whether it is gone into another block.
@@ -79,6 +80,7 @@ class Block:
     write: Strides | None
     reads: dict["Block", Strides | None]
     is_input: bool
+    position: int
     loops: list[BlockLoop] = dataclasses.field(default_factory=list)
     host: BlockLoop | None = None
     inlined: bool = False
@@ -136,18 +138,14 @@ class Blocks:
 
     def __init__(self, layout: BlockLayout) -> None:
         self._blocks: list[Block] = []
-        for stage in layout:
+        for position, stage in enumerate(layout):
             reads = {self._blocks[producer]: strides for producer, strides in stage.reads}
-            block = Block(stage.name, stage.shape, stage.write, reads, stage.is_input)
+            block = Block(stage.name, stage.shape, stage.write, reads, stage.is_input, position)
             block.loops = [
                 BlockLoop(block, extent, reduction, at)
                 for at, (extent, reduction) in enumerate(stage.loops)
             ]
             self._blocks.append(block)
-
-    def position(self, block: Block) -> int:
-        """Returns the stage id of a block."""
-        return self._blocks.index(block)
 
     def named(self, name: str) -> Block:
         """Finds a block by name.
@@ -210,6 +208,8 @@ class Blocks:
         if not blocks:
             return []
         nests = [self.nest(block) for block in blocks]
+        if len(nests) == 1:
+            return nests[0]
         shared: list[BlockLoop] = []
         for loops in zip(*nests, strict=False):
             if any(loop is not loops[0] for loop in loops):
@@ -225,17 +225,19 @@ class Blocks:
         """
         if len(loop.block.loops) + len(factors) > MAX_LOOPS:
             raise RecordError(f"{len(factors)} factors, expected at most {MAX_LOOPS} loops")
-        known = math.prod(factor for factor in factors if factor is not None)
-        rest = -(-loop.extent // max(known, 1))
-        extents = [_checked(rest if factor is None else factor) for factor in factors]
+        if None in factors:
+            known = math.prod(factor for factor in factors if factor is not None)
+            rest = -(-loop.extent // max(known, 1))
+            factors = [rest if factor is None else factor for factor in factors]
+        _checked(loop.extent)  # a program may say what it likes
+        block, reduction, axis, stride = loop.block, loop.reduction, loop.axis, loop.stride
         parts: list[BlockLoop] = []
-        stride = loop.stride
-        for extent in reversed(extents):
-            parts.append(BlockLoop(loop.block, extent, loop.reduction, loop.axis, stride))
-            stride = min(stride * max(extent, 1), MAX_NUMBER)
+        for extent in reversed(factors):
+            parts.append(BlockLoop(block, _checked(extent), reduction, axis, stride))
+            stride = min(stride * (extent or 1), MAX_NUMBER)
         parts.reverse()
         at = loop.position
-        loop.block.loops[at : at + 1] = parts
+        block.loops[at : at + 1] = parts
         return parts
 
     def fuse(self, loops: Sequence[BlockLoop]) -> BlockLoop:
@@ -298,7 +300,7 @@ class Blocks:
             spatial = self._region(block, target.block, inside, {})
         reductions = [loop.extent for loop in block.loops if loop.reduction]
         block.loops = [
-            BlockLoop(block, extent, axis >= len(spatial), axis)
+            BlockLoop(block, _checked(extent), axis >= len(spatial), axis)
             for axis, extent in enumerate([*spatial, *reductions])
         ]
         block.host = target
@@ -419,11 +421,14 @@ class Blocks:
         if len(self._blocks) >= MAX_BLOCKS:
             raise RecordError(f"a schedule has at most {MAX_BLOCKS} blocks")
         shape = source.shape or tuple(loop.extent for loop in source.loops)
-        copy = Block(name, shape, _row_major(shape), {}, is_input=False)
+        at = source.position + 1
+        copy = Block(name, shape, _row_major(shape), {}, is_input=False, position=at)
         copy.loops = [
             BlockLoop(copy, extent, reduction=False, axis=axis) for axis, extent in enumerate(shape)
         ]
-        self._blocks.insert(self.position(source) + 1, copy)
+        for later in self._blocks[at:]:
+            later.position += 1
+        self._blocks.insert(at, copy)
         return copy
 
 
@@ -435,14 +440,11 @@ def _checked(extent: int) -> int:
 
 def _covered_inside(target: BlockLoop) -> dict[int, int]:
     """How many steps along each axis of the target's block the loops inside the target make."""
-    inside: dict[int, int] = {}
-    position = target.position
-    for at, loop in enumerate(target.block.loops):
-        if loop.axis is None:
-            continue
-        inside.setdefault(loop.axis, 1)
-        if at > position:
-            inside[loop.axis] *= max(loop.extent, 1)
+    loops = target.block.loops
+    inside = {loop.axis: 1 for loop in loops if loop.axis is not None}
+    for loop in loops[target.position + 1 :]:
+        if loop.axis is not None:
+            inside[loop.axis] *= loop.extent or 1  # 0 where unknown
     return inside
 
 
@@ -461,16 +463,17 @@ def _is_under(block: Block, target: Block) -> bool:
     return False
 
 
-def _offsets(stride: int, shape: Sequence[int]) -> list[int]:
+@lru_cache(maxsize=4096)  # a program's traces ask the same
+def _offsets(stride: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Splits a stride into a buffer of a shape into steps along its dimensions."""
     steps: list[int] = []
     for unit in _row_major(shape):
         steps.append(stride // unit)
         stride %= unit
-    return steps
+    return tuple(steps)
 
 
-@lru_cache(maxsize=1024)  # a program's traces begin with the same inlining
+@lru_cache(maxsize=1024)
 def _composed(
     outer: Strides | None, shape: tuple[int, ...], inner: Strides | None
 ) -> Strides | None:
@@ -483,7 +486,8 @@ def _composed(
     )
 
 
-def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(maxsize=1024)
+def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     strides: list[int] = []
     step = 1
     for extent in reversed(shape):

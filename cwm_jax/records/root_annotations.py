@@ -29,12 +29,12 @@ def apply_root_annotations(blocks: Blocks, annotations: Mapping[str, int], emit:
     most_lanes = annotations.get("vectorize", 0)
     unroll = annotations.get("unroll_explicit", annotations.get("unroll_implicit", 0))
     computed = blocks.computed()
-    hosts = [block.host for block in computed if block.host is not None]
+    hosts = {block.host for block in computed}
     for block in computed:
         loops = [loop for loop in block.loops if not loop.enclosed]
         if not loops:
             continue
-        shared = {at for at, loop in enumerate(loops) if any(host is loop for host in hosts)}
+        shared = {at for at, loop in enumerate(loops) if loop in hosts}
         contiguous = _contiguous(block)
         whole = contiguous == len(loops) and math.prod(loop.extent for loop in loops) > 1
         if block.host is None and not shared and whole and most_lanes > 1:
@@ -123,6 +123,6 @@ def _walked(loops: list[BlockLoop], strides: tuple[int, ...]) -> int:
                     break
             elif stride != last:
                 break
-            last = stride * max(loop.extent, 1)
+            last = stride * (loop.extent or 1)
         count += 1
     return count

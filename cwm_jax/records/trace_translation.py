@@ -13,10 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.blocks import MAX_NUMBER, Block, BlockLayout, BlockLoop, Blocks, layout_of
+from cwm_jax.records.blocks import (
+    MAX_NUMBER,
+    Block,
+    BlockLayout,
+    BlockLoop,
+    Blocks,
+    layout_of,
+)
 from cwm_jax.records.program import Program
 from cwm_jax.records.root_annotations import apply_root_annotations
-from cwm_jax.records.steps import ANNOTATIONS, METASCHEDULE_TAGS, STEPS, Role, Step
+from cwm_jax.records.steps import ANNOTATIONS, METASCHEDULE_TAGS, Step
 from cwm_jax.records.traces import Instruction, Trace, Variable
 
 _ROOT = -1
@@ -32,15 +39,6 @@ _VECTORIZE = ANNOTATIONS.index("vectorize")
 _UNROLL = ANNOTATIONS.index("unroll")
 _VTHREAD = ANNOTATIONS.index("vthread")
 _ROOT_NAMES = ("root",)
-_NUMBERS = {
-    kind: tuple(
-        (at, name, role is Role.NUMBERS)
-        for at, (name, role) in enumerate(schema[1:])
-        if role in (Role.NUMBER, Role.NUMBERS)
-    )
-    for kind, schema in STEPS.items()
-}
-"""Where the free numbers of each kind's steps are, behind its block: place, name, and if many."""
 
 
 def translate_trace(trace: Trace, program: Program) -> tuple[Step, ...]:
@@ -105,20 +103,15 @@ class _Translator:
         return tuple(self._steps)
 
     def _emit(self, kind: str, block: Block, *fields: Any) -> None:
-        for at, name, is_list in _NUMBERS[kind]:
-            for number in fields[at] if is_list else (fields[at],):
-                if type(number) is not int or not 0 <= number < MAX_NUMBER:
-                    raise RecordError(
-                        f"{name} {number!r}, expected an integer in [0, {MAX_NUMBER})"
-                    )
-        self._steps.append(Step(kind, (self._blocks.position(block), *fields)))
+        self._steps.append(Step(kind, (block.position, *fields)))
 
     def _value(self, given: Any) -> Any:
-        if not isinstance(given, Variable):
+        if type(given) is not Variable:
             return given
-        if given not in self._variables:
-            raise RecordError(f"variable {given!r} is not set")
-        return self._variables[given]
+        try:
+            return self._variables[given]
+        except KeyError:
+            raise RecordError(f"variable {given!r} is not set") from None
 
     def _block(self, given: Any) -> Block:
         found = self._value(given)
@@ -143,7 +136,7 @@ class _Translator:
         return [instruction.attributes[0][self._drawn()]]
 
     def _sample_tile(self, instruction: Instruction) -> list[Any]:
-        return [int(factor) for factor in self._drawn()]
+        return list(self._drawn())
 
     def _sample_location(self, instruction: Instruction) -> list[Any]:
         at = self._drawn()
@@ -250,7 +243,7 @@ class _Translator:
         return []
 
     def _move(self, block: Block, target: BlockLoop, *, reads_target: bool) -> None:
-        at, position = self._blocks.position(target.block), target.position
+        at, position = target.block.position, target.position
         self._blocks.move_under(block, target, reads_target=reads_target)
         extents = tuple(loop.extent for loop in block.loops)
         self._emit("MV", block, at, position, int(reads_target), extents)
@@ -273,7 +266,7 @@ class _Translator:
         consumers = instruction.inputs[1] if len(instruction.inputs) > 1 else ()
         readers = [self._block(given) for given in consumers] or [block]
         source = block.producers[index]
-        positions = tuple(self._blocks.position(reader) for reader in readers)
+        positions = tuple(reader.position for reader in readers)
         self._emit("CHR", source, str(scope), positions)
         return [self._blocks.cache_read(source, readers, str(scope))]
 
@@ -290,7 +283,7 @@ class _Translator:
             self._emit("CHW", block, "global")
             return [self._blocks.cache_write(block, "reindex")]
         source = block.producers[index]
-        self._emit("CHR", source, "global", (self._blocks.position(block),))
+        self._emit("CHR", source, "global", (block.position,))
         return [self._blocks.cache_read(source, [block], "reindex")]
 
     def _rfactor(self, instruction: Instruction) -> list[Any]:
@@ -307,8 +300,8 @@ class _Translator:
 
     def _storage_align(self, instruction: Instruction) -> list[Any]:
         block = self._block(instruction.inputs[0])
-        _, axis, factor, offset = instruction.attributes
-        self._emit("SA", block, max(int(axis), 0), int(factor), int(offset))
+        _, axis, factor, offset = map(int, instruction.attributes)
+        self._emit("SA", block, max(axis, 0), _number("factor", factor), _number("offset", offset))
         return []
 
     def _set_scope(self, instruction: Instruction) -> list[Any]:
@@ -316,7 +309,7 @@ class _Translator:
         return []
 
     def _pad_einsum(self, instruction: Instruction) -> list[Any]:
-        paddings = tuple(int(padding) for padding in instruction.attributes[0])
+        paddings = tuple(_number("padding", int(given)) for given in instruction.attributes[0])
         self._emit("PD", self._block(instruction.inputs[0]), paddings)
         return []
 
@@ -367,6 +360,12 @@ class _Translator:
         loops = [given for given in instruction.inputs if isinstance(self._value(given), BlockLoop)]
         given = self._value((loops or instruction.inputs)[0])
         return [given] * len(instruction.outputs)
+
+
+def _number(name: str, value: int) -> int:
+    if not 0 <= value < MAX_NUMBER:
+        raise RecordError(f"{name} {value}, expected an integer in [0, {MAX_NUMBER})")
+    return value
 
 
 _HANDLERS: dict[str, Callable[[_Translator, Instruction], list[Any]]] = {

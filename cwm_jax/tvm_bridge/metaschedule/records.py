@@ -74,7 +74,7 @@ def trace_lines(tvm: Any, candidates: Sequence[Any]) -> list[bytes]:
     """Returns a line that says the trace of each candidate, without its postprocessing.
 
     What postprocessing added to a trace says nothing new, and is most of it. The line is one of a
-    database of no module and no target, which take as long to write.
+    database of no module and no target, with which it would take half as long again.
     """
     entries = [
         Entry(candidate.sch.trace.simplified(remove_postproc=True), [1.0], [])
