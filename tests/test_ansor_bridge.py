@@ -33,6 +33,7 @@ from cwm_jax.tvm_bridge.reference import append_reference, read_reference
 from cwm_jax.tvm_bridge.steady_search import reference_path
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 WORKLOAD = "matmul:64,64,64"
 COMPUTED_AT_ROOT = 0  # `ComputeAtKind::kRoot`: no bound inference shrinks its loops

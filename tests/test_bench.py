@@ -13,6 +13,7 @@ from cwm_jax.tvm_bridge.search_benchmark import folders_of, plan_runs, run_searc
 from cwm_jax.tvm_bridge.throughput_benchmark import distinct_beginnings
 from cwm_jax.tvm_bridge.winners import Remeasured, Winner, remeasure, to_winners_level
 
+pytestmark = pytest.mark.long
 WORKLOAD = "matmul:64,64,64"
 
 

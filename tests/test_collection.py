@@ -30,6 +30,7 @@ from cwm_jax.tvm_bridge.networks import Network, parse_network
 from cwm_jax.tvm_bridge.reference import read_reference
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
+pytestmark = pytest.mark.long
 TARGET = "llvm -mcpu=core-avx2 -num-cores=2"
 
 

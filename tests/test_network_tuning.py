@@ -17,6 +17,7 @@ from cwm_jax.tvm_bridge.ansor.network_sources import load_network
 from cwm_jax.tvm_bridge.reference import read_reference
 from cwm_jax.tvm_bridge.steady_search import reference_path
 
+pytestmark = pytest.mark.long
 RUN_ALONE = """
 import sys, numpy as np
 from cwm_jax.tvm_bridge.runtime import use

@@ -6,8 +6,8 @@ ruff format --check .
 ruff check .
 basedpyright
 mkdocs build --quiet --site-dir "$(mktemp -d)"
-# Files of tests, two at a time: most of a test is one thread's work.
-tests() { pytest --numprocesses 2 --dist loadfile --durations 10 "$@"; }
+# Files of tests, two at a time and the long ones first: most of a test is one thread's work.
+tests() { pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 "$@"; }
 tests "$@"
 # A process holds one TVM, Ansor's or today's.
 [ $# -gt 0 ] || tests tests/metaschedule

@@ -20,6 +20,7 @@ from cwm_jax.records.program import programs_path, read_programs
 from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
 from cwm_jax.tvm_bridge.reference import read_reference
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 CHECKPOINT = str(ROOT / "checkpoints" / "cpu-x86-2core")
 

@@ -18,6 +18,8 @@ from cwm_jax.tvm_bridge.networks import NETWORKS, parse_network
 from cwm_jax.tvm_bridge.reference import read_reference
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_every_network_can_be_read(tvm, target, network):
