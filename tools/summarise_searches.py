@@ -4,7 +4,9 @@
 
 Below the table, for each machine: the speed-up, the extreme pairs, how much longer the winners took
 when they were measured again than in the search that chose them, and how far the slowest of these
-measurements is from the fastest.
+measurements is from the fastest. Then, for all machines, by what the searches measured themselves:
+after how many trials the first variant has what another has at its end, and how much longer the
+other's searches take, measuring included.
 
 Curves: best latency so far, as measured in the search, relative to the best that any search of the
 workload found; against trials, and against wall-clock seconds.
@@ -32,7 +34,7 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, metavar="DIR", help="where to draw curves")
     options = parser.parse_args()
     data = orjson.loads(options.results.read_bytes())
-    print("\n".join([*table(data), "", *by_machine(data)]))
+    print("\n".join([*table(data), "", *by_machine(data), *until_as_good(data)]))
     if options.curves:
         options.curves.mkdir(parents=True, exist_ok=True)
         draw(data["curves"], "trials", options.curves / "trials.png")
@@ -107,6 +109,45 @@ def by_machine(data: dict[str, Any]) -> list[str]:
                 f"{statistics.median(spreads):.2f} (median), at most {max(spreads):.2f}"
             )
     return lines
+
+
+def until_as_good(data: dict[str, Any]) -> list[str]:
+    """One line for each other variant: trials until as good as it, and how long it takes."""
+    first, *others = data["variants"]
+    longest = max(row["trials"] for row in data["rows"] if row["variant"] == first)
+    found = {
+        (curve["workload"], curve["seed"], curve["variant"]): curve
+        for curve in data["curves"]
+        if curve["trials"] == longest
+    }
+    lines: list[str] = []
+    for other in others:
+        trials: list[float] = []
+        times: list[float] = []
+        for (workload, seed, name), curve in found.items():
+            theirs = found.get((workload, seed, other))
+            if name != first or theirs is None:
+                continue
+            goal = theirs["best"][-1] or math.inf
+            reached = (at for at, best in enumerate(curve["best"], 1) if best and best <= goal)
+            trials.append(next(reached, math.inf))
+            if not (_is_resumed(curve) or _is_resumed(theirs)):
+                times.append(theirs["round_ends"][-1] / curve["round_ends"][-1])
+        if trials and times:
+            lines.append(
+                f"{first} is as good as {other} after {longest} trials after "
+                f"{statistics.median(trials):g} (median of {len(trials)} pairs; "
+                f"{trials.count(1)} after the first, {trials.count(math.inf)} never); "
+                f"{other} takes {statistics.median(times):.2f} times as long "
+                f"(median of {len(times)})"
+            )
+    return lines
+
+
+def _is_resumed(curve: dict[str, Any]) -> bool:
+    """Whether the time of its first rounds is not known."""
+    rounds = curve["round_trials"]
+    return len(rounds) > 1 and rounds[0] > rounds[-1] / 2
 
 
 def _geomean(values: Sequence[float]) -> float:
