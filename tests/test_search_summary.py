@@ -13,6 +13,7 @@ from cwm_jax.evaluation.search_summary import (
     compare,
     geometric_interval,
     geometric_mean,
+    pace,
     predict_speedup,
     round_seconds_ratio,
 )
@@ -78,3 +79,32 @@ def test_prediction_rates_are_compared_pair_by_pair():
     ]
     assert predict_speedup(curves, "world-model", "xgboost") == 10
     assert predict_speedup(curves[6:], "world-model", "xgboost") is None
+
+
+def curve_of_search(variant, best, rounds, seconds, workload="w", seed=0):
+    return {
+        "workload": workload,
+        "seed": seed,
+        "variant": variant,
+        "best": best,
+        "round_trials": rounds,
+        "round_ends": seconds,
+    }
+
+
+def test_paces_are_told_pair_by_pair():
+    slow = {"variant": "xgboost", "best": [None, 5.0, 4.0, 3.0], "rounds": [2, 4]}
+    curves = [
+        curve_of_search(**slow, seconds=[10.0, 30.0]),
+        curve_of_search("world-model", [None, 4.0, 3.0, 1.0], [1, 4], [5.0, 10.0]),
+        curve_of_search(**slow, seconds=[10.0, 30.0], seed=1),
+        curve_of_search("world-model", [9.0, 8.0, 7.0, 3.5], [1, 4], [5.0, 15.0], seed=1),
+        curve_of_search(**slow, seconds=[10.0, 30.0], workload="resumed"),
+        curve_of_search("world-model", [3.0, 3.0, 3.0, 3.0], [3, 4], [1.0, 2.0], "resumed"),
+        curve_of_search("xgboost", [None, None], [1, 2], [1.0, 2.0], "nothing found"),
+        curve_of_search("world-model", [None, 1.0], [1, 2], [2.0, 4.0], "nothing found"),
+        curve_of_search("world-model", [1.0], [1], [1.0], "without a pair"),
+    ]
+    found = pace(curves, "world-model", "xgboost")
+    assert found.trials == [3, math.inf, 1, 2]
+    assert found.times_as_long == [3.0, 2.0, 0.5]

@@ -22,6 +22,8 @@ from typing import Any
 
 import orjson
 
+from cwm_jax.evaluation.search_summary import pace
+
 _COLUMNS = 4
 _INK = {"world-model": "#d1495b", "xgboost": "#30638e"}
 _OTHER = "#8d99ae"
@@ -34,7 +36,7 @@ def main() -> None:
     parser.add_argument("--curves", type=Path, metavar="DIR", help="where to draw curves")
     options = parser.parse_args()
     data = orjson.loads(options.results.read_bytes())
-    print("\n".join([*table(data), "", *by_machine(data), *until_as_good(data)]))
+    print("\n".join([*table(data), "", *by_machine(data), *paces(data)]))
     if options.curves:
         options.curves.mkdir(parents=True, exist_ok=True)
         draw(data["curves"], "trials", options.curves / "trials.png")
@@ -111,28 +113,14 @@ def by_machine(data: dict[str, Any]) -> list[str]:
     return lines
 
 
-def until_as_good(data: dict[str, Any]) -> list[str]:
+def paces(data: dict[str, Any]) -> list[str]:
     """One line for each other variant: trials until as good as it, and how long it takes."""
     first, *others = data["variants"]
     longest = max(row["trials"] for row in data["rows"] if row["variant"] == first)
-    found = {
-        (curve["workload"], curve["seed"], curve["variant"]): curve
-        for curve in data["curves"]
-        if curve["trials"] == longest
-    }
+    curves = [curve for curve in data["curves"] if curve["trials"] == longest]
     lines: list[str] = []
     for other in others:
-        trials: list[float] = []
-        times: list[float] = []
-        for (workload, seed, name), curve in found.items():
-            theirs = found.get((workload, seed, other))
-            if name != first or theirs is None:
-                continue
-            goal = theirs["best"][-1] or math.inf
-            reached = (at for at, best in enumerate(curve["best"], 1) if best and best <= goal)
-            trials.append(next(reached, math.inf))
-            if not (_is_resumed(curve) or _is_resumed(theirs)):
-                times.append(theirs["round_ends"][-1] / curve["round_ends"][-1])
+        trials, times = pace(curves, first, other)
         if trials and times:
             lines.append(
                 f"{first} is as good as {other} after {longest} trials after "
@@ -142,12 +130,6 @@ def until_as_good(data: dict[str, Any]) -> list[str]:
                 f"(median of {len(times)})"
             )
     return lines
-
-
-def _is_resumed(curve: dict[str, Any]) -> bool:
-    """Whether the time of its first rounds is not known."""
-    rounds = curve["round_trials"]
-    return len(rounds) > 1 and rounds[0] > rounds[-1] / 2
 
 
 def _geomean(values: Sequence[float]) -> float:

@@ -191,7 +191,11 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         options.json,
         {
             **headline(summary, options.variants[0], longest, options.engine),
-            "predict_speedup": predict_speedup(curves, options.variants[0], RIVAL),
+            "predict_speedup": predict_speedup(
+                [curve for curve in curves if curve["trials"] == longest],
+                options.variants[0],
+                RIVAL,
+            ),
             "machine": describe_machine(),
             "engine": options.engine,
             "target": engine.target,

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -157,6 +157,48 @@ def predict_speedup(
         if name == variant and ours and (theirs := rates.get((workload, seed, reference)))
     ]
     return statistics.median(ratios) if ratios else None
+
+
+class Pace(NamedTuple):
+    """How soon searches have what others have at their end, pair by pair.
+
+    Attributes:
+        trials: After how many; infinity where never.
+        times_as_long: Seconds of the other, measuring included, over its own; of pairs whose
+            time is known, which that of a resumed search is not.
+    """
+
+    trials: list[float]
+    times_as_long: list[float]
+
+
+def pace(curves: Sequence[Mapping[str, Any]], variant: str, reference: str) -> Pace:
+    """Compares pairs of searches of as many trials, by what they measured themselves.
+
+    Args:
+        curves: `workload`, `seed`, `variant`, `best` (None before the first that succeeded),
+            `round_trials` and `round_ends` of each search.
+        variant: What is compared.
+        reference: With what.
+    """
+    by_search = {(curve["workload"], curve["seed"], curve["variant"]): curve for curve in curves}
+    found = Pace([], [])
+    for (workload, seed, name), curve in by_search.items():
+        other = by_search.get((workload, seed, reference))
+        if name != variant or other is None:
+            continue
+        goal = other["best"][-1] or math.inf
+        reached = (at for at, best in enumerate(curve["best"], 1) if best and best <= goal)
+        found.trials.append(next(reached, math.inf))
+        if not (_is_resumed(curve) or _is_resumed(other)):
+            found.times_as_long.append(other["round_ends"][-1] / curve["round_ends"][-1])
+    return found
+
+
+def _is_resumed(curve: Mapping[str, Any]) -> bool:
+    """Whether its first rounds are told as one."""
+    rounds = curve["round_trials"]
+    return len(rounds) > 1 and rounds[0] > rounds[-1] / 2
 
 
 def best_so_far(latencies: Sequence[float | None]) -> list[float]:
