@@ -7,7 +7,8 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.features.host import Caches, host_caches
 from cwm_jax.model.checkpoint import read_card
 from cwm_jax.model.locations import checkpoints_folder
-from cwm_jax.ranking.nearest import nearest_checkpoint
+from cwm_jax.ranking import nearest
+from cwm_jax.ranking.nearest import nearest_checkpoint, shipped_scorers
 from cwm_jax.tvm_bridge.machine import machine_identity, note_machine
 
 
@@ -52,3 +53,15 @@ def test_a_machine_that_tells_nothing_gets_a_checkpoint_for_a_cpu():
     for engine in ("ansor", "metaschedule"):
         name = nearest_checkpoint(engine, Caches(0, 0, 0))
         assert read_card(checkpoints_folder() / name)["hardware"]["kind"] == "cpu"
+
+
+@pytest.mark.parametrize("name", ["cpu-x86-zen5", "cpu-x86-emr"])
+def test_other_checkpoints_are_asked_in_the_order_of_their_likeness(name, monkeypatch):
+    card = load_hardware(name)
+    caches = Caches(int(card.l1_kib), int(card.l2_kib), int(card.l3_kib))
+    monkeypatch.setattr(nearest, "host_caches", lambda: caches)
+    scorers = shipped_scorers("ansor", "cpu")
+    assert scorers[0].hardware.name == name
+    assert len(scorers) > 2
+    assert {scorer.hardware.kind for scorer in scorers} == {"cpu"}
+    assert {scorer.hardware.kind for scorer in shipped_scorers("ansor", "gpu")} == {"gpu"}

@@ -1,6 +1,8 @@
 """Which shipped checkpoints are for an engine, and for a machine like this one."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from cwm_jax.errors import CheckpointError
 from cwm_jax.features.host import Caches, host_caches
@@ -23,19 +25,11 @@ def nearest_checkpoint(engine: str, caches: Caches | None = None) -> str:
         CheckpointError: No checkpoint for a CPU is shipped.
     """
     here = caches or host_caches()
-    found: list[tuple[bool, float, int, str]] = []
-    for name in shipped_checkpoints():
-        card = read_card(checkpoints_folder() / name)
-        device = card["hardware"]
-        if device["kind"] != "cpu":
-            continue
-        strange = engine not in card.get("engines", ("ansor",))
-        # Of two for one device, the one that was trained on fewer others.
-        others = len(card.get("other_devices") or ())
-        found.append((strange, _distance(device, here), others, name))
-    if not found:
+    cards = _cards_of("cpu")
+    if not cards:
         raise CheckpointError("no checkpoint for a CPU is shipped: name one by --checkpoint")
-    return min(found)[-1]
+    strange = {name: engine not in _engines(card) for name, card in cards.items()}
+    return min(cards, key=lambda name: (strange[name], *_likeness(name, cards[name], here)))
 
 
 def shipped_scorers(engine: str, kind: str) -> list[Scorer]:
@@ -44,13 +38,33 @@ def shipped_scorers(engine: str, kind: str) -> list[Scorer]:
     Args:
         engine: `ansor` or `metaschedule`.
         kind: `cpu` or `gpu`.
+
+    Returns:
+        Of CPUs, those for machines like this one first.
     """
-    cards = {name: read_card(checkpoints_folder() / name) for name in shipped_checkpoints()}
+    here = host_caches() if kind == "cpu" else Caches(0, 0, 0)
+    cards = _cards_of(kind)
+    known = [name for name, card in cards.items() if engine in _engines(card)]
     return [
         Scorer.load(name)
-        for name, card in cards.items()
-        if engine in card.get("engines", ("ansor",)) and card["hardware"]["kind"] == kind
+        for name in sorted(known, key=lambda name: _likeness(name, cards[name], here))
     ]
+
+
+def _cards_of(kind: str) -> dict[str, dict[str, Any]]:
+    """The cards of the shipped checkpoints for devices of a kind, by name."""
+    cards = {name: read_card(checkpoints_folder() / name) for name in shipped_checkpoints()}
+    return {name: card for name, card in cards.items() if card["hardware"]["kind"] == kind}
+
+
+def _engines(card: dict[str, Any]) -> Sequence[str]:
+    return card.get("engines", ("ansor",))
+
+
+def _likeness(name: str, card: dict[str, Any], caches: Caches) -> tuple[float, int, str]:
+    """Less for a checkpoint of a likelier machine; of two for one, that of fewer others."""
+    others = len(card.get("other_devices") or ())
+    return _distance(card["hardware"], caches), others, name
 
 
 def _distance(device: dict[str, float], caches: Caches) -> float:

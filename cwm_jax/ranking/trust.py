@@ -28,6 +28,9 @@ _LEAST_AGREEMENT = 0.5
 """Of eight measurements, one wrong order in ten agrees as well by chance; its choices are put to
 the test in turn."""
 
+_NEARLY = 0.25
+"""Eight measurements do not tell rankings apart whose agreements differ by less."""
+
 _FLOOR = 0.02
 
 
@@ -55,14 +58,17 @@ def most_agreeing(
 ) -> int | None:
     """Returns which of several rankings orders measurements best; None where none does well.
 
+    Of those that do it nearly as well as the best, it is the first.
+
     Args:
-        scores: Of the measured candidates by each ranking, higher is faster.
+        scores: Of the measured candidates by each ranking, higher is faster; rankings for likelier
+            devices first.
         latencies: In seconds; infinity for failures.
     """
     measured = np.array(latencies, np.float64)
     agreements = [rank_correlation(score, measured) for score in scores]
-    good = [at for at, found in enumerate(agreements) if found >= _LEAST_AGREEMENT]
-    return max(good, key=agreements.__getitem__, default=None)
+    enough = max(_LEAST_AGREEMENT, max(agreements, default=0.0) - _NEARLY)
+    return next((at for at, found in enumerate(agreements) if found >= enough), None)
 
 
 def log_throughput(throughput: Float[np.ndarray, "candidate"]) -> Float[np.ndarray, "candidate"]:

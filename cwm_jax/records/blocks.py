@@ -225,14 +225,14 @@ class Blocks:
         """
         if len(loop.block.loops) + len(factors) > MAX_LOOPS:
             raise RecordError(f"{len(factors)} factors, expected at most {MAX_LOOPS} loops")
-        if None in factors:
-            known = math.prod(factor for factor in factors if factor is not None)
-            rest = -(-loop.extent // max(known, 1))
-            factors = [rest if factor is None else factor for factor in factors]
+        known = [factor for factor in factors if factor is not None]
+        if len(known) < len(factors):
+            rest = -(-loop.extent // max(math.prod(known), 1))
+            known = [rest if factor is None else factor for factor in factors]
         _checked(loop.extent)  # a program may say what it likes
         block, reduction, axis, stride = loop.block, loop.reduction, loop.axis, loop.stride
         parts: list[BlockLoop] = []
-        for extent in reversed(factors):
+        for extent in reversed(known):
             parts.append(BlockLoop(block, _checked(extent), reduction, axis, stride))
             stride = min(stride * (extent or 1), MAX_NUMBER)
         parts.reverse()
