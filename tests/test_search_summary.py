@@ -101,10 +101,12 @@ def test_paces_are_told_pair_by_pair():
         curve_of_search("world-model", [9.0, 8.0, 7.0, 3.5], [1, 4], [5.0, 15.0], seed=1),
         curve_of_search(**slow, seconds=[10.0, 30.0], workload="resumed"),
         curve_of_search("world-model", [3.0, 3.0, 3.0, 3.0], [3, 4], [1.0, 2.0], "resumed"),
+        curve_of_search(**slow, seconds=[10.0, 30.0], workload="resumed early"),
+        curve_of_search("world-model", [9.0] * 4, [2, 3, 4], [1.0, 2.0, 3.0], "resumed early"),
         curve_of_search("xgboost", [None, None], [1, 2], [1.0, 2.0], "nothing found"),
         curve_of_search("world-model", [None, 1.0], [1, 2], [2.0, 4.0], "nothing found"),
         curve_of_search("world-model", [1.0], [1], [1.0], "without a pair"),
     ]
     found = pace(curves, "world-model", "xgboost")
-    assert found.trials == [3, math.inf, 1, 2]
+    assert found.trials == [3, math.inf, 1, math.inf, 2]
     assert found.times_as_long == [3.0, 2.0, 0.5]

@@ -151,6 +151,7 @@ def test_of_rankings_that_agree_nearly_as_well_the_first_is_chosen():
     assert most_agreeing([nearly, right], latencies) == 0
     assert most_agreeing([worse, right, nearly], latencies) == 1
     assert most_agreeing([worse], latencies) == 0
+    assert most_agreeing([np.zeros(8), worse, right], latencies) == 2
 
 
 def test_without_trust_the_order_is_learned_from_what_is_measured(scorer):

@@ -5,12 +5,14 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 _RESAMPLES = 2000
 _INTERVAL = (0.025, 0.975)
+
+Told = TypeVar("Told")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,23 @@ def geometric_interval(by_workload: Sequence[Sequence[float]], seed: int) -> tup
     return float(low), float(high)
 
 
+def _pairs(
+    by_search: Mapping[tuple[str, int, str], Told], variant: str, reference: str
+) -> list[tuple[str, Told, Told]]:
+    """Returns the workload, and what is known of both searches, of each pair.
+
+    Args:
+        by_search: By workload, seed and variant.
+        variant: The first of each pair.
+        reference: The second.
+    """
+    return [
+        (workload, ours, by_search[workload, seed, reference])
+        for (workload, seed, name), ours in by_search.items()
+        if name == variant and (workload, seed, reference) in by_search
+    ]
+
+
 def compare(found: Sequence[Found], variant: str, reference: str, trials: int) -> dict[str, Any]:
     """Compares two variants after as many trials, seed by seed.
 
@@ -67,10 +86,8 @@ def compare(found: Sequence[Found], variant: str, reference: str, trials: int) -
     """
     at = {(f.workload, f.seed, f.variant): f.latency for f in found if f.trials == trials}
     ratios: dict[str, list[float]] = defaultdict(list)
-    for workload, seed, name in sorted(at):
-        theirs = at.get((workload, seed, reference))
-        if name == variant and theirs is not None:
-            ratios[workload].append(theirs / at[workload, seed, variant])
+    for workload, ours, theirs in _pairs(dict(sorted(at.items())), variant, reference):
+        ratios[workload].append(theirs / ours)
     by_workload = {workload: geometric_mean(values) for workload, values in ratios.items()}
     every = [ratio for values in ratios.values() for ratio in values]
     return {
@@ -129,11 +146,7 @@ def captured_headroom(
 def round_seconds_ratio(found: Sequence[Found], variant: str, reference: str) -> float:
     """Median over pairs of search and model seconds a round, `variant` over `reference`."""
     at = {(f.workload, f.seed, f.variant): f.round_seconds for f in found}
-    ratios = [
-        seconds / at[workload, seed, reference]
-        for (workload, seed, name), seconds in at.items()
-        if name == variant and (workload, seed, reference) in at
-    ]
+    ratios = [ours / theirs for _, ours, theirs in _pairs(at, variant, reference)]
     return statistics.median(ratios) if ratios else math.nan
 
 
@@ -151,11 +164,8 @@ def predict_speedup(
         The ratio, None where no pair tells.
     """
     rates = {(c["workload"], c["seed"], c["variant"]): c["predicted_per_second"] for c in curves}
-    ratios = [
-        ours / theirs
-        for (workload, seed, name), ours in rates.items()
-        if name == variant and ours and (theirs := rates.get((workload, seed, reference)))
-    ]
+    pairs = _pairs(rates, variant, reference)
+    ratios = [ours / theirs for _, ours, theirs in pairs if ours and theirs]
     return statistics.median(ratios) if ratios else None
 
 
@@ -183,10 +193,7 @@ def pace(curves: Sequence[Mapping[str, Any]], variant: str, reference: str) -> P
     """
     by_search = {(curve["workload"], curve["seed"], curve["variant"]): curve for curve in curves}
     found = Pace([], [])
-    for (workload, seed, name), curve in by_search.items():
-        other = by_search.get((workload, seed, reference))
-        if name != variant or other is None:
-            continue
+    for _, curve, other in _pairs(by_search, variant, reference):
         goal = other["best"][-1] or math.inf
         reached = (at for at, best in enumerate(curve["best"], 1) if best and best <= goal)
         found.trials.append(next(reached, math.inf))
@@ -196,9 +203,9 @@ def pace(curves: Sequence[Mapping[str, Any]], variant: str, reference: str) -> P
 
 
 def _is_resumed(curve: Mapping[str, Any]) -> bool:
-    """Whether its first rounds are told as one."""
+    """Whether its first rounds are told as one, which then is larger than the others."""
     rounds = curve["round_trials"]
-    return len(rounds) > 1 and rounds[0] > rounds[-1] / 2
+    return rounds[0] > max(np.diff(rounds), default=rounds[0])
 
 
 def best_so_far(latencies: Sequence[float | None]) -> list[float]:

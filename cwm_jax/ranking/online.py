@@ -62,7 +62,8 @@ class OnlineRanker:
     Args:
         scorer: The pretrained model.
         config: How measurements of a workload correct its ranking.
-        alternatives: Loads models to try where this one ranks a workload no better than chance.
+        alternatives: Loads models to try where this one ranks a workload no better than chance,
+            those for likelier devices first.
 
     Attributes:
         scorer: The pretrained model.

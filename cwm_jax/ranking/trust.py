@@ -4,6 +4,7 @@ A ranking that is wrong cannot be found out from what it chose itself: all of it
 nothing says that what scores low is faster. A few schedules drawn at random do.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -67,8 +68,10 @@ def most_agreeing(
     """
     measured = np.array(latencies, np.float64)
     agreements = [rank_correlation(score, measured) for score in scores]
-    enough = max(_LEAST_AGREEMENT, max(agreements, default=0.0) - _NEARLY)
-    return next((at for at, found in enumerate(agreements) if found >= enough), None)
+    # Not a number where a ranking tells nothing apart.
+    good = {at: found for at, found in enumerate(agreements) if found >= _LEAST_AGREEMENT}
+    best = max(good.values(), default=math.nan)
+    return next((at for at, found in good.items() if found >= best - _NEARLY), None)
 
 
 def log_throughput(throughput: Float[np.ndarray, "candidate"]) -> Float[np.ndarray, "candidate"]:

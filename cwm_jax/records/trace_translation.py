@@ -13,14 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.blocks import (
-    MAX_NUMBER,
-    Block,
-    BlockLayout,
-    BlockLoop,
-    Blocks,
-    layout_of,
-)
+from cwm_jax.records.blocks import MAX_NUMBER, Block, BlockLayout, BlockLoop, Blocks, layout_of
 from cwm_jax.records.program import Program
 from cwm_jax.records.root_annotations import apply_root_annotations
 from cwm_jax.records.steps import ANNOTATIONS, METASCHEDULE_TAGS, Step
@@ -136,7 +129,7 @@ class _Translator:
         return [instruction.attributes[0][self._drawn()]]
 
     def _sample_tile(self, instruction: Instruction) -> list[Any]:
-        return list(self._drawn())
+        return list(map(int, self._drawn()))
 
     def _sample_location(self, instruction: Instruction) -> list[Any]:
         at = self._drawn()

@@ -67,7 +67,6 @@ class ModuleSearch:
         self._known = {record.steps for record in earlier}
         self._pool: dict[Schedule, Any] = {}
         self._timed = timed
-        self._module = module
         self._workload = files.database.commit_workload(module)
         offered = config.round_size * (_OFFERED if timed.online else 1)
         seed = config.seed + 1 + 1000 * len(earlier)
