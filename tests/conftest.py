@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from rpc_device import running_device
 
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.tvm_bridge import winners
@@ -36,6 +37,13 @@ def tvm():
 def measured_log() -> Path:
     """Records that `cwm tune` measured on a two-core x86 machine, several workloads."""
     return DATA / "measured.jsonl.gz"
+
+
+@pytest.fixture
+def device(tvm):
+    """A device of this machine, behind a real RPC tracker."""
+    with running_device(tvm) as found:
+        yield found
 
 
 @pytest.fixture

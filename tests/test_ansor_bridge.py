@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,11 @@ pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]
 WORKLOAD = "matmul:64,64,64"
 COMPUTED_AT_ROOT = 0  # `ComputeAtKind::kRoot`: no bound inference shrinks its loops
+
+
+def _small(**settings: Any) -> TuningConfig:
+    """Of a search that imagines little, for it measures little."""
+    return TuningConfig(population=128, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +123,7 @@ def test_stage_scores_are_packed_without_a_breakdown(task, states, scorer):
 def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search):
     log = tmp_path / "log.jsonl"
     rounds = []
-    config = TuningConfig(trials=6, round_size=3, min_repeat_ms=10, search=search)
+    config = _small(trials=6, round_size=3, min_repeat_ms=10, search=search)
     result = tune_task(tvm, task, config, log, scorer=scorer, report=rounds.append)
     assert len(result.latencies) == 6
     assert math.isfinite(min(result.latencies))
@@ -132,7 +138,7 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search)
         file.write('{"i": [["cut off')  # a process killed while it wrote
     earlier = resumable_records(log, [task.workload_key], str(task.target))
     assert len(earlier) == 6
-    more = TuningConfig(trials=9, round_size=3, min_repeat_ms=10, search=search)
+    more = _small(trials=9, round_size=3, min_repeat_ms=10, search=search)
     resumed = tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
     assert len(resumed.latencies) == 9
     assert resumed.latencies[:6] == pytest.approx(result.latencies, rel=1e-5)
@@ -144,7 +150,7 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search)
 @pytest.mark.parametrize("search", ["evolutionary", "planner"])
 def test_a_search_measures_between_references(tvm, task, scorer, tmp_path, search):
     log, other = tmp_path / "log.jsonl", tmp_path / "other.jsonl"
-    config = TuningConfig(
+    config = _small(
         trials=7, round_size=3, min_repeat_ms=10, search=search, confirm=2, reference_every=2
     )
     result = tune_task(tvm, task, config, log, scorer=scorer)
@@ -173,7 +179,7 @@ def test_a_search_measures_between_references(tvm, task, scorer, tmp_path, searc
 @pytest.mark.parametrize("search", ["evolutionary", "planner"])
 def test_the_best_are_measured_again_at_the_end(tvm, task, scorer, tmp_path, search):
     log = tmp_path / "log.jsonl"
-    config = TuningConfig(trials=8, round_size=4, min_repeat_ms=10, search=search, confirm=4)
+    config = _small(trials=8, round_size=4, min_repeat_ms=10, search=search, confirm=4)
     result = tune_task(tvm, task, config, log, scorer=scorer)
     assert [len(done.latencies) for done in result.rounds] == [4, 2, 2]
     assert [done.confirming for done in result.rounds] == [False, True, True]
@@ -259,7 +265,7 @@ def test_a_log_of_another_workload_is_not_resumed(measured_log, task):
 
 @pytest.mark.parametrize("name", ["xgboost", "random"])
 def test_other_cost_models_search_too(tvm, task, tmp_path, name):
-    config = TuningConfig(trials=4, round_size=2, cost_model=name, min_repeat_ms=10)
+    config = _small(trials=4, round_size=2, cost_model=name, min_repeat_ms=10)
     result = tune_task(tvm, task, config, tmp_path / "log.jsonl")
     assert len(result.latencies) == 4
 
@@ -277,14 +283,14 @@ def test_other_cost_models_search_too(tvm, task, tmp_path, name):
 )
 def test_every_operator_builds_and_runs(tvm, scorer, tmp_path, text):
     task = create_task(tvm, parse_workload(text), "llvm -mcpu=core-avx2 -num-cores=2")
-    config = TuningConfig(trials=2, round_size=2, min_repeat_ms=5)
+    config = _small(trials=2, round_size=2, min_repeat_ms=5)
     result = tune_task(tvm, task, config, tmp_path / "log.jsonl", scorer=scorer)
     assert result.first_error == ""
     assert all(math.isfinite(latency) for latency in result.latencies)
 
 
 def test_a_failing_build_is_reported_with_its_reason(tvm, task, scorer, tmp_path):
-    config = TuningConfig(trials=2, round_size=2, build_timeout=0)
+    config = _small(trials=2, round_size=2, build_timeout=0)
     result = tune_task(tvm, task, config, tmp_path / "log.jsonl", scorer=scorer)
     assert result.best is None
     assert result.first_error.startswith("error ")
@@ -351,7 +357,7 @@ def test_one_model_serves_a_task_scheduler(tvm, scorer, tmp_path, monkeypatch):
 def test_ctrl_c_keeps_the_finished_rounds(tmp_path, wait):
     log = tmp_path / "log.jsonl"
     command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--workload", WORKLOAD]
-    command += ["--trials", "2000", "--round", "4", "--log", str(log)]
+    command += ["--trials", "2000", "--round", "4", "--population", "128", "--log", str(log)]
     # A terminal sends Ctrl-C to the whole group, the builder's processes included.
     process = subprocess.Popen(
         command,

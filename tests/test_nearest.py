@@ -36,15 +36,16 @@ def test_a_folder_of_another_generation_of_one_cpu_name_is_refused(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("engine", "name"),
+    ("engine", "hardware", "name"),
     [
-        ("ansor", "cpu-x86-2core"),
-        ("ansor", "cpu-x86-zen5"),
-        ("metaschedule", "cpu-x86-zen4"),
+        ("ansor", "cpu-x86-2core", "cpu-x86-2core"),
+        ("ansor", "cpu-x86-zen5", "cpu-x86-zen5"),
+        ("metaschedule", "cpu-x86-zen4", "cpu-x86-zen4"),
+        ("metaschedule", "cpu-x86-zen5", "cpu-x86-zen5-metaschedule"),
     ],
 )
-def test_a_machine_gets_the_checkpoint_that_is_its_own(engine, name):
-    card = load_hardware(name)
+def test_a_machine_gets_the_checkpoint_that_is_its_own(engine, hardware, name):
+    card = load_hardware(hardware)
     caches = Caches(int(card.l1_kib), int(card.l2_kib), int(card.l3_kib))
     assert nearest_checkpoint(engine, caches) == name
 

@@ -34,6 +34,7 @@ def tuned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("network")
     arguments = ["tune", "--network", "mlp:2", "--trials", "16", "--round", "2", "--confirm", "8"]
     arguments += ["--log", str(folder / "log.jsonl"), "--json", str(folder / "out.json")]
+    arguments += ["--population", "128"]
     assert main([*arguments, "--export", str(folder / "mlp.so")]) == 0
     return folder
 
@@ -77,6 +78,7 @@ def test_a_network_resumes_from_its_log(tuned, tmp_path):
     log.write_bytes((tuned / "log.jsonl").read_bytes())
     out = tmp_path / "out.json"
     arguments = ["tune", "--network", "mlp:2", "--trials", "18", "--round", "2"]
+    arguments += ["--population", "128"]
     assert main([*arguments, "--resume", str(log), "--json", str(out)]) == 0
     assert len(load_records(log)) == 18
     assert json.loads(out.read_text())["trials"] == 18

@@ -1,57 +1,19 @@
 """Measuring through a real RPC tracker, with a device that goes away and comes back."""
 
+import dataclasses
 import threading
-import time
 
 import pytest
 
 from cwm_jax import load_records
 from cwm_jax.errors import TargetError
-from cwm_jax.tvm_bridge.ansor.remote import Tracker, parse_tracker
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.ansor.targets import host_target
 from cwm_jax.tvm_bridge.ansor.tuning import tune_task
 from cwm_jax.tvm_bridge.ansor.workloads import create_task
 from cwm_jax.tvm_bridge.search_loop import Round
+from cwm_jax.tvm_bridge.tracker import Tracker, parse_tracker
 from cwm_jax.tvm_bridge.workloads import parse_workload
-
-KEY = "cwm"
-
-
-class Device:
-    """An RPC server that can be lost and found."""
-
-    def __init__(self, tvm, port: int) -> None:
-        self._create = lambda: tvm.rpc.Server(
-            "127.0.0.1", key=KEY, tracker_addr=("127.0.0.1", port), silent=True, no_fork=False
-        )
-        self.server = self._create()
-
-    def lose(self) -> None:
-        self.server.terminate()
-
-    def find(self) -> None:
-        self.server = self._create()
-
-
-@pytest.fixture
-def tracker(tvm):
-    from tvm.rpc.tracker import Tracker as TvmTracker
-
-    running = TvmTracker("127.0.0.1", port=9190, port_end=9990, silent=True)
-    yield running
-    running.terminate()
-
-
-@pytest.fixture
-def device(tvm, tracker):
-    found = Device(tvm, tracker.port)
-    asked = tvm.rpc.connect_tracker("127.0.0.1", tracker.port)
-    deadline = time.monotonic() + 60
-    while not asked.summary()["queue_info"].get(KEY) and time.monotonic() < deadline:
-        time.sleep(0.1)  # its process starts, imports TVM and calls the tracker
-    yield found
-    found.lose()
 
 
 def task_of(tvm):
@@ -59,14 +21,14 @@ def task_of(tvm):
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_lost_device_costs_its_round_only(lost, tvm, tracker, device, tmp_path):
+def test_a_lost_device_costs_its_round_only(lost, tvm, device, tmp_path):
     config = TuningConfig(
         trials=4,
         round_size=2,
         cost_model="random",
         run_timeout=4,
         min_repeat_ms=5,
-        tracker=Tracker("127.0.0.1", tracker.port, KEY),
+        tracker=device.address,
     )
     timers: list[threading.Timer] = []
 
@@ -87,10 +49,10 @@ def test_a_lost_device_costs_its_round_only(lost, tvm, tracker, device, tmp_path
     ("key", "running", "says"),
     [("nobody", True, "no device of this key; it has cwm"), ("cwm", False, "not answer")],
 )
-def test_no_device_is_an_error_in_words(key, running, says, tvm, tracker, device, tmp_path):
+def test_no_device_is_an_error_in_words(key, running, says, tvm, device, tmp_path):
     if not running:
-        tracker.terminate()
-    address = Tracker("127.0.0.1", tracker.port, key)
+        device.end_tracker()
+    address = dataclasses.replace(device.address, key=key)
     config = TuningConfig(trials=2, cost_model="random", run_timeout=1, tracker=address)
     with pytest.raises(TargetError, match=says):
         tune_task(tvm, task_of(tvm), config, tmp_path / "log.jsonl")

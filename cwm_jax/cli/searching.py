@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from cwm_jax.cli.common import checkpoint_of, milliseconds
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.search.confirmation import default_confirmations
+from cwm_jax.tvm_bridge.tracker import parse_tracker
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
@@ -36,7 +37,11 @@ def confirmations(options: argparse.Namespace, tasks: int) -> int:
 
 
 def shared_settings(options: argparse.Namespace, tasks: int) -> dict[str, Any]:
-    """Returns the arguments of `SearchSettings` that the options give, for so many tasks."""
+    """Returns the arguments of `SearchSettings` that the options give, for so many tasks.
+
+    Raises:
+        TargetError: `--rpc` names no tracker.
+    """
     return {
         "trials": options.trials,
         "round_size": options.round,
@@ -45,6 +50,9 @@ def shared_settings(options: argparse.Namespace, tasks: int) -> dict[str, Any]:
         "adaptation": options.adaptation,
         "confirm": confirmations(options, tasks),
         "reference_every": options.reference_every,
+        "pretrain": options.pretrain,
+        "tracker": parse_tracker(options.rpc) if options.rpc else None,
+        **({"population": options.population} if options.population else {}),
     }
 
 

@@ -96,6 +96,13 @@ def add_parser(commands: Any) -> None:
         "network 16)",
     )
     parser.add_argument(
+        "--population",
+        type=positive,
+        metavar="N",
+        help="schedules of a generation, planned or evolved: fewer search faster, and find less "
+        "(default: 2048, of MetaSchedule 512)",
+    )
+    parser.add_argument(
         "--confirm",
         type=not_negative,
         metavar="N",
@@ -186,12 +193,9 @@ def run(options: argparse.Namespace) -> int:
 
 def tuning_config(options: argparse.Namespace, tasks: int = 1) -> "TuningConfig":
     """Returns the settings that the options ask for, for so many tasks."""
-    from cwm_jax.tvm_bridge.ansor.remote import parse_tracker
     from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 
     return TuningConfig(
         **shared_settings(options, tasks),
         cost_model=options.cost_model,
-        tracker=parse_tracker(options.rpc) if options.rpc else None,
-        pretrain=options.pretrain,
     )

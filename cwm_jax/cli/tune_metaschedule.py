@@ -8,7 +8,6 @@ from rich.console import Console
 from cwm_jax.cli.common import say
 from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, search_folder, shared_settings, shown_search
-from cwm_jax.errors import CwmError
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 def run_metaschedule(options: argparse.Namespace) -> int:
     """Runs the search and prints the outcome."""
-    refuse_ansors_options(options)
     workload = parse_workload(options.workload)
     folder = search_folder(options, options.workload)
     scorer = load_scorer(options)
@@ -29,7 +27,7 @@ def run_metaschedule(options: argparse.Namespace) -> int:
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
-    target = resolve_target(tvm, options.target)
+    target = resolve_target(tvm, options.target, remote=bool(options.rpc))
     module = create_module(tvm, workload, target)
     config = search_config(options)
     console = Console()
@@ -53,14 +51,3 @@ def search_config(options: argparse.Namespace, tasks: int = 1) -> "SearchConfig"
     from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
 
     return SearchConfig(**shared_settings(options, tasks), cost_model=options.cost_model)
-
-
-def refuse_ansors_options(options: argparse.Namespace) -> None:
-    """Refuses what only Ansor does.
-
-    Raises:
-        CwmError: Names the option.
-    """
-    for name in ("rpc", "pretrain"):
-        if getattr(options, name):
-            raise CwmError(f"--{name} is for --engine ansor")

@@ -14,7 +14,7 @@ from cwm_jax.cli.network_outcome import (
     print_tasks,
 )
 from cwm_jax.cli.searching import load_scorer, search_folder, shown_search
-from cwm_jax.cli.tune_metaschedule import refuse_ansors_options, search_config
+from cwm_jax.cli.tune_metaschedule import search_config
 from cwm_jax.cli.tune_network import TIMINGS
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 def run_relax(options: argparse.Namespace) -> int:
     """Tunes, compiles, times and exports a network."""
-    refuse_ansors_options(options)
     check_export(options.export)
     folder = search_folder(options, options.network)
     scorer = load_scorer(options)
@@ -41,7 +40,7 @@ def run_relax(options: argparse.Namespace) -> int:
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
-    target = resolve_target(tvm, options.target)
+    target = resolve_target(tvm, options.target, remote=bool(options.rpc))
     network, module = load_relax_network(tvm, options.network)
     tasks = extract_modules(tvm, module, target)
     check_trials(options, len(tasks))
@@ -65,6 +64,6 @@ def run_relax(options: argparse.Namespace) -> int:
     say(console, f"compiling {network}")
     executable = compile_network(tvm, module, target, folder)
     arguments = random_arguments(module, options.seed)
-    timings = time_executable(tvm, executable, target, arguments, TIMINGS)
+    timings = time_executable(tvm, executable, target, arguments, TIMINGS, config.tracker)
     finish(options, console, network, str(target), rows, result, timings, executable, folder)
     return 0

@@ -1,17 +1,18 @@
 """What a pretrained model says of the schedules of a program, each ranked only once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from cwm_jax.ranking.scorer import Scores, take_scores
-from cwm_jax.records.steps import Step
 
-_Schedule = tuple[Step, ...]
+Name = TypeVar("Name", bound=Hashable)
+"""A schedule, or what stands for it."""
 
 
-class KnownScores:
+class KnownScores(Generic[Name]):
     """Scores of the schedules of one program by one model.
 
     A search asks again about what it kept from one generation to the next.
@@ -20,15 +21,15 @@ class KnownScores:
         rank: Scores schedules that are not known yet, at least one.
     """
 
-    def __init__(self, rank: Callable[[list[_Schedule]], Scores]) -> None:
+    def __init__(self, rank: Callable[[list[Name]], Scores]) -> None:
         self._rank = rank
-        self._rows: dict[_Schedule, int] = {}
+        self._rows: dict[Name, int] = {}
         self._scores: Scores | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def of(self, schedules: Sequence[_Schedule]) -> Scores:
+    def of(self, schedules: Sequence[Name]) -> Scores:
         """Returns the scores of schedules in their order, with those of new ones made.
 
         Args:

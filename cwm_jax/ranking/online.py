@@ -18,7 +18,7 @@ from cwm_jax.ranking.adaptation import (
     fit_adaptation,
     prior_adaptation,
 )
-from cwm_jax.ranking.known_scores import KnownScores
+from cwm_jax.ranking.known_scores import KnownScores, Name
 from cwm_jax.ranking.scorer import Scorer, Scores
 from cwm_jax.ranking.trust import (
     DISTRUSTED,
@@ -82,7 +82,8 @@ class OnlineRanker:
         self._latencies: dict[str, list[float]] = defaultdict(list)
         self._drawn: dict[str, set[Schedule]] = defaultdict(set)
         self._standing: dict[str, _Standing] = {}
-        self._ranked: dict[str, KnownScores] = {}
+        self._ranked: dict[str, KnownScores[Schedule]] = {}
+        self._ranked_names: dict[str, KnownScores[bytes]] = {}
         # By workload: how many measurements it was fitted to, and the correction.
         self._fitted: dict[str, tuple[int, Adaptation | None]] = {}
 
@@ -174,6 +175,7 @@ class OnlineRanker:
             found, len(measured), proven=False, left=[other for other in left if other is not found]
         )
         self._ranked.pop(key, None)
+        self._ranked_names.pop(key, None)
         self._fitted.pop(key, None)
         then = f"that for {found.hardware.name} agrees with them better" if found else "none does"
         warnings.warn(
@@ -192,6 +194,33 @@ class OnlineRanker:
         self._judge(program)
         return self.corrected(program, self.pretrained_scores(program, schedules))
 
+    def rank_named(
+        self,
+        program: Program,
+        names: Sequence[bytes],
+        schedules_of: Callable[[list[bytes]], Sequence[Schedule]],
+    ) -> Float32[np.ndarray, "schedule"]:
+        """Scores schedules as `rank` does, where an engine's own form of them is at hand.
+
+        A name, unlike a schedule, is no work for the garbage collector while it is remembered.
+
+        Args:
+            program: The program.
+            names: Each says a schedule of the program, and always the same.
+            schedules_of: Reads names that are not known yet.
+        """
+        if not names:
+            return np.zeros(0, np.float32)
+        self._judge(program)
+        scorer = self.scorer_of(program.workload_key)
+        known = _remembering(
+            self._ranked_names,
+            program.workload_key,
+            len(names),
+            lambda fresh: scorer.rank_schedules(program, schedules_of(fresh)),
+        )
+        return self.corrected(program, known.of(names))
+
     def pretrained_scores(self, program: Program, schedules: Sequence[Schedule]) -> Scores:
         """Returns what the pretrained model says of schedules; each is ranked only once.
 
@@ -199,12 +228,13 @@ class OnlineRanker:
             program: The program.
             schedules: At least one.
         """
-        key = program.workload_key
-        known = self._ranked.get(key)
-        if known is None or len(known) + len(schedules) > _REMEMBERED:
-            scorer = self.scorer_of(key)
-            known = KnownScores(lambda fresh: scorer.rank_schedules(program, fresh))
-            self._ranked[key] = known
+        scorer = self.scorer_of(program.workload_key)
+        known = _remembering(
+            self._ranked,
+            program.workload_key,
+            len(schedules),
+            lambda fresh: scorer.rank_schedules(program, fresh),
+        )
         return known.of(schedules)
 
     def rank_groups(self, program: Program, groups: Groups) -> Float32[np.ndarray, "schedule"]:
@@ -273,3 +303,16 @@ class OnlineRanker:
     ) -> Float32[np.ndarray, "schedule feature"]:
         """Returns what the correction regresses on: a wrong model's features are wrong, too."""
         return scores.actions if self.trusted(workload_key) is False else scores.features
+
+
+def _remembering(
+    ranked: dict[str, KnownScores[Name]],
+    workload_key: str,
+    count: int,
+    rank: Callable[[list[Name]], Scores],
+) -> KnownScores[Name]:
+    """Returns the known scores of a workload, forgotten first if `count` more would be too many."""
+    known = ranked.get(workload_key)
+    if known is None or len(known) + count > _REMEMBERED:
+        known = ranked[workload_key] = KnownScores(rank)
+    return known

@@ -7,6 +7,7 @@ A corpus is a folder:
     records.programs.jsonl.gz   the compute graphs, so that training needs no TVM
     reference.jsonl        every run of the reference program
     remeasured.jsonl.gz    records measured once more, to know the noise
+    traces.jsonl.gz        of MetaSchedule, its own form of the records
 """
 
 import dataclasses
@@ -54,3 +55,8 @@ class Corpus:
     def remeasured(self) -> Path:
         """Records measured once more."""
         return self.folder / "remeasured.jsonl.gz"
+
+    @property
+    def traces(self) -> Path:
+        """MetaSchedule's form of the records."""
+        return self.folder / "traces.jsonl.gz"

@@ -39,6 +39,7 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
         "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
         "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
         "xgboost": (*_OTHERS, "xgboost"),
+        "xgboost-pretrained": (*_OTHERS, "xgboost", "--pretrain"),
         "mlp": (*_OTHERS, "mlp"),
         "random": (*_OTHERS, "random"),
     },

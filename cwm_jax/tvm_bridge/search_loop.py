@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cwm_jax.ranking.adaptation import AdaptationName
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_record, confirm
+from cwm_jax.tvm_bridge.tracker import Tracker
 
 SearchName = Literal["evolutionary", "planner"]
 
@@ -27,6 +29,8 @@ class SearchSettings:
             (`cwm_jax.search.confirmation`).
         reference_every: Candidates between two runs of the reference program that says how fast
             the machine is (`cwm_jax.tvm_bridge.measuring`); None to measure without.
+        tracker: Where devices to measure on are asked for; None for this machine.
+        pretrain: Corpus folder that XGBoost learns from before the search.
     """
 
     trials: int
@@ -37,6 +41,8 @@ class SearchSettings:
     adaptation: AdaptationName = "bound"
     confirm: int = 0
     reference_every: int | None = None
+    tracker: Tracker | None = None
+    pretrain: Path | None = None
 
 
 class Counts(NamedTuple):

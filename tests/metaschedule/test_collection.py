@@ -51,6 +51,12 @@ def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     }
     assert {record.steps: list(record.costs) for record in grown}.items() <= kept.items()
 
+    # XGBModel learns from it before a search, and from the search.
+    tune = ["tune", "--engine", "metaschedule", "--workload", "dense:8,16,64", "--round", "2"]
+    tune += ["--cost-model", "xgboost", "--pretrain", str(corpus.folder), "--trials", "4"]
+    assert main([*tune, "--population", "32", "--log", str(tmp_path / "search")]) == 0
+    assert len(load_records(tmp_path / "search" / "records.jsonl")) == 4
+
     assert main([*collect[:7], "--remeasure", "4"]) == 0
     again = load_records(corpus.remeasured)
     assert len(again) == 4

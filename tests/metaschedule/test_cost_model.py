@@ -22,6 +22,7 @@ from cwm_jax.tvm_bridge.reference import read_reference
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
+MLP_MODEL = "tvm.s_tir.meta_schedule.cost_model.mlp_model"
 CHECKPOINT = str(ROOT / "checkpoints" / "cpu-x86-2core")
 
 
@@ -107,6 +108,7 @@ def test_cwm_tune_measures_and_resumes(tmp_path, cost_model, search):
     folder, out = tmp_path / "search", tmp_path / "out.json"
     common = ["tune", "--engine", "metaschedule", "--workload", "dense:16,96,128"]
     common += ["--cost-model", cost_model, "--search", search, "--round", "4", "--json", str(out)]
+    common += ["--population", "64"]
     if cost_model == "world-model":
         common += ["--checkpoint", CHECKPOINT]
     assert main([*common, "--trials", "4", "--log", str(folder)]) == 0
@@ -140,6 +142,7 @@ def test_cwm_tune_measures_the_best_again(tmp_path, capsys):
     folder, out = tmp_path / "search", tmp_path / "out.json"
     common = ["tune", "--engine", "metaschedule", "--workload", "dense:16,96,128", "--round", "4"]
     common += ["--checkpoint", CHECKPOINT, "--json", str(out), "--confirm", "4"]
+    common += ["--population", "64"]
     steadily = [*common, "--reference-every", "2"]
     assert main([*steadily, "--trials", "8", "--log", str(folder)]) == 0
     told = orjson.loads(out.read_bytes())
@@ -184,10 +187,16 @@ def test_another_workload_is_not_resumed(tmp_path, capsys):
     assert "cannot resume" in capsys.readouterr().err
 
 
-def test_what_is_ansors_is_refused_in_words(tmp_path, capsys):
+def test_what_makes_no_sense_is_refused_in_words(tmp_path, capsys, monkeypatch):
     tune = ["tune", "--engine", "metaschedule", "--workload", "dense:8,16,16", "--trials", "2"]
-    assert main([*tune, "--rpc", "localhost:9190:key"]) == 2
-    assert "--engine ansor" in capsys.readouterr().err
+    assert main([*tune, "--cost-model", "xgboost", "--pretrain", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err.replace("\n", "")
+    assert main([*tune, "--rpc", "localhost:key"]) == 2
+    assert "HOST:PORT:KEY" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, MLP_MODEL, raising=False)
+    assert main([*tune, "--cost-model", "mlp"]) == 2
+    assert "needs PyTorch" in capsys.readouterr().err
     assert main([*tune, "--target", '{"kind": "llvm", "mcpu": "i8086"}']) == 2
     assert "i8086" in capsys.readouterr().err
 

@@ -69,7 +69,7 @@ def test_every_function_of_a_network_gets_its_program(tvm, target, tmp_path, cap
 def test_cwm_tune_tunes_compiles_and_resumes_a_network(tvm, tmp_path, capsys):
     folder, out, library = tmp_path / "search", tmp_path / "out.json", tmp_path / "mlp.so"
     common = ["tune", "--engine", "metaschedule", "--network", "mlp:1", "--round", "2"]
-    common += ["--json", str(out), "--reference-every", "2"]
+    common += ["--json", str(out), "--reference-every", "2", "--population", "64"]
     assert main([*common, "--trials", "4", "--log", str(folder)]) == 0
     first = orjson.loads(out.read_bytes())
     assert [task["trials"] for task in first["tasks"]] == [1, 1, 1, 1]

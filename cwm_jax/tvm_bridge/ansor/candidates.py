@@ -8,12 +8,13 @@ import numpy as np
 
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.ansor.cost_models import create_cost_model
+from cwm_jax.tvm_bridge.ansor.policies import Size, sketch_policy
 from cwm_jax.tvm_bridge.mix import Mix
 
 # A corpus wants variety, not the optimum: a fraction of Ansor's population and generations.
-_SEARCH = {"evolutionary_search_population": 256, "evolutionary_search_num_iters": 3}
+_SIZE = Size(256, 3)
 # But where a task's own records train the model, they lead to what other models do not know.
-_DEEPER_SEARCH = {"evolutionary_search_population": 1024, "evolutionary_search_num_iters": 4}
+_DEEPER = Size(1024, 4)
 
 
 def draw_candidates(
@@ -41,13 +42,14 @@ def draw_candidates(
     rng = np.random.default_rng(seed)
     inputs, results = measured
     seen = {str(item.state) for item in inputs}
-    random_policy = _policy(tvm, task, _random_model(tvm, seed), seed, _SEARCH)
+    guesses = _random_model(tvm, seed)
+    random_policy = sketch_policy(tvm, task, seed + 1, model=guesses, size=_SIZE)
     population = list(random_policy.sample_initial_population())
 
-    def evolved_under(model: Any, count: int, search: dict[str, int]) -> list[Any]:
+    def evolved_under(model: Any, count: int, size: Size) -> list[Any]:
         if len(inputs):
             model.update(inputs, results)
-        policy = _policy(tvm, task, model, seed, search)
+        policy = sketch_policy(tvm, task, seed + 1, model=model, size=size)
         ranked = list(policy.evolutionary_search(population, 8 * count))
         best = _take(ranked, count // 2, seen)
         return best + _take(_shuffled(rng, ranked), count - len(best), seen)
@@ -58,20 +60,14 @@ def draw_candidates(
         chosen += _take(_shuffled(rng, evolved), mix.mutated, seen)
     if mix.guided and scorer is not None:
         model, _ = create_cost_model(tvm, "world-model", scorer=scorer, round_size=1, seed=seed)
-        chosen += evolved_under(model, mix.guided, _SEARCH)
+        chosen += evolved_under(model, mix.guided, _SIZE)
     if mix.boosted and len(inputs):
         model, _ = create_cost_model(tvm, "xgboost", scorer=None, round_size=1, seed=seed)
-        chosen += evolved_under(model, mix.boosted, _DEEPER_SEARCH)
+        chosen += evolved_under(model, mix.boosted, _DEEPER)
     wanted = sum(dataclasses.astuple(mix))
     chosen += _take(_shuffled(rng, population), wanted - len(chosen), seen)
     # Ansor shows a state's measuring order to nothing, but a drift should touch all origins.
     return _shuffled(rng, chosen)
-
-
-def _policy(tvm: Any, task: Any, model: Any, seed: int, search: dict[str, int]) -> Any:
-    ansor = tvm.auto_scheduler
-    params = dict(ansor.SketchPolicy.DEFAULT_PARAMS) | search
-    return ansor.SketchPolicy(task, model, params=params, seed=seed + 1, verbose=0)
 
 
 def _random_model(tvm: Any, seed: int) -> Any:

@@ -16,9 +16,9 @@ from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 from cwm_jax.search.planner import Planner, PlannerConfig
 from cwm_jax.tvm_bridge.ansor.cost_model import WorldModelCostModel, schedules_of_states
+from cwm_jax.tvm_bridge.ansor.policies import Size, sketch_policy
 from cwm_jax.tvm_bridge.clock import Clock
 
-_FIRST_SAMPLE = 2048
 _LATER_SAMPLE = 256
 _PROPOSED_PER_TRIAL = 8
 _CHECKED_PER_DRAW = 2
@@ -62,7 +62,7 @@ class PlannedSearch:
         model: Ranks, and learns from what is measured.
         measure: Builds and runs `MeasureInput`s.
         seed: Of all randomness.
-        config: Of the planner.
+        config: Of the planner; TVM samples as many schedules at first as a generation has.
     """
 
     def __init__(
@@ -84,8 +84,9 @@ class PlannedSearch:
         self._config = config or PlannerConfig()
         self._rng = np.random.default_rng([seed, 1])
         self._planner, self._scorer = self._new_planner(seed), self._current_scorer()
-        self._first = self._policy(seed + 1, _FIRST_SAMPLE)
-        self._later = self._policy(seed + 2, _LATER_SAMPLE)
+        first = self._config.population
+        self._first = sketch_policy(tvm, task, seed + 1, size=Size(first))
+        self._later = sketch_policy(tvm, task, seed + 2, size=Size(min(first, _LATER_SAMPLE)))
         self._sampled = False
         self._seen: set[str] = set()
         self._form: Record | None = None
@@ -193,12 +194,6 @@ class PlannedSearch:
     def _rank(self, steps: StepArrays) -> Scores:
         program = encode_program(self._program, steps.slots)
         return self._scorer.rank_arrays(program, steps)
-
-    def _policy(self, seed: int, population: int) -> Any:
-        """What samples so many states at once."""
-        defaults = dict(self._ansor.SketchPolicy.DEFAULT_PARAMS)
-        params = defaults | {"evolutionary_search_population": population}
-        return self._ansor.SketchPolicy(self._task, params=params, seed=seed, verbose=0)
 
     def _sample(self) -> list[tuple[Step, ...]]:
         """Draws schedules from TVM: many while nothing else helps, else a few new structures."""

@@ -1,50 +1,16 @@
 """Measuring on other machines, through TVM's RPC tracker."""
 
-import dataclasses
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from cwm_jax.errors import TargetError
+from cwm_jax.tvm_bridge.tracker import Tracker, check_device
 
 LOST_ROUNDS = 3
 """A search gives up after so many rounds in a row without an answer."""
 
-_ANSWER_SECONDS = 10
 # `MeasureErrorNo` of what cannot be uploaded, run, or waited for (`auto_scheduler/measure.py`).
 _COMPILE_DEVICE, _RUNTIME_DEVICE, _RUN_TIMEOUT = 3, 4, 7
-
-
-@dataclasses.dataclass(frozen=True)
-class Tracker:
-    """Where devices are asked for.
-
-    Attributes:
-        host: Of the tracker.
-        port: Of the tracker.
-        key: Under which the devices are registered.
-    """
-
-    host: str
-    port: int
-    key: str
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}:{self.key}"
-
-
-def parse_tracker(text: str) -> Tracker:
-    """Reads `HOST:PORT:KEY`; an IPv6 host stands in brackets.
-
-    Raises:
-        TargetError: The text is no such thing.
-    """
-    rest, _, key = text.rpartition(":")
-    host, _, port = rest.rpartition(":")
-    known = port.isascii() and port.isdecimal() and 0 < int(port) < 65536
-    if not (host and key and known):
-        raise TargetError(f"tracker {text!r}: expected HOST:PORT:KEY")
-    return Tracker(host.removeprefix("[").removesuffix("]"), int(port), key)
 
 
 def create_runner(tvm: Any, tracker: Tracker, **options: Any) -> Any:
@@ -58,7 +24,7 @@ def create_runner(tvm: Any, tracker: Tracker, **options: Any) -> Any:
     Raises:
         TargetError: The tracker does not answer, or has no device of this key.
     """
-    _check_device(tvm, tracker)
+    check_device(tvm, tracker)
     try:
         return tvm.auto_scheduler.RPCRunner(tracker.key, tracker.host, tracker.port, **options)
     except RuntimeError as error:
@@ -68,26 +34,13 @@ def create_runner(tvm: Any, tracker: Tracker, **options: Any) -> Any:
         ) from error
 
 
-def _check_device(tvm: Any, tracker: Tracker) -> None:
-    """TVM would go on asking in a thread that nobody can stop."""
-    try:
-        socket.create_connection((tracker.host, tracker.port), timeout=_ANSWER_SECONDS).close()
-        found = tvm.rpc.connect_tracker(tracker.host, tracker.port).summary()
-    except (OSError, RuntimeError) as error:
-        raise TargetError(f"tracker {tracker}: does not answer ({error})") from error
-    keys = sorted({str(server["key"]).removeprefix("server:") for server in found["server_info"]})
-    if tracker.key not in keys:
-        known = f"it has {', '.join(keys)}" if keys else "it has none"
-        raise TargetError(f"tracker {tracker}: no device of this key; {known}")
-
-
 def connect(tvm: Any, tracker: Tracker) -> Any:
     """Returns an RPC session with a device.
 
     Raises:
         TargetError: No device answers within a minute.
     """
-    _check_device(tvm, tracker)
+    check_device(tvm, tracker)
     request = tvm.auto_scheduler.utils.request_remote
     try:
         return request(tracker.key, tracker.host, tracker.port, timeout=60)

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 from cwm_jax.errors import TargetError
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.ansor.remote import LOST_ROUNDS, Tracker, device_lost
+from cwm_jax.search.planner import PlannerConfig
+from cwm_jax.tvm_bridge.ansor.policies import Size, sketch_policy
+from cwm_jax.tvm_bridge.ansor.remote import LOST_ROUNDS, device_lost
 from cwm_jax.tvm_bridge.ansor.results import first_error, latency_of
 from cwm_jax.tvm_bridge.ansor.session import SearchSession
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.interrupts import Interrupt
 from cwm_jax.tvm_bridge.search_loop import Counts, TaskRound
+from cwm_jax.tvm_bridge.tracker import Tracker
 
 
 class Found(NamedTuple):
@@ -116,12 +119,13 @@ def _evolution(session: SearchSession, task: Any, earlier: list[Record]) -> Next
         if earlier_log is not None:
             callbacks.append(ansor.PreloadMeasuredStates(str(earlier_log)))
             model.update_from_file(str(earlier_log))
-        policy = ansor.SketchPolicy(
+        policy = sketch_policy(
+            session.tvm,
             task,
-            model,
-            seed=_search_seed(session.config, earlier),
-            verbose=0,
-            init_search_callbacks=callbacks or None,
+            _search_seed(session.config, earlier),
+            model=model,
+            size=Size(session.config.population),
+            callbacks=callbacks,
         )
     measurer = session.measuring.program_measurer()
 
@@ -143,7 +147,8 @@ def _planner(session: SearchSession, task: Any, earlier: list[Record]) -> NextRo
 
     ansor, model = session.tvm.auto_scheduler, session.model
     seed = _search_seed(session.config, earlier)
-    search = PlannedSearch(session.tvm, task, model, session.measuring.measure, seed)
+    planner = PlannerConfig(population=session.config.population)
+    search = PlannedSearch(session.tvm, task, model, session.measuring.measure, seed, planner)
     with _log_of(earlier) as earlier_log:
         if earlier_log is not None:
             model.update_from_file(str(earlier_log))

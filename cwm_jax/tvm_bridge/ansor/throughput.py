@@ -5,6 +5,7 @@ from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.ansor.cost_models import create_cost_model
+from cwm_jax.tvm_bridge.ansor.policies import sketch_policy
 from cwm_jax.tvm_bridge.ansor.programs import program_of_task
 from cwm_jax.tvm_bridge.ansor.targets import host_target
 from cwm_jax.tvm_bridge.ansor.workloads import create_task
@@ -53,7 +54,6 @@ def _sample_states(tvm: Any, task: Any, count: int) -> list[Any]:
     states: list[Any] = []
     seed = 1
     while len(states) < count:
-        policy = tvm.auto_scheduler.SketchPolicy(task, verbose=0, seed=seed)
-        states += list(policy.sample_initial_population())
+        states += list(sketch_policy(tvm, task, seed).sample_initial_population())
         seed += 1
     return states[:count]

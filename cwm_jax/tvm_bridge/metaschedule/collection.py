@@ -1,7 +1,6 @@
 """MetaSchedule's part in collecting a corpus."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -107,7 +106,7 @@ class MetaScheduleCollector:
             lines = database_lines(self._tvm, module, self._target, entries)
             key = orjson.dumps(task.workload_key).decode()
             append_member(
-                _traces(corpus),
+                corpus.traces,
                 (f"[{key},{line.decode().partition(',')[2]}" for line in lines),
             )
             append_member(corpus.records, map(format_line, records))
@@ -127,7 +126,7 @@ class MetaScheduleCollector:
         wanted = {(record.workload_key, record.costs) for _, record in records}
         programs = {task.workload_key: self.program(task) for task, _ in records}
         traces: dict[Any, Any] = {}
-        for _, line in read_lines(_traces(corpus), LogSummary()):
+        for _, line in read_lines(corpus.traces, LogSummary()):
             key, found = orjson.loads(line)
             if (key, tuple(found[1])) in wanted:
                 traces[key, tuple(found[1])] = found
@@ -135,7 +134,7 @@ class MetaScheduleCollector:
         for task, record in records:
             found = traces.get((task.workload_key, record.costs))
             if found is None:
-                raise CorpusError(f"{_traces(corpus)}: holds no trace of {task.workload_key}")
+                raise CorpusError(f"{corpus.traces}: holds no trace of {task.workload_key}")
             workload = databases.Workload(self._module(task))
             inputs.append(databases.TuningRecord.from_json(found, workload).as_measure_candidate())
 
@@ -151,7 +150,3 @@ class MetaScheduleCollector:
     def error(self, result: Any) -> str:
         """Returns what went wrong with a candidate, "" if nothing did."""
         return "" if result.error_msg is None else str(result.error_msg).strip().splitlines()[-1]
-
-
-def _traces(corpus: Corpus) -> Path:
-    return corpus.folder / "traces.jsonl.gz"

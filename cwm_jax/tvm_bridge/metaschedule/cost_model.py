@@ -5,6 +5,7 @@ Importing this module loads a TVM that has MetaSchedule (see `cwm_jax.tvm_bridge
 
 import importlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,12 @@ from cwm_jax.ranking.task_ranker import TaskRanker
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.records import seconds_of_result, steps_of_candidates
+from cwm_jax.tvm_bridge.metaschedule.records import (
+    seconds_of_result,
+    steps_of_candidates,
+    steps_of_lines,
+    trace_lines,
+)
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.runtime import use
 
@@ -104,8 +110,10 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         """
         program = self._program(context)
         with collection_paused():
-            schedules = steps_of_candidates(_tvm, candidates, program)
-            return self.online.rank(program, schedules).astype(np.float64)
+            # An evolutionary search asks again about what it kept of a generation.
+            lines = trace_lines(_tvm, candidates)
+            read = partial(steps_of_lines, program=program)
+            return self.online.rank_named(program, lines, read).astype(np.float64)
 
     def _program(self, context: Any) -> Program:
         module, cores = context.mod, context.target.attrs.get("num-cores")

@@ -1,13 +1,16 @@
 """The cost models that a search of MetaSchedule can be run with."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from cwm_jax.errors import CwmError
 from cwm_jax.ranking.adaptation import ADAPTATIONS, AdaptationName
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.clock import Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.metaschedule.pretraining import learn_corpus
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
 
@@ -37,6 +40,7 @@ def create_cost_model(
     seed: int,
     adaptation: AdaptationName,
     interrupt: Interrupt,
+    pretrain: Path | None = None,
 ) -> TimedModel:
     """Creates a cost model of MetaSchedule.
 
@@ -48,6 +52,11 @@ def create_cost_model(
         seed: For the model's own randomness.
         adaptation: How measurements correct the world model.
         interrupt: Ends the search at the next prediction.
+        pretrain: Corpus folder that XGBModel learns from first, and goes on learning from.
+
+    Raises:
+        CorpusError: The corpus cannot be read.
+        CwmError: MLPModel lacks PyTorch.
     """
     ms = tvm.s_tir.meta_schedule
     clock = Clock()
@@ -61,10 +70,10 @@ def create_cost_model(
         online = inner.online
     elif name == "xgboost":
         inner = ms.cost_model.XGBModel(num_warmup_samples=round_size - 1)
+        if pretrain is not None:
+            learn_corpus(tvm, inner, pretrain)
     elif name == "mlp":
-        from tvm.s_tir.meta_schedule.cost_model.mlp_model import MLPModel
-
-        inner = MLPModel()
+        inner = _mlp_model()
     else:
         inner = ms.cost_model.RandomModel(seed=seed)
     count = 0
@@ -86,3 +95,11 @@ def create_cost_model(
             return clock.around(interrupt.guard(inner.predict))(context, candidates)
 
     return TimedModel(Timed(), clock, lambda: count, online)
+
+
+def _mlp_model() -> Any:
+    try:
+        from tvm.s_tir.meta_schedule.cost_model.mlp_model import MLPModel
+    except ImportError as error:
+        raise CwmError("MetaSchedule's MLPModel needs PyTorch: pip install torch") from error
+    return MLPModel()

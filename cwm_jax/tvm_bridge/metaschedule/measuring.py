@@ -1,7 +1,8 @@
-"""MetaSchedule's builder and runner as a `Device`."""
+"""MetaSchedule's builder and runners as a `Device`."""
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import numpy as np
 
 from cwm_jax.tvm_bridge.measuring import REFERENCE_BLOCK, MeasureConfig, reference_product
 from cwm_jax.tvm_bridge.metaschedule.records import seconds_of_result
+from cwm_jax.tvm_bridge.metaschedule.remote import RemoteRunner
+from cwm_jax.tvm_bridge.tracker import Tracker
 
 
 class MetaScheduleDevice:
-    """This machine, by MetaSchedule.
+    """This machine by MetaSchedule, or one that it reaches.
 
     Inputs are `MeasureCandidate`, results `RunnerResult`.
 
@@ -21,9 +24,22 @@ class MetaScheduleDevice:
         tvm: A TVM with MetaSchedule.
         target: Of all programs.
         config: Settings.
+        tracker: Where to ask for a device to run them on; None for this machine.
+        sleep: Waits for a device that has gone away; may raise to stop waiting.
+
+    Raises:
+        TargetError: The tracker does not answer, or has no such device; also when something is
+            run, if the device goes away and does not come back.
     """
 
-    def __init__(self, tvm: Any, target: Any, config: MeasureConfig) -> None:
+    def __init__(
+        self,
+        tvm: Any,
+        target: Any,
+        config: MeasureConfig,
+        tracker: Tracker | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._ms = tvm.s_tir.meta_schedule
         self._target = target
         kind = str(target.kind.name)
@@ -31,15 +47,17 @@ class MetaScheduleDevice:
         self._builder = self._ms.builder.LocalBuilder(
             timeout_sec=config.build_timeout, f_build=_build_function()
         )
-        self._runner = self._ms.runner.LocalRunner(
-            timeout_sec=config.run_timeout,
-            evaluator_config=self._ms.runner.EvaluatorConfig(
-                number=1,
-                repeat=config.repeat,
-                min_repeat_ms=config.min_repeat_ms,
-                enable_cpu_cache_flush=False,
-            ),
+        evaluator = self._ms.runner.EvaluatorConfig(
+            number=1,
+            repeat=config.repeat,
+            min_repeat_ms=config.min_repeat_ms,
+            enable_cpu_cache_flush=False,
         )
+        if tracker is None:
+            self._run_all = self._runs_here(evaluator, config.run_timeout)
+        else:
+            remote = RemoteRunner(tvm, tracker, evaluator, config.run_timeout, sleep)
+            self._run_all = remote.run
         self.reference = reference_candidate(tvm)
 
     def build(self, inputs: Sequence[Any]) -> list[Any]:
@@ -59,15 +77,19 @@ class MetaScheduleDevice:
         results = [runner.RunnerResult(None, self.failure(program)) for program in built]
         good = [at for at, program in enumerate(built) if not self.failure(program)]
         if good:
-            futures = self._runner.run(
+            found = self._run_all(
                 [
                     runner.RunnerInput(built[at].artifact_path, self._kind, inputs[at].args_info)
                     for at in good
                 ]
             )
-            for at, future in zip(good, futures, strict=True):
-                results[at] = future.result()
+            for at, result in zip(good, found, strict=True):
+                results[at] = result
         return results
+
+    def _runs_here(self, evaluator: Any, timeout: int) -> Callable[[Sequence[Any]], list[Any]]:
+        here = self._ms.runner.LocalRunner(timeout_sec=timeout, evaluator_config=evaluator)
+        return lambda inputs: [future.result() for future in here.run(list(inputs))]
 
     def latency(self, result: Any) -> float:
         """Returns the median latency of a result in seconds, infinity if it failed."""

@@ -1,6 +1,7 @@
 """Tuning all modules of a network with MetaSchedule: one model, one folder, gradient scheduler."""
 
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from cwm_jax.tvm_bridge.metaschedule.folder import (
     tuning_record_of,
 )
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.remote import connect
 from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tvm_bridge.metaschedule.session import search_session
 from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
@@ -32,6 +34,7 @@ from cwm_jax.tvm_bridge.network_rounds import (
     tune_in_turns,
 )
 from cwm_jax.tvm_bridge.search_loop import TaskRound
+from cwm_jax.tvm_bridge.tracker import Tracker
 
 _LOG_BASE = 1.618
 _TIMED_MS = 500
@@ -199,7 +202,12 @@ def random_arguments(module: Any, seed: int) -> dict[str, np.ndarray]:
 
 
 def time_executable(
-    tvm: Any, executable: Any, target: Any, arguments: Mapping[str, np.ndarray], repeats: int
+    tvm: Any,
+    executable: Any,
+    target: Any,
+    arguments: Mapping[str, np.ndarray],
+    repeats: int,
+    tracker: Tracker | None = None,
 ) -> list[float]:
     """Runs a compiled network.
 
@@ -209,12 +217,26 @@ def time_executable(
         target: TVM target.
         arguments: Of `main`, in order.
         repeats: How often to measure; each measurement runs for at least 0.5 s.
+        tracker: Where to ask for a device; None for this machine.
 
     Returns:
         Seconds of one inference, one entry a measurement.
+
+    Raises:
+        TargetError: No remote device answers.
     """
     kind = str(target.kind.name)
-    device = tvm.device("cpu" if kind == "llvm" else kind, 0)
+    kind = "cpu" if kind == "llvm" else kind
+    if tracker is None:
+        device = tvm.device(kind, 0)
+    else:
+        session = connect(tvm, tracker)
+        device = session.device(kind, 0)
+        with tempfile.TemporaryDirectory(prefix="cwm-") as work:
+            path = Path(work) / "network.tar"
+            executable.export_library(str(path))
+            session.upload(str(path))
+        executable = session.load_module("network.tar")
     machine = tvm.relax.VirtualMachine(executable, device)
     tensors = [tvm.runtime.tensor(value, device) for value in arguments.values()]
     machine.set_input("main", *tensors)

@@ -88,12 +88,18 @@ def steps_of_candidates(
 ) -> list[tuple[Step, ...]]:
     """Returns the steps of candidates of one module, whose program is given.
 
-    A generation of an evolutionary search holds many a schedule more than once.
-
     Raises:
         RecordError: A trace is not one of the program, or this version does not know it.
     """
-    lines = trace_lines(tvm, candidates)
+    return steps_of_lines(trace_lines(tvm, candidates), program)
+
+
+def steps_of_lines(lines: Sequence[bytes], program: Program) -> list[tuple[Step, ...]]:
+    """Returns the steps that `trace_lines` say of candidates of one program.
+
+    Raises:
+        RecordError: As for `steps_of_candidates`.
+    """
     distinct = list(dict.fromkeys(lines))
     traces = parse_trace_lines(distinct, Skeletons())
     steps = dict(zip(distinct, translate_traces(traces, program), strict=True))

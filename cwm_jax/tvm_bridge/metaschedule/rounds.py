@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from cwm_jax.ranking.online import Schedule
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
+from cwm_jax.search.trace_planner import TracePlannerConfig
 from cwm_jax.tvm_bridge.interrupts import SearchInterrupted
 from cwm_jax.tvm_bridge.metaschedule.folder import line_of, tuning_record_of
 from cwm_jax.tvm_bridge.metaschedule.records import (
@@ -75,7 +76,15 @@ class ModuleSearch:
             if timed.online is None or self._sampler is None:
                 raise ValueError("the planner needs the world model")
             self._source: Source = Imagination(
-                tvm, module, program, timed.online, timed.clock, self._sampler, offered, seed
+                tvm,
+                module,
+                program,
+                timed.online,
+                timed.clock,
+                self._sampler,
+                offered,
+                seed,
+                TracePlannerConfig(population=config.population),
             )
         else:
             self._source = Evolution(

@@ -1,6 +1,7 @@
 """What the searches of all modules share: the cost model, what measures, the files, Ctrl-C."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -61,8 +62,10 @@ def search_session(
         scorer: Checkpoint of the world model, if that is the cost model.
 
     Raises:
+        CorpusError: The corpus to learn from cannot be read.
         RecordError: What the folder holds was measured otherwise.
-        TargetError: The reference program does not run on the target.
+        TargetError: The reference program does not run on the target, or no remote device
+            answers.
     """
     with watch_interrupts() as interrupt:
         timed = create_cost_model(
@@ -73,6 +76,7 @@ def search_session(
             seed=config.seed,
             adaptation=config.adaptation,
             interrupt=interrupt,
+            pretrain=config.pretrain,
         )
         measure = _search_measure(tvm, target, config, files, interrupt)
         yield SearchSession(tvm, target, config, files, timed, measure, interrupt)
@@ -82,9 +86,11 @@ def _search_measure(
     tvm: Any, target: Any, config: SearchConfig, files: SearchFolder, interrupt: Interrupt
 ) -> Measure:
     reference = reference_path(files.records)
-    check_reference(config, files.records, reference, target)
+    remote = config.tracker is not None
+    check_reference(config, files.records, reference, target, remote=remote)
     measured = measure_config(config, build_timeout=config.timeout, run_timeout=config.timeout)
-    device = MetaScheduleDevice(tvm, target, measured)
+    sleep = interrupt.guard(time.sleep)
+    device = MetaScheduleDevice(tvm, target, measured, config.tracker, sleep)
     if config.reference_every is None:
         return partial(measure_once, device)
     return search_measurer(device, measured, reference, interrupt).measure

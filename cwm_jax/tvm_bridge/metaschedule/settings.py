@@ -13,7 +13,7 @@ class SearchConfig(SearchSettings):
     Attributes:
         cost_model: Which model ranks.
         timeout: Seconds that one candidate may compile, and run.
-        population: Schedules that a generation of the evolutionary search holds.
+        population: Schedules of a generation, planned or evolved.
     """
 
     cost_model: CostModelName = "world-model"

@@ -31,30 +31,35 @@ def host_target(tvm: Any) -> Any:
     return tvm.target.Target(attributes)
 
 
-def resolve_target(tvm: Any, text: str | None) -> Any:
+def resolve_target(tvm: Any, text: str | None, *, remote: bool = False) -> Any:
     """Returns the target that a user asks for, by default this machine's CPU.
 
     Args:
         tvm: A TVM with MetaSchedule.
         text: Target as JSON or the name of a kind, None for this machine's CPU.
+        remote: Programs will run elsewhere, so this machine's cores do not count.
 
     Raises:
-        TargetError: TVM does not know it, or was built without it.
+        TargetError: TVM does not know it, or was built without it; or it does not say the cores
+            of a remote CPU.
     """
     if text is None:
         return host_target(tvm)
     try:
         target = tvm.target.Target(orjson.loads(text) if text.lstrip().startswith("{") else text)
         kind = str(target.kind.name)
-        if "num-cores" not in target.attrs and kind == "llvm":
+        if "num-cores" not in target.attrs and kind == "llvm" and not remote:
             attributes = orjson.loads(str(target)) | {"num-cores": usable_cores()}
             target = tvm.target.Target(attributes)
     except Exception as error:  # TVM raises what its parser meets
         raise TargetError(f"unknown target {text!r}; {_EXAMPLE}") from error
     if not tvm.runtime.enabled(kind):
         raise TargetError(f"target {text!r}: {tvm.__file__} was built without {kind}")
+    if kind == "llvm" and "num-cores" not in target.attrs:
+        raise TargetError(f"target {text!r}: say the num-cores of the device; {_EXAMPLE}")
     cpu = str(target.attrs.get("mcpu", ""))
-    if kind == "llvm" and cpu and not tvm.target.codegen.llvm_is_valid_cpu(cpu, _triple(tvm)):
+    triple = str(target.attrs.get("mtriple", "")) or _triple(tvm)
+    if kind == "llvm" and cpu and not tvm.target.codegen.llvm_is_valid_cpu(cpu, triple):
         raise TargetError(f"target {text!r}: this TVM's LLVM does not know {cpu!r}; {_EXAMPLE}")
     return target
 
