@@ -89,7 +89,8 @@ def add_search_parser(kinds: Any) -> None:
         "--corpus",
         type=Path,
         default=Path("tools/corpus/cpu-x86-2core"),
-        help="what xgboost-pretrained learns from",
+        help="what xgboost-pretrained and mlp learn from; for mlp also a file of "
+        "tools/pretrain_mlp.py",
     )
     search.add_argument(
         "--reference-every",

@@ -74,7 +74,8 @@ def add_parser(commands: Any) -> None:
         "--pretrain",
         type=Path,
         metavar="CORPUS",
-        help="with --cost-model xgboost: corpus folder that it learns from before the search",
+        help="with --cost-model xgboost or mlp: corpus folder that it learns from before the "
+        "search; for mlp also a file of tools/pretrain_mlp.py",
     )
     parser.add_argument("--target", help="TVM target (default: this machine's CPU)")
     parser.add_argument(
@@ -138,8 +139,8 @@ def run(options: argparse.Namespace) -> int:
         raise CwmError(f"--confirm {options.confirm}: leaves none of {options.trials} trials")
     if options.search == "planner" and options.cost_model != "world-model":
         raise CwmError("--search planner imagines with the world model: --cost-model world-model")
-    if options.pretrain and options.cost_model != "xgboost":
-        raise CwmError("--pretrain is for XGBoost: --cost-model xgboost")
+    if options.pretrain and options.cost_model not in ("xgboost", "mlp"):
+        raise CwmError("--pretrain is for the engines' own models: --cost-model xgboost or mlp")
     if options.engine == "metaschedule" and options.network:
         from cwm_jax.cli.tune_relax import run_relax
 

@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
         "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
         "xgboost": (*_OTHERS, "xgboost"),
         "xgboost-pretrained": (*_OTHERS, "xgboost", "--pretrain"),
-        "mlp": (*_OTHERS, "mlp"),
+        "mlp": (*_OTHERS, "mlp", "--pretrain"),
         "random": (*_OTHERS, "random"),
     },
 }

@@ -30,7 +30,7 @@ class SearchSettings:
         reference_every: Candidates between two runs of the reference program that says how fast
             the machine is (`cwm_jax.tvm_bridge.measuring`); None to measure without.
         tracker: Where devices to measure on are asked for; None for this machine.
-        pretrain: Corpus folder that XGBoost learns from before the search.
+        pretrain: Corpus folder that an engine's own model learns from before the search.
     """
 
     trials: int

@@ -22,7 +22,6 @@ from cwm_jax.tvm_bridge.reference import read_reference
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
-MLP_MODEL = "tvm.s_tir.meta_schedule.cost_model.mlp_model"
 CHECKPOINT = str(ROOT / "checkpoints" / "cpu-x86-2core")
 
 
@@ -193,9 +192,10 @@ def test_what_makes_no_sense_is_refused_in_words(tmp_path, capsys, monkeypatch):
     assert str(tmp_path) in capsys.readouterr().err.replace("\n", "")
     assert main([*tune, "--rpc", "localhost:key"]) == 2
     assert "HOST:PORT:KEY" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, MLP_MODEL, raising=False)
     assert main([*tune, "--cost-model", "mlp"]) == 2
+    assert "give --pretrain" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    assert main([*tune, "--cost-model", "mlp", "--pretrain", str(tmp_path)]) == 2
     assert "needs PyTorch" in capsys.readouterr().err
     assert main([*tune, "--target", '{"kind": "llvm", "mcpu": "i8086"}']) == 2
     assert "i8086" in capsys.readouterr().err

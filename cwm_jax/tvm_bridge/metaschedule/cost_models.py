@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from cwm_jax.errors import CwmError
 from cwm_jax.ranking.adaptation import ADAPTATIONS, AdaptationName
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.clock import Clock
 from cwm_jax.tvm_bridge.interrupts import Interrupt
+from cwm_jax.tvm_bridge.metaschedule.mlp import create_mlp
 from cwm_jax.tvm_bridge.metaschedule.pretraining import learn_corpus
 
 CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
@@ -52,11 +52,13 @@ def create_cost_model(
         seed: For the model's own randomness.
         adaptation: How measurements correct the world model.
         interrupt: Ends the search at the next prediction.
-        pretrain: Corpus folder that XGBModel learns from first, and goes on learning from.
+        pretrain: Corpus folder that XGBModel or MLPModel learns from first, and goes on learning
+            from; of MLPModel also a file (`cwm_jax.tvm_bridge.metaschedule.mlp`).
 
     Raises:
+        CheckpointError: The file holds no MLPModel.
         CorpusError: The corpus cannot be read.
-        CwmError: MLPModel lacks PyTorch.
+        CwmError: MLPModel lacks PyTorch, or what to begin with.
     """
     ms = tvm.s_tir.meta_schedule
     clock = Clock()
@@ -73,7 +75,7 @@ def create_cost_model(
         if pretrain is not None:
             learn_corpus(tvm, inner, pretrain)
     elif name == "mlp":
-        inner = _mlp_model()
+        inner = create_mlp(tvm, pretrain)
     else:
         inner = ms.cost_model.RandomModel(seed=seed)
     count = 0
@@ -95,11 +97,3 @@ def create_cost_model(
             return clock.around(interrupt.guard(inner.predict))(context, candidates)
 
     return TimedModel(Timed(), clock, lambda: count, online)
-
-
-def _mlp_model() -> Any:
-    try:
-        from tvm.s_tir.meta_schedule.cost_model.mlp_model import MLPModel
-    except ImportError as error:
-        raise CwmError("MetaSchedule's MLPModel needs PyTorch: pip install torch") from error
-    return MLPModel()
