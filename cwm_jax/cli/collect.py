@@ -32,10 +32,10 @@ def add_parser(commands: Any) -> None:
         help="measure a corpus of records on this machine",
         description="Measures candidates of many workloads with a real tuner, for training: "
         "random samples, mutated ones, and ones that the current model favours; of a workload "
-        "with more than one round, also what Ansor's XGBoost model finds when it has learned the "
-        "rounds before. Goes on where an earlier call stopped. Run nothing else on the machine: "
-        "a reference program is measured between groups of candidates; a group is measured again "
-        "if it changed meanwhile, and scaled by how fast it was.",
+        "with more than one round, also what the engine's XGBoost model finds when it has learned "
+        "the rounds before. Goes on where an earlier call stopped. Run nothing else on the "
+        "machine: a reference program is measured between groups of candidates; a group is "
+        "measured again if it changed meanwhile, and scaled by how fast it was.",
     )
     parser.add_argument("--out", required=True, type=Path, help="folder of the corpus")
     parser.add_argument(

@@ -11,8 +11,8 @@ class Mix:
         sampled: Random samples of the sketches.
         mutated: From evolution under a random model.
         guided: From evolution under the world model, half of them its favourites.
-        boosted: From evolution under Ansor's XGBoost model, trained on the task's records so
-            far, half of them its favourites.
+        boosted: From evolution under the engine's XGBoost model, trained on the task's records
+            so far, favourites among them.
     """
 
     sampled: int

@@ -9,13 +9,15 @@ import numpy as np
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
+from cwm_jax.tvm_bridge.metaschedule.corpus_traces import Fields, tuning_records, update_of
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
 from cwm_jax.tvm_bridge.mix import Mix
 
 # A corpus wants variety, not the optimum: a fraction of TVM's population and generations.
-_POPULATION = 192
-_GENERATIONS = 3
+_SIZE = {"population_size": 192, "genetic_num_iters": 3}
+# But where a module's own records train the model, they lead to what other models do not know.
+_DEEPER = {"population_size": 384, "genetic_num_iters": 4}
 _PATIENCE = 3
 
 Candidates = dict[tuple[Step, ...], Any]
@@ -31,6 +33,7 @@ def draw_candidates(
     *,
     scorer: Scorer | None,
     known: set[tuple[Step, ...]],
+    traces: Sequence[Fields] = (),
 ) -> Candidates:
     """Returns new candidates of a module by their steps, no two alike and none known.
 
@@ -45,21 +48,26 @@ def draw_candidates(
         seed: Of the draw; TVM does not repeat it exactly.
         scorer: The world model that guides, if any.
         known: Steps of candidates that are measured already.
+        traces: Valid records of the module, which train the XGBModel, and from which its
+            evolution starts.
     """
     ms = tvm.s_tir.meta_schedule
-    evolution = ms.search_strategy.EvolutionarySearch(
-        population_size=_POPULATION, init_min_unmeasured=16, genetic_num_iters=_GENERATIONS
-    )
+    evolution = ms.search_strategy.EvolutionarySearch(init_min_unmeasured=16, **_SIZE)
     random = ms.cost_model.RandomModel(seed=seed % 2**31)
-    wanted = mix.sampled + mix.mutated + mix.guided
+    wanted = mix.sampled + mix.mutated + mix.guided + mix.boosted
     found: Candidates = {}
 
-    def take(strategy: Any, model: Any, count: int) -> None:
+    def take(strategy: Any, model: Any, count: int, measured: Sequence[Fields] = ()) -> None:
         seen = {*known, *found}
-        drawn = _drawn(
-            tvm, module, program, target, strategy, model, seed + len(found), count, seen
-        )
+        at = seed + len(found)
+        drawn = _drawn(tvm, module, program, target, strategy, model, at, count, seen, measured)
         found.update(itertools.islice(drawn.items(), max(count, 0)))
+
+    if mix.boosted and traces:
+        boosted = ms.cost_model.XGBModel(num_warmup_samples=1)
+        boosted.update(*update_of(tvm, module, target, traces))
+        deeper = ms.search_strategy.EvolutionarySearch(**_DEEPER)
+        take(deeper, boosted, mix.boosted, traces)
 
     if mix.guided and scorer is not None:
         from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel
@@ -84,6 +92,7 @@ def _drawn(
     seed: int,
     count: int,
     known: set[tuple[Step, ...]],
+    measured: Sequence[Fields],
 ) -> Candidates:
     """Asks a search strategy for candidates until there are enough new ones, or none come."""
     if count <= 0:
@@ -91,7 +100,15 @@ def _drawn(
     ms = tvm.s_tir.meta_schedule
     size = 2 * count
     context = sampling_context(
-        tvm, module, target, strategy, model, seed, trials=_PATIENCE * size, round_size=size
+        tvm,
+        module,
+        target,
+        strategy,
+        model,
+        seed,
+        trials=_PATIENCE * size,
+        round_size=size,
+        measured=measured,
     )
     found: Candidates = {}
     for _ in range(_PATIENCE):
@@ -120,8 +137,9 @@ def sampling_context(
     *,
     trials: int,
     round_size: int,
+    measured: Sequence[Fields] = (),
 ) -> Any:
-    """Returns a `TuneContext` that can be asked for candidates, with nothing measured before.
+    """Returns a `TuneContext` that can be asked for candidates.
 
     Args:
         tvm: A TVM with MetaSchedule.
@@ -132,6 +150,7 @@ def sampling_context(
         seed: Of the draw.
         trials: Candidates that may be asked for in all.
         round_size: Candidates that come at a time.
+        measured: Records of the module from before.
     """
     load_intrinsics()
     ms = tvm.s_tir.meta_schedule
@@ -144,6 +163,8 @@ def sampling_context(
         rand_state=seed % 2**30 + 1,
     )
     database = ms.database.MemoryDatabase()
-    database.commit_workload(module)
+    workload = database.commit_workload(module)
+    for record in tuning_records(tvm, workload, measured):
+        database.commit_tuning_record(record)
     context.pre_tuning(trials, round_size, context.generate_design_space(), database, model)
     return context

@@ -15,6 +15,7 @@ from cwm_jax.tvm_bridge.collection import Drawn
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask
 from cwm_jax.tvm_bridge.metaschedule.candidates import draw_candidates
+from cwm_jax.tvm_bridge.metaschedule.corpus_traces import valid_traces
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.records import Entry, database_lines, record_of_result
 from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
@@ -88,9 +89,18 @@ class MetaScheduleCollector:
             for record in iterate_records(corpus.records, LogSummary()):
                 if record.workload_key == task.workload_key:
                     known.add(record.steps)
-        mix = mix_of_round(earlier, size, guided=self._scorer is not None)
+        mix = mix_of_round(earlier, size, guided=self._scorer is not None, boosted=True)
+        key = task.workload_key
         found = draw_candidates(
-            self._tvm, module, program, self._target, mix, seed, scorer=self._scorer, known=known
+            self._tvm,
+            module,
+            program,
+            self._target,
+            mix,
+            seed,
+            scorer=self._scorer,
+            known=known,
+            traces=valid_traces(corpus, {key})[key] if earlier else (),
         )
         inputs = list(found.values())
 
