@@ -2,6 +2,8 @@
 
 import dataclasses
 import socket
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from cwm_jax.errors import TargetError
@@ -62,3 +64,17 @@ def check_device(tvm: Any, tracker: Tracker) -> None:
     if tracker.key not in keys:
         known = f"it has {', '.join(keys)}" if keys else "it has none"
         raise TargetError(f"tracker {tracker}: no device of this key; {known}")
+
+
+def sent_library(session: Any, library: Any) -> Any:
+    """Sends a compiled network to a device, and returns it as the device has loaded it.
+
+    Args:
+        session: `RPCSession` with the device.
+        library: What TVM built, with `export_library`.
+    """
+    with tempfile.TemporaryDirectory(prefix="cwm-") as work:
+        path = Path(work) / "network.tar"
+        library.export_library(str(path))
+        session.upload(str(path))
+    return session.load_module(path.name)

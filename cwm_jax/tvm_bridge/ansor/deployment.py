@@ -12,7 +12,7 @@ from cwm_jax.search.confirmation import best_records
 from cwm_jax.tvm_bridge.ansor.network_sources import NetworkSource
 from cwm_jax.tvm_bridge.ansor.relay_networks import relay_build_context
 from cwm_jax.tvm_bridge.ansor.remote import connect
-from cwm_jax.tvm_bridge.tracker import Tracker
+from cwm_jax.tvm_bridge.tracker import Tracker, sent_library
 
 _BUILD = {"relay.backend.use_auto_scheduler": True}
 
@@ -77,11 +77,7 @@ def time_network(
     else:
         session = connect(tvm, tracker)
         device = session.device(kind, 0)
-        with tempfile.TemporaryDirectory(prefix="cwm-") as work:
-            path = Path(work) / "network.tar"
-            library.export_library(str(path))
-            session.upload(str(path))
-        library = session.load_module("network.tar")
+        library = sent_library(session, library)
     executor = tvm.contrib.graph_executor.GraphModule(library["default"](device))
     for name, value in inputs.items():
         executor.set_input(name, value)

@@ -1,7 +1,6 @@
 """Tuning all modules of a network with MetaSchedule: one model, one folder, gradient scheduler."""
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from cwm_jax.tvm_bridge.network_rounds import (
     tune_in_turns,
 )
 from cwm_jax.tvm_bridge.search_loop import TaskRound
-from cwm_jax.tvm_bridge.tracker import Tracker
+from cwm_jax.tvm_bridge.tracker import Tracker, sent_library
 
 _LOG_BASE = 1.618
 _TIMED_MS = 500
@@ -232,11 +231,7 @@ def time_executable(
     else:
         session = connect(tvm, tracker)
         device = session.device(kind, 0)
-        with tempfile.TemporaryDirectory(prefix="cwm-") as work:
-            path = Path(work) / "network.tar"
-            executable.export_library(str(path))
-            session.upload(str(path))
-        executable = session.load_module("network.tar")
+        executable = sent_library(session, executable)
     machine = tvm.relax.VirtualMachine(executable, device)
     tensors = [tvm.runtime.tensor(value, device) for value in arguments.values()]
     machine.set_input("main", *tensors)
