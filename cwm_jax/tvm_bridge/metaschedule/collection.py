@@ -15,8 +15,7 @@ from cwm_jax.tvm_bridge.collection import Drawn
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask
 from cwm_jax.tvm_bridge.metaschedule.candidates import draw_candidates
-from cwm_jax.tvm_bridge.metaschedule.corpus_traces import valid_traces
-from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.corpus_traces import update_of, valid_traces
 from cwm_jax.tvm_bridge.metaschedule.records import Entry, database_lines, record_of_result
 from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
 from cwm_jax.tvm_bridge.metaschedule.targets import create_module
@@ -129,8 +128,6 @@ class MetaScheduleCollector:
         Raises:
             CorpusError: The trace of a record is missing.
         """
-        load_intrinsics()  # a trace may name some
-        databases = self._tvm.s_tir.meta_schedule.database
         # A record is known by what was measured: its trace may mean other steps by now, when this
         # package tells better what traces mean.
         wanted = {(record.workload_key, record.costs) for _, record in records}
@@ -145,8 +142,7 @@ class MetaScheduleCollector:
             found = traces.get((task.workload_key, record.costs))
             if found is None:
                 raise CorpusError(f"{corpus.traces}: holds no trace of {task.workload_key}")
-            workload = databases.Workload(self._module(task))
-            inputs.append(databases.TuningRecord.from_json(found, workload).as_measure_candidate())
+            inputs += update_of(self._tvm, self._module(task), self._target, [found]).candidates
 
         def keep(results: Sequence[Any]) -> None:
             again = [
