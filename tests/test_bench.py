@@ -55,6 +55,11 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     assert "not measured in as many rounds" in " ".join(capsys.readouterr().err.split())
 
 
+def test_each_engine_has_its_own_ways_to_search(capsys):
+    assert main(["bench", "search", "--engine", "ansor", "--variants", "xgboost", "mlp"]) == 2
+    assert "mlp is not a way to search ansor" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("before", "now"), [(None, 1), (1, None), (1, 4)])
 def test_searches_that_were_measured_otherwise_are_not_compared(before, now, tmp_path):
     (run,) = plan_runs([WORKLOAD], ["random"], [0], 4)

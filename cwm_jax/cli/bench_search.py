@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from cwm_jax.tvm_bridge.winners import Remeasured, Winner, Winners
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
+_CORPORA = {
+    "ansor": Path("tools/corpus/cpu-x86-2core"),
+    "metaschedule": Path("tools/corpus/cpu-x86-zen5-metaschedule"),
+}
+"""What a pretrained rival learns from where nothing else is named."""
 _REFERENCE_ROUND = 64  # Ansor's own default; a search of 64 trials would learn nothing by it
 _REFERENCE_BEST = 5  # of a long search, each measured but once, count
 
@@ -88,9 +93,8 @@ def add_search_parser(kinds: Any) -> None:
     search.add_argument(
         "--corpus",
         type=Path,
-        default=Path("tools/corpus/cpu-x86-2core"),
         help="what xgboost-pretrained and mlp learn from; for mlp also a file of "
-        "tools/pretrain_mlp.py",
+        "tools/pretrain_mlp.py (default: " + ", ".join(map(str, _CORPORA.values())) + ")",
     )
     search.add_argument(
         "--reference-every",
@@ -290,11 +294,12 @@ def _search(
     from cwm_jax.tvm_bridge.search_benchmark import run_search
 
     bar = progress.add_task("searching", total=len(folders))
+    corpus = options.corpus or _CORPORA[options.engine]
     told: dict[SearchRun, dict[str, Any]] = {}
     for run, folder in folders.items():
         progress.update(bar, description=run.name)
         every = options.reference_every if _is_compared(run, options) else None
-        told[run] = run_search(run, options.engine, checkpoint, options.corpus, folder, every)
+        told[run] = run_search(run, options.engine, checkpoint, corpus, folder, every)
         progress.advance(bar)
     return told
 

@@ -23,8 +23,9 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     assert main(arguments) == 0
     assert (out / "winners.jsonl").read_text() == winners
 
-    assert main([*arguments, "--variants", "xgboost-pretrained"]) == 2
-    assert "is not a way to search metaschedule" in capsys.readouterr().err
+    pretrained = ["--variants", "xgboost-pretrained", "--corpus", str(tmp_path / "nowhere")]
+    assert main([*arguments, *pretrained]) == 2
+    assert "nowhere/tasks.jsonl.gz" in capsys.readouterr().err
 
 
 def test_throughput_is_measured_where_metaschedule_asks(tmp_path):
