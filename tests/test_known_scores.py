@@ -29,10 +29,10 @@ def test_scores_are_those_of_the_model_and_each_is_asked_for_once(calls):
         asked.extend(schedules)
         return rank_of(schedules)
 
-    known = KnownScores(rank)
+    known = KnownScores()
     for numbers in calls:
         schedules = [schedule(number) for number in numbers]
-        for array, expected in zip(known.of(schedules), rank_of(schedules), strict=True):
+        for array, expected in zip(known.of(schedules, rank), rank_of(schedules), strict=True):
             np.testing.assert_array_equal(array, expected)
     assert len(asked) == len(set(asked)) == len(known)
 
@@ -45,10 +45,11 @@ def test_what_is_refused_stays_unknown():
             raise RecordError("no such stage")
         return rank_of(schedules)
 
-    known = KnownScores(rank)
-    known.of([schedule(1)])
+    known = KnownScores()
+    known.of([schedule(1)], rank)
     with pytest.raises(RecordError):
-        known.of([schedule(1), schedule(2), schedule(3)])
+        known.of([schedule(1), schedule(2), schedule(3)], rank)
     assert len(known) == 1
     refused = False
-    assert known.of([schedule(3), schedule(1), schedule(2)]).score.tolist() == [3, 1, 2]
+    found = known.of([schedule(3), schedule(1), schedule(2)], rank)
+    assert found.score.tolist() == [3, 1, 2]

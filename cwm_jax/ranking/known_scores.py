@@ -16,24 +16,24 @@ class KnownScores(Generic[Name]):
     """Scores of the schedules of one program by one model.
 
     A search asks again about what it kept from one generation to the next.
-
-    Args:
-        rank: Scores schedules that are not known yet, at least one.
     """
 
-    def __init__(self, rank: Callable[[list[Name]], Scores]) -> None:
-        self._rank = rank
+    def __init__(self) -> None:
         self._rows: dict[Name, int] = {}
         self._scores: Scores | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def of(self, schedules: Sequence[Name]) -> Scores:
+    def __contains__(self, schedule: Name) -> bool:
+        return schedule in self._rows
+
+    def of(self, schedules: Sequence[Name], rank: Callable[[list[Name]], Scores]) -> Scores:
         """Returns the scores of schedules in their order, with those of new ones made.
 
         Args:
             schedules: At least one.
+            rank: Scores schedules that are not known yet, at least one.
 
         Raises:
             RecordError: As `rank` does; none of the new ones is known then.
@@ -44,7 +44,7 @@ class KnownScores(Generic[Name]):
         fresh = list(islice(self._rows, known, None))
         if fresh:
             try:
-                found = self._rank(fresh)
+                found = rank(fresh)
             except Exception:
                 for schedule in fresh:
                     del self._rows[schedule]

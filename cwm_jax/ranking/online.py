@@ -198,7 +198,7 @@ class OnlineRanker:
         self,
         program: Program,
         names: Sequence[bytes],
-        schedules_of: Callable[[list[bytes]], Sequence[Schedule]],
+        groups_of: Callable[[list[bytes]], Groups],
     ) -> Float32[np.ndarray, "schedule"]:
         """Scores schedules as `rank` does, where an engine's own form of them is at hand.
 
@@ -207,19 +207,20 @@ class OnlineRanker:
         Args:
             program: The program.
             names: Each says a schedule of the program, and always the same.
-            schedules_of: Reads names that are not known yet.
+            groups_of: Reads names that are not known yet, and groups what they say by structure.
         """
         if not names:
             return np.zeros(0, np.float32)
         self._judge(program)
         scorer = self.scorer_of(program.workload_key)
-        known = _remembering(
-            self._ranked_names,
-            program.workload_key,
-            len(names),
-            lambda fresh: scorer.rank_schedules(program, schedules_of(fresh)),
-        )
-        return self.corrected(program, known.of(names))
+        known = _remembering(self._ranked_names, program.workload_key, len(names))
+        scores = known.of(names, lambda fresh: scorer.rank_groups(program, groups_of(fresh)))
+        return self.corrected(program, scores)
+
+    def unknown_names(self, program: Program, names: Sequence[bytes]) -> list[bytes]:
+        """Returns, each once, the names that `rank_named` would have to read."""
+        known = self._ranked_names.get(program.workload_key)
+        return [name for name in dict.fromkeys(names) if known is None or name not in known]
 
     def pretrained_scores(self, program: Program, schedules: Sequence[Schedule]) -> Scores:
         """Returns what the pretrained model says of schedules; each is ranked only once.
@@ -229,13 +230,8 @@ class OnlineRanker:
             schedules: At least one.
         """
         scorer = self.scorer_of(program.workload_key)
-        known = _remembering(
-            self._ranked,
-            program.workload_key,
-            len(schedules),
-            lambda fresh: scorer.rank_schedules(program, fresh),
-        )
-        return known.of(schedules)
+        known = _remembering(self._ranked, program.workload_key, len(schedules))
+        return known.of(schedules, lambda fresh: scorer.rank_schedules(program, fresh))
 
     def rank_groups(self, program: Program, groups: Groups) -> Float32[np.ndarray, "schedule"]:
         """Scores schedules of a program that are grouped by structure; higher is better."""
@@ -306,13 +302,10 @@ class OnlineRanker:
 
 
 def _remembering(
-    ranked: dict[str, KnownScores[Name]],
-    workload_key: str,
-    count: int,
-    rank: Callable[[list[Name]], Scores],
+    ranked: dict[str, KnownScores[Name]], workload_key: str, count: int
 ) -> KnownScores[Name]:
     """Returns the known scores of a workload, forgotten first if `count` more would be too many."""
     known = ranked.get(workload_key)
     if known is None or len(known) + count > _REMEMBERED:
-        known = ranked[workload_key] = KnownScores(rank)
+        known = ranked[workload_key] = KnownScores()
     return known

@@ -20,6 +20,10 @@ from cwm_jax.records.steps import Step
 LEARNED = 64
 """Candidates that models have learned from before they are timed."""
 
+_REST = 0.2
+"""Seconds before a timed call: threads that have just calculated spin for a while, and between two
+calls a search does something else."""
+
 _FIRST_SCORE = """
 import sys, time
 started = time.perf_counter()
@@ -83,7 +87,9 @@ def measure_throughput(
         rates: dict[str, list[float]] = {name: [] for name in prepare}
         for repeat in range(repeats + 1):
             for name, prepared in prepare.items():
-                seconds = _seconds(prepared(batch))
+                score = prepared(batch)
+                time.sleep(_REST)
+                seconds = _seconds(score)
                 if repeat:
                     rates[name].append(batch / seconds)
         ours, theirs = rates["world-model"], rates["xgboost"]

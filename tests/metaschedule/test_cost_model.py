@@ -14,10 +14,12 @@ import pytest
 from scipy.stats import spearmanr
 
 from cwm_jax.cli.main import main
+from cwm_jax.features.trace_helper import group_trace_lines
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.program import programs_path, read_programs
-from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
+from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel, reading
+from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
 from cwm_jax.tvm_bridge.reference import read_reference
 
 pytestmark = pytest.mark.long
@@ -52,6 +54,32 @@ def test_candidates_are_scored_alike_in_any_company(tvm, task, scorer):
     assert len(set(scores.tolist())) > len(candidates) // 2
     backwards = model.predict(task.context, candidates[::-1])
     np.testing.assert_allclose(backwards[::-1], scores, atol=1e-4)
+
+
+def test_a_second_process_reads_most_and_changes_no_score(tvm, task, scorer, monkeypatch):
+    reader = CandidateReader(tvm)
+    candidates = task.candidates(tvm, 300)
+    assert len(candidates) >= 256
+    model = WorldModelCostModel(scorer, reader=reader)
+    alone = model.predict(task.context, candidates)  # the process has only just been started
+    for _ in range(600):
+        if reader._helper._idle_process():
+            break
+        time.sleep(0.05)
+
+    read_here = []
+
+    def counted(lines, program):
+        read_here.extend(lines)
+        return group_trace_lines(lines, program)
+
+    monkeypatch.setattr(reading, "group_trace_lines", counted)
+    fresh = WorldModelCostModel(scorer, reader=reader)
+    fresh.predict(task.context, candidates[::3])  # these are known then
+    known = len(read_here)
+    both = fresh.predict(task.context, candidates)
+    np.testing.assert_allclose(both, alone, atol=1e-4)
+    assert 0 < len(read_here) - known < (len(candidates) - known) / 2
 
 
 def test_measurements_correct_the_ranking_and_can_be_kept(tvm, task, scorer, tmp_path):

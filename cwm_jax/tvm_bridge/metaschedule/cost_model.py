@@ -22,12 +22,8 @@ from cwm_jax.ranking.task_ranker import TaskRanker
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.records import (
-    seconds_of_result,
-    steps_of_candidates,
-    steps_of_lines,
-    trace_lines,
-)
+from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
+from cwm_jax.tvm_bridge.metaschedule.records import seconds_of_result, steps_of_candidates
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 from cwm_jax.tvm_bridge.runtime import use
 
@@ -46,6 +42,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
     Args:
         checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
         adaptation: How measurements of a workload correct its ranking.
+        reader: Of candidates, for models that share one; by default of its own.
 
     Attributes:
         online: Ranks the steps of candidates, corrected by what is measured.
@@ -58,12 +55,14 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         self,
         checkpoint: Path | str | Scorer,
         adaptation: AdaptationConfig | None = None,
+        reader: CandidateReader | None = None,
     ) -> None:
         super().__init__()
         # Not when this module is imported: the processes that build import a user's script, too.
         load_intrinsics()
         self._ranker = TaskRanker("metaschedule", checkpoint, adaptation)
         self.online = self._ranker.online
+        self._reader = reader or CandidateReader(_tvm)
 
     def load(self, path: str) -> None:
         """Takes in the measurements that `save` wrote.
@@ -111,9 +110,10 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         program = self._program(context)
         with collection_paused():
             # An evolutionary search asks again about what it kept of a generation.
-            lines = trace_lines(_tvm, candidates)
-            read = partial(steps_of_lines, program=program)
-            return self.online.rank_named(program, lines, read).astype(np.float64)
+            unknown = partial(self.online.unknown_names, program)
+            reading = self._reader.read(candidates, program, unknown)
+            scores = self.online.rank_named(program, reading.lines, reading.groups)
+        return scores.astype(np.float64)
 
     def _program(self, context: Any) -> Program:
         module, cores = context.mod, context.target.attrs.get("num-cores")

@@ -91,15 +91,7 @@ def steps_of_candidates(
     Raises:
         RecordError: A trace is not one of the program, or this version does not know it.
     """
-    return steps_of_lines(trace_lines(tvm, candidates), program)
-
-
-def steps_of_lines(lines: Sequence[bytes], program: Program) -> list[tuple[Step, ...]]:
-    """Returns the steps that `trace_lines` say of candidates of one program.
-
-    Raises:
-        RecordError: As for `steps_of_candidates`.
-    """
+    lines = trace_lines(tvm, candidates)
     distinct = list(dict.fromkeys(lines))
     traces = parse_trace_lines(distinct, Skeletons())
     steps = dict(zip(distinct, translate_traces(traces, program), strict=True))

@@ -6,6 +6,7 @@ from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.metaschedule.candidates import sampling_context
+from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
 from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
 from cwm_jax.tvm_bridge.metaschedule.targets import create_module, host_target
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
@@ -52,9 +53,11 @@ def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary
     ]
     rival = ms.cost_model.XGBModel(num_warmup_samples=_ROUND - 1)
     rival.update(context, learned, results)
+    reader = CandidateReader(tvm)  # a search has one all along
 
     def prepare_ours(batch: int) -> Callable[[], Any]:
-        model = WorldModelCostModel(scorer)  # one that has scored candidates remembers them
+        # One that has scored candidates remembers them.
+        model = WorldModelCostModel(scorer, reader=reader)
         model.update(context, learned, results)
         model.predict(context, learned[:1])  # fits what it has learned
         return partial(model.predict, context, candidates[:batch])
