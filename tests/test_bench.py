@@ -23,8 +23,12 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     arguments = ["bench", "search", "--workloads", WORKLOAD, "--variants", "random", "xgboost"]
     arguments += ["--seeds", "0", "--trials", "1", "3", "--rounds", "1", "--out", str(out)]
     arguments += ["--reference", WORKLOAD, "--reference-trials", "5", "--json", str(result)]
-    assert main(arguments) == 0
+    throughput = tmp_path / "throughput.json"
+    throughput.write_text('{"predict_speedup": {"512": 12.5}}')
+    assert main([*arguments, "--throughput", str(throughput)]) == 0
     data = json.loads(result.read_text())
+    assert data["predict_speedup"] == {"512": 12.5}
+    assert data["scored_ratio_in_search"] is None  # the first variant is no world model
     assert {"geomean_vs_xgboost_3", "worst_vs_xgboost_3", "round_seconds_ratio"} < set(data)
     assert data["variants"]["xgboost"]["speedup"]["3"]["geomean"] == pytest.approx(1)
     assert data["variants"]["random"]["speedup"]["1"]["pairs"] == 1
@@ -53,6 +57,15 @@ def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     arguments[arguments.index("--rounds") + 1] = "2"
     assert main([*arguments, "--with", str(out)]) == 2
     assert "not measured in as many rounds" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("text", [None, "[]", "{", '{"rows": []}'])
+def test_figures_of_another_kind_are_refused(text, tmp_path, capsys):
+    file = tmp_path / "other.json"
+    if text is not None:
+        file.write_text(text)
+    assert main(["bench", "search", "--throughput", str(file)]) == 2
+    assert "expected the JSON of cwm bench throughput" in " ".join(capsys.readouterr().err.split())
 
 
 def test_each_engine_has_its_own_ways_to_search(capsys):

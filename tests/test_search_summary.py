@@ -14,8 +14,8 @@ from cwm_jax.evaluation.search_summary import (
     geometric_interval,
     geometric_mean,
     pace,
-    predict_speedup,
     round_seconds_ratio,
+    scored_ratio,
 )
 
 ratios = st.lists(st.floats(0.25, 4.0), min_size=1, max_size=4)
@@ -77,8 +77,8 @@ def test_prediction_rates_are_compared_pair_by_pair():
         for at, rates in enumerate([(100, 10), (300, 10), (50, 10), (None, 10), (7, None)])
         for name, rate in zip(("world-model", "xgboost"), rates, strict=True)
     ]
-    assert predict_speedup(curves, "world-model", "xgboost") == 10
-    assert predict_speedup(curves[6:], "world-model", "xgboost") is None
+    assert scored_ratio(curves, "world-model", "xgboost") == 10
+    assert scored_ratio(curves[6:], "world-model", "xgboost") is None
 
 
 def curve_of_search(variant, best, rounds, seconds, workload="w", seed=0):

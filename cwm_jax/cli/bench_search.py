@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import orjson
 from rich.console import Console
 from rich.progress import Progress
 
@@ -27,7 +28,7 @@ from cwm_jax.cli.search_table import (
     summarise,
 )
 from cwm_jax.errors import CwmError
-from cwm_jax.evaluation.search_summary import Found, predict_speedup
+from cwm_jax.evaluation.search_summary import Found, scored_ratio
 from cwm_jax.tvm_bridge.machine import (
     NOTE,
     describe_machine,
@@ -102,6 +103,12 @@ def add_search_parser(kinds: Any) -> None:
         metavar="N",
         help="as for cwm tune, in all searches but the long ones; winners are always measured so",
     )
+    search.add_argument(
+        "--throughput",
+        type=Path,
+        metavar="FILE",
+        help="JSON of cwm bench throughput, whose predict_speedup the --json repeats",
+    )
     search.add_argument("--rounds", type=positive, default=5, help="final measurements (5)")
     search.add_argument("--out", type=Path, default=Path("runs/bench-search"))
     add_json_option(search)
@@ -163,6 +170,7 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     missing = [name for name in options.variants if name not in benchmark.VARIANTS[options.engine]]
     if missing:
         raise CwmError(f"--variants: {', '.join(missing)} is not a way to search {options.engine}")
+    speedups = _predict_speedups(options.throughput)
     console = Console()
     engine = _winners(options.engine, [*options.workloads, *options.reference])
     options.out.mkdir(parents=True, exist_ok=True)
@@ -196,7 +204,8 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         options.json,
         {
             **headline(summary, options.variants[0], longest, options.engine),
-            "predict_speedup": predict_speedup(
+            "predict_speedup": speedups,
+            "scored_ratio_in_search": scored_ratio(
                 [curve for curve in curves if curve["trials"] == longest],
                 options.variants[0],
                 RIVAL,
@@ -216,6 +225,16 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         },
     )
     return 0
+
+
+def _predict_speedups(file: Path | None) -> dict[str, float] | None:
+    """Reads the figures of `cwm bench throughput`, by candidates a call."""
+    if file is None:
+        return None
+    try:
+        return orjson.loads(file.read_bytes())["predict_speedup"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CwmError(f"{file}: expected the JSON of cwm bench throughput ({error!r})") from error
 
 
 def _run_all(

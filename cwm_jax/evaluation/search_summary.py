@@ -150,9 +150,7 @@ def round_seconds_ratio(found: Sequence[Found], variant: str, reference: str) ->
     return statistics.median(ratios) if ratios else math.nan
 
 
-def predict_speedup(
-    curves: Sequence[Mapping[str, Any]], variant: str, reference: str
-) -> float | None:
+def scored_ratio(curves: Sequence[Mapping[str, Any]], variant: str, reference: str) -> float | None:
     """Median over pairs of searches: candidates scored per second over the reference's.
 
     Args:
