@@ -1,12 +1,12 @@
 """The process that reads traces says what reading them here says, or leaves it to be done here."""
 
 import gzip
-import time
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+from trace_process import answering
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.steps import encode_groups, encode_schedules
@@ -33,16 +33,6 @@ def helper():
     helper.close()
 
 
-def ready(helper):
-    """Waits until the process answers."""
-    for _ in range(600):
-        process = helper._idle_process()
-        if process is not None:
-            return process
-        time.sleep(0.05)
-    raise AssertionError("the process is not ready after 30 s")
-
-
 def equal(groups, others):
     assert len(groups) == len(others)
     for (rows, group), (other_rows, other) in zip(groups, others, strict=True):
@@ -63,14 +53,14 @@ def test_lines_are_grouped_as_their_schedules_are():
 def test_both_processes_say_the_same(helper):
     here = group_trace_lines(LINES, PROGRAM)
     equal(helper.begin(LINES, PROGRAM)(), here)  # before it is ready
-    process = ready(helper)
+    process = answering(helper)
     for lines in (LINES, LINES[:1], [], LINES[::-1]):
         equal(helper.begin(lines, PROGRAM)(), group_trace_lines(lines, PROGRAM))
     assert helper._idle_process() is process
 
 
 def test_a_wrong_line_is_told_where_it_was_asked(helper):
-    ready(helper)
+    answering(helper)
     answer = helper.begin([*LINES, b"[0]"], PROGRAM)
     with pytest.raises(RecordError, match="expected \\[workload"):
         answer()
@@ -79,7 +69,7 @@ def test_a_wrong_line_is_told_where_it_was_asked(helper):
 
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_process_that_ends_leaves_the_work_to_be_done_here(asked, helper):
-    process = ready(helper)
+    process = answering(helper)
     answer = helper.begin(LINES * 50, PROGRAM) if asked else None
     process.kill()
     process.wait()
@@ -88,15 +78,15 @@ def test_a_process_that_ends_leaves_the_work_to_be_done_here(asked, helper):
 
 
 def test_an_answer_that_nobody_waits_for_is_not_taken_for_the_next(helper):
-    first = ready(helper)
+    first = answering(helper)
     helper.begin(LINES, PROGRAM)
     equal(helper.begin(LINES[:2], PROGRAM)(), group_trace_lines(LINES[:2], PROGRAM))
     assert first.poll() is not None
-    assert ready(helper) is not first
+    assert answering(helper) is not first
     equal(helper.begin(LINES[:3], PROGRAM)(), group_trace_lines(LINES[:3], PROGRAM))
 
 
 def test_the_process_ends_with_its_owner(helper):
-    process = ready(helper)
+    process = answering(helper)
     helper.close()
     assert process.poll() is not None

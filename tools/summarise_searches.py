@@ -3,10 +3,10 @@
     uv run python tools/summarise_searches.py tools/results/search.json --curves DIR
 
 Below the table, for each machine: the speed-up, the extreme pairs, how much longer the winners took
-when they were measured again than in the search that chose them, and how far the slowest of these
-measurements is from the fastest. Then, for all machines, by what the searches measured themselves:
-after how many trials the first variant has what another has at its end, and how much longer the
-other's searches take, measuring included.
+when they were measured again than in the search that chose them, how far apart the seeds of a
+workload end, and how far the slowest of a winner's measurements is from the fastest. Then, for all
+machines, by what the searches measured themselves: after how many trials the first variant has what
+another has at its end, and how much longer the other's searches take, measuring included.
 
 Curves: best latency so far, as measured in the search, relative to the best that any search of the
 workload found; against trials, and against wall-clock seconds.
@@ -103,6 +103,16 @@ def by_machine(data: dict[str, Any]) -> list[str]:
                     lines.append(
                         f"{folder}, {trials} trials: winners of {name}, measured again, took "
                         f"{statistics.median(longer):.2f} times as long (median)"
+                    )
+                seeds: dict[str, list[float]] = defaultdict(list)
+                for row in told:
+                    if row["variant"] == name:
+                        seeds[row["workload"]].append(row["latency"])
+                apart = [max(ends) / min(ends) for ends in seeds.values() if len(ends) > 1]
+                if apart:
+                    lines.append(
+                        f"{folder}, {trials} trials: slowest over fastest seed of {name} "
+                        f"{statistics.median(apart):.2f} (median of {len(apart)} workloads)"
                     )
         spreads = [row["spread"] for row in rows if row.get("spread")]
         if spreads:

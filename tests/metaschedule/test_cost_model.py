@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 import pytest
 from scipy.stats import spearmanr
+from trace_process import answering
 
 from cwm_jax.cli.main import main
 from cwm_jax.features.trace_helper import group_trace_lines
@@ -62,10 +63,7 @@ def test_a_second_process_reads_most_and_changes_no_score(tvm, task, scorer, mon
     assert len(candidates) >= 256
     model = WorldModelCostModel(scorer, reader=reader)
     alone = model.predict(task.context, candidates)  # the process has only just been started
-    for _ in range(600):
-        if reader._helper._idle_process():
-            break
-        time.sleep(0.05)
+    answering(reader._helper)
 
     read_here = []
 
