@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,12 @@ def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     assert len(read_programs(corpus.programs)) == 3
     assert load_records(corpus.records)[:12] == grown
     assert len(load_records(corpus.records)) == 15
+
+    # What is not named waits, though it has fewer records than are asked for.
+    some = ["--workloads", "norm:1,16,16", "--round", "4", "--records", "7"]
+    assert main(["collect", "--out", str(out), *LOUD, *some, "--checkpoint", "none"]) == 0
+    counts = Counter(record.workload_key for record in load_records(corpus.records))
+    assert sorted(counts.values()) == [6, 6, 7]
 
     # An operator by itself counts as a network of its own name.
     ranking = ["eval", str(corpus.records), "--networks", "softmax", "lstm"]

@@ -48,8 +48,8 @@ def add_parser(commands: Any) -> None:
         "--networks",
         nargs="*",
         metavar="NAME:BATCH,LAYOUT",
-        help="networks whose tasks the corpus holds; one that exists takes in what it lacks "
-        "(default for a new one: the project's list)",
+        help="networks whose tasks are measured; a corpus that exists takes in what it lacks, and "
+        "its other tasks wait (default: all that it holds, of a new one the project's list)",
     )
     parser.add_argument(
         "--workloads",
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
     config = MeasureConfig(tolerance=options.tolerance, reference_every=options.reference_every)
     start = _ansor if options.engine == "ansor" else _metaschedule
     engine = start(options.target, _scorer(options), config)
-    tasks = open_corpus(
+    tasks, named = open_corpus(
         engine.collector,
         options.out,
         machine_identity(engine.target),
@@ -135,6 +135,7 @@ def run(options: argparse.Namespace) -> int:
                 report,
             ),
         )
+    tasks = [task for task in tasks if task.workload_key in named]
     if options.max_flop is not None:
         tasks = [task for task in tasks if task.flop <= options.max_flop]
     wanted = CollectionConfig(

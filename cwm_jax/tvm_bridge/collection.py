@@ -108,7 +108,7 @@ def open_corpus(
     plan: Callable[[], list[CorpusTask]],
     *,
     extend: bool = False,
-) -> list[CorpusTask]:
+) -> tuple[list[CorpusTask], set[str]]:
     """Creates a corpus, or checks and mends one that exists.
 
     Args:
@@ -117,6 +117,10 @@ def open_corpus(
         machine: What this machine is; a corpus holds records of one only.
         plan: Lists the tasks of a new corpus.
         extend: Whether one that exists takes in those that it lacks.
+
+    Returns:
+        All tasks of the corpus, and the workload keys of those that the plan lists: all where it
+        was not asked.
 
     Raises:
         CorpusError: The corpus belongs to other hardware, or is damaged.
@@ -127,7 +131,7 @@ def open_corpus(
     note_machine(corpus.machine, machine)
     tasks = read_tasks(corpus.tasks) if corpus.tasks.exists() else []
     known = {task.workload_key for task in tasks}
-    planned = plan() if extend or not tasks else []
+    planned = plan() if extend or not tasks else tasks
     added = [task for task in planned if task.workload_key not in known]
     tasks += added
     # Before the tasks: no task may lack its program.
@@ -137,7 +141,7 @@ def open_corpus(
         write_tasks(corpus.tasks, tasks)
     if corpus.records.exists():
         drop_unfinished_member(corpus.records)
-    return tasks
+    return tasks, {task.workload_key for task in planned}
 
 
 def collect(
