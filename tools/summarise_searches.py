@@ -2,7 +2,8 @@
 
     uv run python tools/summarise_searches.py tools/results/search.json --curves DIR
 
-Below the table, for each machine: the speed-up, the extreme pairs, how much longer the winners took
+Below the table, for each machine: the speed-up, the extreme pairs, how far the fastest program that
+any of its searches found is ahead and how much of that the first variant reaches, how much longer the winners took
 when they were measured again than in the search that chose them, how far apart the seeds of a
 workload end, and how far the slowest of a winner's measurements is from the fastest. Then, for all
 machines, by what the searches measured themselves: after how many trials the first variant has what
@@ -22,7 +23,7 @@ from typing import Any
 
 import orjson
 
-from cwm_jax.evaluation.search_summary import pace
+from cwm_jax.evaluation.search_summary import Found, captured_headroom, pace
 
 _COLUMNS = 4
 _INK = {"world-model": "#d1495b", "xgboost": "#30638e"}
@@ -97,6 +98,10 @@ def by_machine(data: dict[str, Any]) -> list[str]:
                         f"{_geomean(ratios):.3f}, pairs from {min(ratios):.2f} to "
                         f"{max(ratios):.2f}"
                     )
+                    lines.append(
+                        f"{folder}, {trials} trials: "
+                        + _share_of_fastest(rows, variants[0], other, trials)
+                    )
             for name in variants:
                 longer = [r["latency"] / r["in_search"] for r in told if r["variant"] == name]
                 if longer:
@@ -121,6 +126,27 @@ def by_machine(data: dict[str, Any]) -> list[str]:
                 f"{statistics.median(spreads):.2f} (median), at most {max(spreads):.2f}"
             )
     return lines
+
+
+def _share_of_fastest(
+    rows: Sequence[dict[str, Any]], variant: str, reference: str, trials: int
+) -> str:
+    """How far a machine's fastest programs are ahead of a variant's, and how far another gets."""
+    told = [row for row in rows if row["latency"]]
+    fastest: dict[str, float] = {}
+    for row in told:
+        workload, latency = row["workload"], row["latency"]
+        fastest[workload] = min(latency, fastest.get(workload, math.inf))
+    found = [
+        Found(r["workload"], r["variant"], r["seed"], r["trials"], r["latency"], math.nan)
+        for r in told
+    ]
+    optimum = {(f.workload, f.seed): fastest[f.workload] for f in found}
+    share = captured_headroom(found, variant, reference, trials, optimum)
+    return (
+        f"the fastest program that any search found is {share['headroom']:.2f} times as fast as "
+        f"{reference}'s; {variant} goes {share['captured']:.0%} of the way"
+    )
 
 
 def paces(data: dict[str, Any]) -> list[str]:
