@@ -248,7 +248,7 @@ def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task):
     search = PlannedSearch(tvm, task, model, measure, 0, PlannerConfig(256, 2))
     search.round(8)
     assert model.online.scorer_of(task.workload_key) is scorer
-    with pytest.warns(TrustWarning, match="that for cpu-x86-zen5 agrees"):
+    with pytest.warns(TrustWarning, match="that for cpu-x86-zen5 is tried"):
         search.round(8)
     assert model.online.scorer_of(task.workload_key) is other
     first, second = batches

@@ -3,11 +3,12 @@
     uv run python tools/summarise_searches.py tools/results/search.json --curves DIR
 
 Below the table, for each machine: the speed-up, the extreme pairs, how far the fastest program that
-any of its searches found is ahead and how much of that the first variant reaches, how much longer the winners took
-when they were measured again than in the search that chose them, how far apart the seeds of a
-workload end, and how far the slowest of a winner's measurements is from the fastest. Then, for all
-machines, by what the searches measured themselves: after how many trials the first variant has what
-another has at its end, and how much longer the other's searches take, measuring included.
+any of its searches found is ahead and how much of that the first variant reaches, how much longer
+the winners took when they were measured again than in the search that chose them, how far apart the
+seeds of a workload end, and how far the slowest of a winner's measurements is from the fastest.
+Then, for all machines, by what the searches measured themselves: after how many trials the first
+variant has what another has at its end, and how much longer the other's searches take, measuring
+included.
 
 Curves: best latency so far, as measured in the search, relative to the best that any search of the
 workload found; against trials, and against wall-clock seconds.

@@ -177,7 +177,7 @@ class OnlineRanker:
         self._ranked.pop(key, None)
         self._ranked_names.pop(key, None)
         self._fitted.pop(key, None)
-        then = f"that for {found.hardware.name} agrees with them better" if found else "none does"
+        then = f"that for {found.hardware.name} is tried next" if found else "none agrees better"
         warnings.warn(
             f"{key[:80]}: what the world model for {standing.scorer.hardware.name} chose was no "
             f"faster than random draws; of the shipped ones, {then}",

@@ -26,11 +26,8 @@ _MARGIN = 1.25
 to 10 times as fast as what Ansor draws before it has learned."""
 
 _LEAST_AGREEMENT = 0.5
-"""Of eight measurements, one wrong order in ten agrees as well by chance; its choices are put to
-the test in turn."""
-
-_NEARLY = 0.25
-"""Eight measurements do not tell rankings apart whose agreements differ by less."""
+"""A ranking that agrees less with the measurements is not worth following. Those of a first round
+that a wrong ranking chose may all be slow, among which a good one sees little to tell apart."""
 
 _FLOOR = 0.02
 
@@ -57,9 +54,12 @@ def earns_trust(chosen: Sequence[float], drawn: Sequence[float]) -> bool:
 def most_agreeing(
     scores: Sequence[Float[np.ndarray, "candidate"]], latencies: Sequence[float]
 ) -> int | None:
-    """Returns which of several rankings orders measurements best; None where none does well.
+    """Returns which of several rankings to try; None where the measurements refute all.
 
-    Of those that do it nearly as well as the best, it is the first.
+    A ranking is refuted where its rank correlation with the measurements is more than two standard
+    errors below what is worth following. Of the others the first is returned that is within one
+    standard error of the best. The error is that of n independent pairs, 1 / sqrt(n - 1) (Kendall &
+    Gibbons 1990).
 
     Args:
         scores: Of the measured candidates by each ranking, higher is faster; rankings for likelier
@@ -68,10 +68,12 @@ def most_agreeing(
     """
     measured = np.array(latencies, np.float64)
     agreements = [rank_correlation(score, measured) for score in scores]
+    error = 1 / math.sqrt(max(len(measured) - 1, 1))
+    least = _LEAST_AGREEMENT - 2 * error
     # Not a number where a ranking tells nothing apart.
-    good = {at: found for at, found in enumerate(agreements) if found >= _LEAST_AGREEMENT}
+    good = {at: found for at, found in enumerate(agreements) if found >= least}
     best = max(good.values(), default=math.nan)
-    return next((at for at, found in good.items() if found >= best - _NEARLY), None)
+    return next((at for at, found in good.items() if found >= best - error), None)
 
 
 def log_throughput(throughput: Float[np.ndarray, "candidate"]) -> Float[np.ndarray, "candidate"]:

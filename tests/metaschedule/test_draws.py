@@ -75,7 +75,7 @@ def test_choices_that_are_no_faster_than_draws_refute_a_model(start, task, sourc
     first = search.next_round(16)
     assert len(first.records) == 8
     assert online.trusted(key) is None
-    with pytest.warns(TrustWarning, match="none does"):
+    with pytest.warns(TrustWarning, match="none agrees"):
         second = search.next_round(16)
     assert online.trusted(key) is False
     assert len(second.records) == 16
@@ -111,7 +111,7 @@ def test_a_plan_goes_on_with_the_model_that_takes_over(tvm, start, task):
 
     search, online = start(seconds, "planner")
     search.next_round(16)
-    with pytest.warns(TrustWarning, match=f"that for {other.hardware.name} agrees"):
+    with pytest.warns(TrustWarning, match=f"that for {other.hardware.name} is tried"):
         second = search.next_round(16)
     key = task.program.workload_key
     assert online.scorer_of(key).hardware == other.hardware
