@@ -86,46 +86,62 @@ def by_machine(data: dict[str, Any]) -> list[str]:
         # References are longer, and compared with nothing.
         for trials in sorted({row["trials"] for row in rows if row["variant"] == variants[0]}):
             told = [row for row in rows if row["trials"] == trials and row["latency"]]
-            found = {(row["workload"], row["seed"], row["variant"]): row for row in told}
-            for other in variants[1:]:
-                ratios = [
-                    theirs["latency"] / row["latency"]
-                    for (workload, seed, name), row in found.items()
-                    if name == variants[0] and (theirs := found.get((workload, seed, other)))
-                ]
-                if ratios:
-                    lines.append(
-                        f"{folder}, {trials} trials: {variants[0]} over {other} "
-                        f"{_geomean(ratios):.3f}, pairs from {min(ratios):.2f} to "
-                        f"{max(ratios):.2f}"
-                    )
-                    lines.append(
-                        f"{folder}, {trials} trials: "
-                        + _share_of_fastest(rows, variants[0], other, trials)
-                    )
-            for name in variants:
-                longer = [r["latency"] / r["in_search"] for r in told if r["variant"] == name]
-                if longer:
-                    lines.append(
-                        f"{folder}, {trials} trials: winners of {name}, measured again, took "
-                        f"{statistics.median(longer):.2f} times as long (median)"
-                    )
-                seeds: dict[str, list[float]] = defaultdict(list)
-                for row in told:
-                    if row["variant"] == name:
-                        seeds[row["workload"]].append(row["latency"])
-                apart = [max(ends) / min(ends) for ends in seeds.values() if len(ends) > 1]
-                if apart:
-                    lines.append(
-                        f"{folder}, {trials} trials: slowest over fastest seed of {name} "
-                        f"{statistics.median(apart):.2f} (median of {len(apart)} workloads)"
-                    )
+            found = [
+                *(line for o in variants[1:] for line in _over(rows, told, variants[0], o, trials)),
+                *(line for name in variants for line in _winners(told, name)),
+            ]
+            lines += [f"{folder}, {trials} trials: {line}" for line in found]
         spreads = [row["spread"] for row in rows if row.get("spread")]
         if spreads:
             lines.append(
                 f"{folder}: slowest over fastest measurement of a winner "
                 f"{statistics.median(spreads):.2f} (median), at most {max(spreads):.2f}"
             )
+    return lines
+
+
+def _over(
+    rows: Sequence[dict[str, Any]],
+    told: Sequence[dict[str, Any]],
+    variant: str,
+    other: str,
+    trials: int,
+) -> list[str]:
+    """A variant's speed-up over another, and how much there was to win; nothing without a pair."""
+    found = {(row["workload"], row["seed"], row["variant"]): row for row in told}
+    ratios = [
+        theirs["latency"] / row["latency"]
+        for (workload, seed, name), row in found.items()
+        if name == variant and (theirs := found.get((workload, seed, other)))
+    ]
+    if not ratios:
+        return []
+    return [
+        f"{variant} over {other} {_geomean(ratios):.3f}, pairs from {min(ratios):.2f} to "
+        f"{max(ratios):.2f}",
+        _share_of_fastest(rows, variant, other, trials),
+    ]
+
+
+def _winners(told: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """How a variant's winners kept their word, and how far apart its seeds end."""
+    mine = [row for row in told if row["variant"] == name]
+    lines: list[str] = []
+    longer = [row["latency"] / row["in_search"] for row in mine]
+    if longer:
+        lines.append(
+            f"winners of {name}, measured again, took {statistics.median(longer):.2f} times as "
+            "long (median)"
+        )
+    seeds: dict[str, list[float]] = defaultdict(list)
+    for row in mine:
+        seeds[row["workload"]].append(row["latency"])
+    apart = [max(ends) / min(ends) for ends in seeds.values() if len(ends) > 1]
+    if apart:
+        lines.append(
+            f"slowest over fastest seed of {name} {statistics.median(apart):.2f} "
+            f"(median of {len(apart)} workloads)"
+        )
     return lines
 
 
