@@ -1,21 +1,22 @@
-"""Names of a package whose module is imported only when they are asked for."""
+"""Names of a package whose modules are imported only when they are asked for."""
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def deferred(module: str, names: Collection[str]) -> Callable[[str], Any]:
+def deferred(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Returns a package's `__getattr__` (PEP 562).
 
     Args:
-        module: Where the names are defined; importing it may load a TVM.
-        names: What the package offers of it.
+        package: The package's name.
+        modules: Name that the package offers -> its module in the package; importing that may
+            load a TVM.
     """
 
     def attribute(name: str) -> Any:
-        if name not in names:
-            raise AttributeError(f"module {module.rpartition('.')[0]!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(module), name)
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
 
     return attribute

@@ -9,4 +9,4 @@ if TYPE_CHECKING:
 
 __all__ = ["WorldModelCostModel"]
 
-__getattr__ = deferred("cwm_jax.tvm_bridge.ansor.cost_model", __all__)
+__getattr__ = deferred(__name__, {"WorldModelCostModel": "cost_model"})

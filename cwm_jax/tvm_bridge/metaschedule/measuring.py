@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.tvm_bridge.measuring import REFERENCE_BLOCK, MeasureConfig, reference_product
+from cwm_jax.tvm_bridge.metaschedule.builder import local_builder
 from cwm_jax.tvm_bridge.metaschedule.records import seconds_of_result
 from cwm_jax.tvm_bridge.metaschedule.remote import RemoteRunner
 from cwm_jax.tvm_bridge.tracker import Tracker
@@ -44,9 +45,7 @@ class MetaScheduleDevice:
         self._target = target
         kind = str(target.kind.name)
         self._kind = "cpu" if kind == "llvm" else kind
-        self._builder = self._ms.builder.LocalBuilder(
-            timeout_sec=config.build_timeout, f_build=_build_function()
-        )
+        self._builder = local_builder(timeout=config.build_timeout)
         evaluator = self._ms.runner.EvaluatorConfig(
             number=1,
             repeat=config.repeat,
@@ -107,24 +106,6 @@ class MetaScheduleDevice:
         """Removes what was built."""
         if built.artifact_path is not None:
             shutil.rmtree(Path(str(built.artifact_path)).parent, ignore_errors=True)
-
-
-def _build_function() -> Callable[[Any, Any, Any], Any]:
-    """Returns what TVM's workers build with.
-
-    TVM's own function first imports all tensor intrinsics, in every worker of every batch, which
-    takes far longer than to build; a schedule that uses one holds its code already. A closure is
-    sent to the workers by value: they need not import this package.
-    """
-
-    def build(module: Any, target: Any, params: Any) -> Any:
-        from tvm.driver import build as build_module
-        from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
-
-        module = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(module)
-        return build_module(module, target=target)
-
-    return build
 
 
 def reference_candidate(tvm: Any) -> Any:

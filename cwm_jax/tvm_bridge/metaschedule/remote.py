@@ -88,7 +88,7 @@ class RemoteRunner:
 
 
 def _run_function() -> Callable[..., Any]:
-    """Returns what the worker runs; a closure is sent by value, as `_build_function`'s is."""
+    """Returns what the worker runs; a closure is sent by value, as in `local_builder`."""
 
     def run(
         config: Any, evaluator: Any, artifact: str, kind: str, arguments: tuple[Any, ...]
