@@ -35,44 +35,53 @@ PYTHON
 snippet snippet "$work/ansor.py"
 snippet metaschedule "$work/metaschedule.py"
 
-environment() { # PYTHON NAME REQUIREMENT...
-  local python=$1 folder=$work/$2
+environment() { # PYTHON FOLDER REQUIREMENT...
+  local python=$1 folder=$2
   shift 2
   "$python" -m venv "$folder"
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
   "$folder/bin/python" -m pip check
 }
 
-common() { # NAME ENGINE: what both engines' installations must do
-  local cwm=$work/$1/bin/cwm log=$work/$1/measured.jsonl
+searches() { # FOLDER ENGINE SNIPPET: what an environment must do, in a folder of its own
+  local python=$1/bin/python cwm=$1/bin/cwm log=$1/measured.jsonl
+  mkdir "$1/run" && cd "$1/run"
   "$cwm" info >/dev/null
   "$cwm" tune --engine "$2" --workload matmul:64,64,64 --trials 4 --log "$log" --json tuned.json
   [ -d "$log" ] && log=$log/records.jsonl
   "$cwm" score "$log" --out scores.jsonl
   [ "$(wc -l <scores.jsonl)" -eq "$(wc -l <"$log")" ]
+  "$python" "$3"
 }
 
-plain() { # PYTHON PACKAGE: what every installation can do, MetaSchedule's searches among it
-  local name=plain-$(basename "$1")
-  environment "$1" "$name" "$2"
-  mkdir "$work/$name/run" && cd "$work/$name/run"
-  common "$name" metaschedule
-  "$work/$name/bin/python" "$work/metaschedule.py"
-  rm -rf "${work:?}/$name"
+plain() { # PYTHON PACKAGE
+  local folder=$work/plain-environment
+  environment "$1" "$folder" "$2"
+  searches "$folder" metaschedule "$work/metaschedule.py"
+  rm -rf "$folder"
 }
 
 ansor() { # PYTHON PACKAGE
-  local name=ansor-$(basename "$1")
+  local folder=$work/ansor-environment
   if [ -n "${with_torch:-}" ]; then
-    environment "$1" "$name" "$2[ansor]"
+    environment "$1" "$folder" "$2[ansor]"
   else
-    environment "$1" "$name" "$2[ansor-slim]"
-    "$work/$name/bin/python" -m pip install --quiet --no-deps bitblas==0.1.0.post1
+    environment "$1" "$folder" "$2[ansor-slim]"
+    "$folder/bin/python" -m pip install --quiet --no-deps bitblas==0.1.0.post1
   fi
-  mkdir "$work/$name/run" && cd "$work/$name/run"
-  common "$name" ansor
-  "$work/$name/bin/python" "$work/ansor.py"
-  rm -rf "${work:?}/$name"
+  searches "$folder" ansor "$work/ansor.py"
+  rm -rf "$folder"
+}
+
+lowest() { # PYTHON PACKAGE: the lower bounds of all direct dependencies
+  local folder=$work/lowest-environment
+  "$uv" venv --quiet --python "$1" "$folder"
+  "$uv" pip install --quiet --python "$folder/bin/python" --resolution lowest-direct \
+    "$2[ansor-slim,xgboost,report,parquet,onnx,tensorboard]"
+  "$uv" pip install --quiet --python "$folder/bin/python" --no-deps bitblas==0.1.0.post1
+  searches "$folder" metaschedule "$work/metaschedule.py"
+  rm -rf "$folder/run" "$folder/measured.jsonl"
+  searches "$folder" ansor "$work/ansor.py"
 }
 
 [ "${1:-}" = --with-torch ] && with_torch=yes
@@ -88,16 +97,28 @@ for minor in $(seq 11 20); do
 done
 [ ${#pythons[@]} -gt 0 ] || { echo "no Python of 3.11 or later is installed" >&2; exit 1; }
 
-# Two at a time. The newest Python gets the sdist.
+# Jobs run side by side; `set -e` holds in each of them, as it would not behind `||`.
+declare -A jobs
+start() { # NAME COMMAND...
+  ("${@:2}") >"$work/$1.txt" 2>&1 &
+  jobs[$1]=$!
+}
+finish() { # NAME...: waits for these
+  local name
+  for name in "$@"; do
+    wait "${jobs[$name]}" || { cat "$work/$name.txt" && echo "$name: failed" >&2 && exit 1; }
+    echo "$name: installed, searches run"
+  done
+}
+
 newest=${pythons[-1]}
 for python in "${pythons[@]}"; do
+  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   package=$wheel
   [ "$python" = "$newest" ] && package=$sdist
-  (plain "$python" "$package") >"$work/plain.txt" 2>&1 & first=$!
-  (ansor "$python" "$package") >"$work/ansor.txt" 2>&1 & second=$!
-  failed=
-  wait $first || { failed=yes; cat "$work/plain.txt"; }
-  wait $second || { failed=yes; cat "$work/ansor.txt"; }
-  [ -z "$failed" ] || { echo "$("$python" --version), $(basename "$package"): failed" >&2; exit 1; }
-  echo "$("$python" --version), $(basename "$package"): installed by pip, both engines tune"
+  start "plain-$version" plain "$python" "$package"
+  start "ansor-$version" ansor "$python" "$package"
+  finish "plain-$version" "ansor-$version"
 done
+start lower-bounds lowest "${pythons[0]}" "$wheel"
+finish lower-bounds
