@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must pass before a commit lands: format, lint, types, tests.
+# Everything that must pass before a commit lands: format, lint, types, documentation, tests, wheel.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ruff format --check .
@@ -10,4 +10,7 @@ mkdocs build --quiet --site-dir "$(mktemp -d)"
 tests() { pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 "$@"; }
 tests "$@"
 # A process holds one TVM, Ansor's or today's.
-[ $# -gt 0 ] || tests tests/metaschedule
+if [ $# -eq 0 ]; then
+  tests tests/metaschedule
+  tools/check_wheel.sh
+fi
