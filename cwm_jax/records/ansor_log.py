@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,9 @@ def _format_number(value: float) -> str:
 def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
     """Streams the records of one log, gzip'd or plain, skipping what does not parse.
 
+    Blank lines, and comments (lines that begin with `#`, as in TVM's own reader), are no records
+    and are not counted.
+
     Args:
         path: The log.
         summary: Counts what is read and what is skipped.
@@ -191,14 +194,21 @@ def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
         RecordError: The file does not exist, is empty, or holds no readable record.
     """
     before = summary.records
+    first_problem = ""
     known_steps: dict[Step, Step] = {}
-    for number, line in read_lines(path, summary):
-        if not line.strip():
+
+    def skip(problem: str) -> None:
+        nonlocal first_problem
+        first_problem = first_problem or problem
+        summary.skip(problem)
+
+    for number, line in read_lines(path, skip):
+        if is_blank(line):
             continue
         try:
             record = parse_line(line)
         except RecordError as error:
-            summary.skip(f"{path}:{number}: {error}")
+            skip(f"{path}:{number}: {error}")
             continue
         # Schedules repeat most of their steps: sharing equal ones keeps large logs in memory.
         steps = tuple(known_steps.setdefault(step, step) for step in record.steps)
@@ -206,16 +216,22 @@ def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
         summary.valid += record.valid
         yield dataclasses.replace(record, steps=steps)
     if summary.records == before:
-        found = f"first problem: {summary.problems[-1]}" if summary.problems else "it is empty"
+        found = f"first problem: {first_problem}" if first_problem else "it is empty"
         raise RecordError(f"{path}: no readable tuning record ({found})")
 
 
-def read_lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
+def is_blank(line: bytes) -> bool:
+    """Whether a line of a log is empty or a comment."""
+    text = line.strip()
+    return not text or text.startswith(b"#")
+
+
+def read_lines(path: Path, skip: Callable[[str], None]) -> Iterator[tuple[int, bytes]]:
     """Streams the lines of a file, gzip'd or plain, with their numbers from 1.
 
     Args:
         path: The file.
-        summary: Counts lines that are too long, and a rest that cannot be read.
+        skip: Is told of lines that are too long, and of a rest that cannot be read.
 
     Raises:
         RecordError: The file is missing, or not even its first line can be read.
@@ -225,15 +241,16 @@ def read_lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
         for line in iterate_lines(path):
             number += 1
             if line is None:
-                summary.skip(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes")
+                skip(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes")
             else:
                 yield number, line
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such log") from error
     except OSError as error:
+        why = error.strerror or str(error)
         if number == 0:
-            raise RecordError(f"{path}: cannot be read ({error})") from error
-        summary.skip(f"{path}:{number + 1}: the rest cannot be read ({error})")
+            raise RecordError(f"{path}: cannot be read ({why})") from error
+        skip(f"{path}:{number + 1}: the rest cannot be read ({why})")
 
 
 def load_records(

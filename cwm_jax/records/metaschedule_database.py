@@ -96,7 +96,7 @@ def iterate_database(
     """
     keys = [key for _, key, _ in iterate_workloads(folder)]
     path = _plain_or_packed(folder, RECORDS_FILE)
-    for number, line in read_lines(path, summary):
+    for number, line in read_lines(path, summary.skip):
         try:
             record = _parse_record(line, keys, programs)
         except RecordError as error:

@@ -247,7 +247,8 @@ def load_programs(log: str | Path) -> dict[str, Program]:
 def _iterate_programs(path: Path) -> Iterator[Program]:
     try:
         for number, line in every_line(path):
-            yield program_from_json(line, f"{path}:{number}")
+            if line.strip():
+                yield program_from_json(line, f"{path}:{number}")
     except OSError as error:
         raise ProgramError(f"{path}: cannot be read ({error})") from error
 

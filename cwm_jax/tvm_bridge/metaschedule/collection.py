@@ -133,7 +133,7 @@ class MetaScheduleCollector:
         wanted = {(record.workload_key, record.costs) for _, record in records}
         programs = {task.workload_key: self.program(task) for task, _ in records}
         traces: dict[Any, Any] = {}
-        for _, line in read_lines(corpus.traces, LogSummary()):
+        for _, line in read_lines(corpus.traces, LogSummary().skip):
             key, found = orjson.loads(line)
             if (key, tuple(found[1])) in wanted:
                 traces[key, tuple(found[1])] = found
