@@ -2,8 +2,9 @@
 
 import argparse
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,12 @@ def run(options: argparse.Namespace) -> int:
     config = TrainingConfig(seed=options.seed, epochs=options.epochs, precision=options.precision)
     data = read_training_data(options, hardware, config)
     say(console, f"read {data.summary}\n{data}")
+    if not data.test:
+        say(
+            console,
+            "no workload is left to judge the checkpoint by: these logs are too small for a test "
+            "set, so its quality will not be known",
+        )
     model_config, initial, labelled, known_tests = ModelConfig(), None, data.training, 0
     if named := options.start or options.teacher:
         base = load_checkpoint(find_checkpoint(named))
@@ -175,11 +182,10 @@ def run(options: argparse.Namespace) -> int:
     snapshots.clear()
     if options.tensorboard:
         write_curves(options.tensorboard, trained.curves)
-    say(
-        console,
-        f"test: top-1 {test.top1:.3f}, top-5 {test.top5:.3f}, pairwise {test.pairwise:.3f}, "
-        f"Spearman {test.spearman:.3f}\nwrote {options.out}",
-    )
+    measures = ("top-1", test.top1), ("top-5", test.top5), ("pairwise", test.pairwise)
+    found = _shown_measures([*measures, ("Spearman", test.spearman)])
+    judged = f"test: {found}" if found else "not judged: no test workload tells its ranking"
+    say(console, f"{judged}\nwrote {options.out}")
     write_json(options.json, {"checkpoint": str(options.out), **card})
     return 0
 
@@ -208,12 +214,19 @@ def _shown(console: Console, epochs: int) -> "Iterator[Callable[[Epoch], None]]"
         bar = progress.add_task("", total=epochs)
 
         def report(epoch: "Epoch") -> None:
-            text = f"loss {epoch.loss:.3f}  top-1 {epoch.top1:.3f}  pairwise {epoch.pairwise:.3f}"
+            measures = ("loss", epoch.loss), ("top-1", epoch.top1), ("pairwise", epoch.pairwise)
+            text = _shown_measures(measures)
             progress.update(bar, completed=epoch.epoch, description=text)
             if not console.is_terminal:  # where a bar is shown only once, at the end
                 say(console, f"epoch {epoch.epoch}  {text}  {epoch.seconds:.0f} s")
 
         yield report
+
+
+def _shown_measures(measures: Sequence[tuple[str, float]]) -> str:
+    """Shows those that are known: none is of an empty test set."""
+    known = (f"{name} {value:.3f}" for name, value in measures if not math.isnan(value))
+    return ", ".join(known)
 
 
 def _provenance(

@@ -82,6 +82,9 @@ def read_training_data(
         test = held_out
         split = split._replace(test=tuple(sorted({found.key for found in held_out.values()})))
     known = sum(key in programs for key in keys)
+    if not training and not others:
+        shown = ", ".join(options.hold_out)
+        raise CwmError(f"--hold-out {shown}: leaves none of {len(keys)} workloads to train on")
     return TrainingData(
         training | others,
         test,
@@ -137,10 +140,10 @@ def split_of(keys: Sequence[str], options: argparse.Namespace, config: TrainingC
         CwmError: No log holds a network that is to be held out.
     """
     from cwm_jax.evaluation.splits import split_by_network
-    from cwm_jax.training.dataset import Split, split_workloads
+    from cwm_jax.training.dataset import Split, split_for_training
 
     if not options.hold_out:
-        return split_workloads(keys, test=config.test, seed=config.seed)
+        return split_for_training(keys, test=config.test, seed=config.seed)
     occurrences: dict[str, dict[str, int]] = {key: {} for key in keys}
     names: set[str] = set()
     others = (Path(text.partition("=")[2]) for text in options.also)

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import orjson
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.lines import MAX_LINE_BYTES, iterate_lines
+from cwm_jax.records.program import Program, load_programs
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, STEPS, Field, Role, Step
 
@@ -180,19 +181,28 @@ def _format_number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
+def iterate_records(
+    path: Path, summary: LogSummary, programs: Mapping[str, Program] | None = None
+) -> Iterator[Record]:
     """Streams the records of one log, gzip'd or plain, skipping what does not parse.
 
     Blank lines, and comments (lines that begin with `#`, as in TVM's own reader), are no records
-    and are not counted.
+    and are not counted. A folder is read as a database of MetaSchedule.
 
     Args:
-        path: The log.
+        path: The log, or a database's folder.
         summary: Counts what is read and what is skipped.
+        programs: Compute graphs of a database's workloads, beside those that lie in its folder.
 
     Raises:
         RecordError: The file does not exist, is empty, or holds no readable record.
     """
+    if path.is_dir():
+        from cwm_jax.records.metaschedule_database import iterate_database
+
+        known = {**load_programs(path), **(programs or {})}
+        yield from iterate_database(path, known, summary)
+        return
     before = summary.records
     first_problem = ""
     known_steps: dict[Step, Step] = {}
@@ -254,21 +264,27 @@ def read_lines(path: Path, skip: Callable[[str], None]) -> Iterator[tuple[int, b
 
 
 def load_records(
-    *paths: Path | str, summary: LogSummary | None = None, valid_only: bool = False
+    *paths: Path | str,
+    summary: LogSummary | None = None,
+    valid_only: bool = False,
+    programs: Mapping[str, Program] | None = None,
 ) -> list[Record]:
     """Reads whole logs into memory, in order.
 
     Args:
-        paths: Ansor logs, gzip'd or plain.
+        paths: Logs, gzip'd or plain, and folders of MetaSchedule's databases.
         summary: Counts what is read and skipped. Without one, skipped lines give a warning.
         valid_only: Leaves out failed measurements.
+        programs: As for `iterate_records`.
 
     Raises:
         RecordError: A log is missing, empty or holds no readable record; or, with
             `valid_only`, the logs hold no valid measurement.
     """
     counts = LogSummary() if summary is None else summary
-    records = [record for path in paths for record in iterate_records(Path(path), counts)]
+    records = [
+        record for path in paths for record in iterate_records(Path(path), counts, programs)
+    ]
     if valid_only:
         records = [record for record in records if record.valid]
         if not records:

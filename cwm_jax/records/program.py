@@ -20,6 +20,8 @@ from cwm_jax.records.lines import every_line
 PROGRAM_FORMAT = 1
 """Version of the JSON form; readers refuse any other."""
 
+_ENDING = ".programs.jsonl"
+
 OPERATION_KINDS = ("add", "multiply", "divide", "compare", "select", "special", "integer")
 """Arithmetic that a stage counts. `special` is exp, tanh, sqrt and their like; `integer` is
 everything on non-float operands outside buffer indices."""
@@ -232,16 +234,26 @@ def read_programs(path: Path) -> dict[str, Program]:
 def load_programs(log: str | Path) -> dict[str, Program]:
     """Reads the compute graphs that lie beside a log, by workload key; none where none do.
 
-    `cwm tune` and `cwm collect` write them. A world model ranks far worse without.
+    `cwm tune`, `cwm collect` and `cwm import` write them. A world model ranks far worse without.
 
     Args:
-        log: Of records, `NAME.jsonl` or `NAME.jsonl.gz`.
+        log: Of records, `NAME.jsonl` or `NAME.jsonl.gz`, or the folder of a MetaSchedule database,
+            where `NAME.programs.jsonl` lies within.
 
     Raises:
         ProgramError: The file cannot be read, or a line is malformed.
     """
-    beside = programs_beside(Path(log))
-    return read_programs(beside) if beside else {}
+    found: dict[str, Program] = {}
+    for path in program_files(Path(log)):
+        found |= read_programs(path)
+    return found
+
+
+def program_files(log: Path) -> list[Path]:
+    """Returns the files that `load_programs` reads."""
+    within = [*log.glob(f"*{_ENDING}"), *log.glob(f"*{_ENDING}.gz")] if log.is_dir() else []
+    beside = programs_beside(log)
+    return [*([beside] if beside else []), *sorted(within)]
 
 
 def _iterate_programs(path: Path) -> Iterator[Program]:
@@ -256,7 +268,7 @@ def _iterate_programs(path: Path) -> Iterator[Program]:
 def programs_path(log: Path) -> Path:
     """Returns where the programs of a log lie, or would lie, uncompressed."""
     stem = log.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
-    return log.with_name(f"{stem}.programs.jsonl")
+    return log.with_name(f"{stem}{_ENDING}")
 
 
 def programs_beside(log: Path) -> Path | None:

@@ -21,6 +21,7 @@ from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.ansor.programs import program_of_task
+from cwm_jax.tvm_bridge.ansor.results import latency_of
 from cwm_jax.tvm_bridge.runtime import use
 
 _tvm: Any = use("ansor")
@@ -82,9 +83,12 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
             inputs: `auto_scheduler.MeasureInput`s.
             results: `auto_scheduler.MeasureResult`s.
         """
+        # Not the result itself: TVM writes a latency that is none as what is no JSON.
+        done = _auto_scheduler.measure.MeasureResult([1.0], 0, "", 0.0, 0.0)
         for measured, result in zip(inputs, results, strict=True):
-            line = _auto_scheduler.measure_record.dump_record_to_string(measured, result)
-            self._remember(parse_line(str(line)))
+            line = _auto_scheduler.measure_record.dump_record_to_string(measured, done)
+            record = parse_line(str(line))
+            self.online.learn(record.workload_key, record.steps, latency_of(result))
 
     def update_from_file(self, file_name: str) -> None:
         """Takes in the measurements of a log."""

@@ -20,6 +20,7 @@ from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.task_ranker import TaskRanker
 from cwm_jax.records.program import Program
+from cwm_jax.records.record import latency_of_costs
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
@@ -132,8 +133,7 @@ def workload_key(module: Any) -> str:
 
 def latency_of_result(result: Any) -> float:
     """Returns the mean latency in seconds of a `RunnerResult`; infinity if it failed."""
-    seconds = seconds_of_result(result)
-    return sum(seconds) / len(seconds) if seconds else float("inf")
+    return latency_of_costs(seconds_of_result(result))
 
 
 def _frozen(value: Any) -> Any:

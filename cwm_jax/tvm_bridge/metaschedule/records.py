@@ -11,7 +11,7 @@ from cwm_jax.errors import RecordError
 from cwm_jax.records.ansor_log import TRANSLATED
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE, parse_trace_lines
 from cwm_jax.records.program import Program
-from cwm_jax.records.record import Record, TaskDetails
+from cwm_jax.records.record import Record, TaskDetails, latency_of_costs
 from cwm_jax.records.steps import Step
 from cwm_jax.records.trace_translation import translate_traces
 from cwm_jax.records.traces import Skeletons
@@ -99,10 +99,14 @@ def steps_of_candidates(
 
 
 def seconds_of_result(result: Any) -> tuple[float, ...]:
-    """Returns the measurements of a `RunnerResult` in seconds; none if it failed."""
+    """Returns the measurements of a `RunnerResult` in seconds; none if it failed.
+
+    A latency that no program can have, such as zero, is a failure.
+    """
     if result.error_msg is not None:
         return ()
-    return tuple(float(value) for value in result.run_secs or ())
+    seconds = tuple(float(value) for value in result.run_secs or ())
+    return seconds if latency_of_costs(seconds) < math.inf else ()
 
 
 def record_of_result(
@@ -117,14 +121,13 @@ def record_of_result(
         result: `RunnerResult`.
     """
     seconds = seconds_of_result(result)
-    valid = bool(seconds) and all(math.isfinite(value) and value > 0 for value in seconds)
     return Record(
         workload_key=program.workload_key,
         target=str(target),
         task=TaskDetails(None, ()),
         steps=schedule,
-        costs=seconds if valid else (FAILED_SECONDS,),
-        error_code=0 if valid else 1,
+        costs=seconds or (FAILED_SECONDS,),
+        error_code=0 if seconds else 1,
         measure_seconds=0.0,
         timestamp=int(time.time()),
         version=TRANSLATED,
