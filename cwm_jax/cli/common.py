@@ -33,6 +33,7 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
         raise CwmError(f"{path}: cannot be written ({error})") from error
 
 
+RECORDS_HELP = "logs, plain or gzip'd, or folders of MetaSchedule databases"
 LIKEST = "the shipped one whose CPU is most like this machine's"
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cwm_jax.cli.common import (
+    RECORDS_HELP,
     add_checkpoint_options,
     add_json_option,
     positive,
@@ -28,7 +29,7 @@ def add_parser(commands: Any) -> None:
         "scores are comparable within a workload. Any number of records: they are streamed, and "
         "a run that was stopped goes on when the same command is given again.",
     )
-    parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
+    parser.add_argument("records", nargs="+", type=Path, help=RECORDS_HELP)
     parser.add_argument(
         "--out", required=True, type=Path, help="file to write: FILE.parquet, or else JSON lines"
     )

@@ -13,7 +13,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.cli.common import RECORDS_HELP, add_json_option, positive, say, write_json
 from cwm_jax.cli.model_card import (
     describe_file,
     git_commit,
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
         "command is given again. All local devices are used; for several hosts give each the "
         "same command, --coordinator, --processes and its own --process.",
     )
-    parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
+    parser.add_argument("records", nargs="+", type=Path, help=RECORDS_HELP)
     parser.add_argument(
         "--hardware", required=True, help="name of a hardware card, or the path of a .json card"
     )

@@ -88,7 +88,7 @@ def _parse_input(data: Any, known: _Kinds) -> tuple[str, str, TaskDetails, tuple
             raise RecordError('field "i": expected [[workload_key, target, ...], [[], steps]]')
     if len(steps) > MAX_STEPS:
         raise RecordError(f'field "i": {len(steps)} steps, expected at most {MAX_STEPS}')
-    parsed = tuple(_parse_step(step, position, known) for position, step in enumerate(steps))
+    parsed = tuple(parse_step(step, position, known) for position, step in enumerate(steps))
     return workload_key, target, _parse_details(details), parsed
 
 
@@ -110,7 +110,18 @@ def _parse_details(details: list[Any]) -> TaskDetails:
     return TaskDetails(hardware, tuple(rest))
 
 
-def _parse_step(data: Any, position: int, known: _Kinds) -> Step:
+def parse_step(data: Any, position: int, known: _Kinds) -> Step:
+    """Reads a step from its JSON form, `[kind, field, ...]`.
+
+    Args:
+        data: The form.
+        position: Of the step, for errors.
+        known: Fields of each kind that there may be.
+
+    Raises:
+        RecordError: It is none; the message names the step, the field, what was found and what was
+            expected.
+    """
     kind = data[0] if isinstance(data, list) and data else None
     if not isinstance(kind, str) or kind not in known:
         raise RecordError(f"step {position}: unknown kind {str(kind)[:40]!r}")
@@ -282,9 +293,7 @@ def load_records(
             `valid_only`, the logs hold no valid measurement.
     """
     counts = LogSummary() if summary is None else summary
-    records = [
-        record for path in paths for record in iterate_records(Path(path), counts, programs)
-    ]
+    records = [record for path in paths for record in iterate_records(Path(path), counts, programs)]
     if valid_only:
         records = [record for record in records if record.valid]
         if not records:

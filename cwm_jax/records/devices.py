@@ -81,6 +81,9 @@ class Devices:
         self._found.append(device)
         return len(self._found) - 1
 
+    def __len__(self) -> int:
+        return len(self._found)
+
     def __getitem__(self, position: int) -> Device:
         return self._found[position]
 

@@ -106,9 +106,7 @@ def name_groups(groups: Iterable[tuple[str, int]], devices: Devices) -> dict[tup
         devices: The devices.
     """
     several = Counter(key for key, _ in groups)
-    return {
-        (key, at): f"{key} on {devices[at]}" if several[key] > 1 else key for key, at in groups
-    }
+    return {(key, at): f"{key} on {devices[at]}" if several[key] > 1 else key for key, at in groups}
 
 
 def encode_workload(
