@@ -23,21 +23,33 @@ from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
-from cwm_jax.tvm_bridge.metaschedule.records import seconds_of_result, steps_of_candidates
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.records import (
+    errors_of_results,
+    seconds_of_result,
+    steps_of_candidates,
+)
+from cwm_jax.tvm_bridge.metaschedule.unread import (
+    read_program,
+    warn_of_failures,
+    warn_of_ranking,
+    warn_of_traces,
+)
 from cwm_jax.tvm_bridge.runtime import use
 
 _tvm: Any = use("metaschedule")
 _structural_hash: Any = importlib.import_module("tvm_ffi").structural_hash
 _derived_object: Any = _tvm.ir.utils.derived_object
 _ms: Any = _tvm.s_tir.meta_schedule
+_MAIN = "main"
+"""What MetaSchedule calls a function that has no name."""
 
 
 @_derived_object
 class WorldModelCostModel(_ms.cost_model.PyCostModel):
     """MetaSchedule's cost model, backed by a world model and the measurements of the search.
 
-    One instance serves any number of tasks, in `tune_tir`, `tune_relax` and a `TuneContext`.
+    One instance serves any number of tasks, in `tune_tir`, `tune_relax` and a `TuneContext`. A
+    function that it cannot read costs that function's ranking, never the search (`UnreadWarning`).
 
     Args:
         checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
@@ -96,9 +108,16 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             results: Their `RunnerResult`s.
         """
         program = self._program(context)
-        schedules = steps_of_candidates(_tvm, candidates, program)
-        for schedule, result in zip(schedules, results, strict=True):
-            self.online.learn(program.workload_key, schedule, latency_of_result(result))
+        key = program.workload_key
+        try:
+            schedules = steps_of_candidates(_tvm, candidates, program)
+            for schedule, result in zip(schedules, results, strict=True):
+                self.online.learn(key, schedule, latency_of_result(result))
+        except Exception as error:  # whatever it is, the other functions are tuned
+            warn_of_ranking(key, error)
+        errors = errors_of_results(results)
+        if errors and len(errors) == len(results) and not self._ran(key):
+            warn_of_failures(key, errors)
 
     def predict(self, context: Any, candidates: Sequence[Any]) -> Float64[np.ndarray, "candidate"]:
         """Scores candidates of one module, higher is better.
@@ -108,21 +127,37 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             candidates: `MeasureCandidate`s.
         """
         program = self._program(context)
+        try:
+            return self._rank(program, candidates)
+        except Exception as error:  # whatever it is, the other functions are tuned
+            warn_of_ranking(program.workload_key, error)
+            return np.zeros(len(candidates))
+
+    def _rank(
+        self, program: Program, candidates: Sequence[Any]
+    ) -> Float64[np.ndarray, "candidate"]:
         with collection_paused():
             # An evolutionary search asks again about what it kept of a generation.
             unknown = partial(self.online.unknown_names, program)
-            reading = self._reader.read(candidates, program, unknown)
+            unread = partial(warn_of_traces, program)
+            reading = self._reader.read(candidates, program, unknown, unread)
             scores = self.online.rank_named(program, reading.lines, reading.groups)
         return scores.astype(np.float64)
 
     def _program(self, context: Any) -> Program:
         module, cores = context.mod, context.target.attrs.get("num-cores")
+        name = str(context.task_name or _MAIN)
         return self._ranker.program(
             module,  # not its key: MetaSchedule asks about one module thousands of times
             str(context.target),
             None if cores is None else int(cores),
-            lambda: program_of_module(_tvm, module, workload_key(module)),
+            lambda: read_program(
+                _tvm, module, workload_key(module), None if name == _MAIN else name
+            ),
         )
+
+    def _ran(self, key: str) -> bool:
+        return any(np.isfinite(latency) for _, latency in self.online.measured.get(key, ()))
 
 
 def workload_key(module: Any) -> str:
