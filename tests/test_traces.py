@@ -182,7 +182,8 @@ def test_what_would_fill_the_memory_is_refused():
     block, depth = first_block()
     begin = loops_of(block, depth)
     squared = [["Fuse", ["l0", "l0"], [1], ["l0"]]] * 40
-    refused(begin + squared, r"\(Fuse\): extent \d+, expected an integer in")
+    refused(begin + squared, r"\(Fuse\): fuses a loop with itself")
+    refused([*begin, ["Split", ["l0", 2**31], [1, 0], ["m0"]]], r"\(Split\): extent \d+, expected")
     many = [["Split", ["l0", *[2] * 400], [1, 0], [f"m{at}" for at in range(400)]]]
     refused(begin + many, r"\(Split\): 400 factors, expected at most 256 loops")
     refused(loops_of(block, 400), r"\(GetLoops\): 400 loops around a block")

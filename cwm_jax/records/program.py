@@ -16,6 +16,7 @@ import orjson
 from cwm_jax.errors import ProgramError
 from cwm_jax.files import write_atomically
 from cwm_jax.records.lines import every_line
+from cwm_jax.records.steps import STEPS, Step
 
 PROGRAM_FORMAT = 1
 """Version of the JSON form; readers refuse any other."""
@@ -110,11 +111,15 @@ class Program:
         workload_key: Ansor's workload key.
         stages: Empty for a shape-only program, of which only the key is known.
         flop: Floating-point operations of one run, by TVM's count; 0 when unknown.
+        initial_steps: What is done to the loops before a schedule begins: every schedule of the
+            program starts with these. Only functions written by hand have any, such as one whose
+            loops are tiled or stand in another order than its axes.
     """
 
     workload_key: str
     stages: tuple[ProgramStage, ...]
     flop: float
+    initial_steps: tuple[Step, ...] = ()
 
     @property
     def shape_only(self) -> bool:
@@ -135,7 +140,11 @@ def element_bytes(dtype: str) -> float:
 
 def program_to_json(program: Program) -> bytes:
     """Serialises a program to one line of JSON, without a newline."""
-    return orjson.dumps({"format": PROGRAM_FORMAT, **dataclasses.asdict(program)})
+    data = {"format": PROGRAM_FORMAT, **dataclasses.asdict(program)}
+    data["initial_steps"] = [[step.kind, *step.fields] for step in program.initial_steps]
+    if not program.initial_steps:
+        del data["initial_steps"]
+    return orjson.dumps(data)
 
 
 def program_from_json(line: bytes | str, where: str = "program") -> Program:
@@ -154,12 +163,20 @@ def program_from_json(line: bytes | str, where: str = "program") -> Program:
         if found != PROGRAM_FORMAT:
             raise ProgramError(f"{where}: program format {found!r}, expected {PROGRAM_FORMAT}")
         stages = tuple(_stage_from_json(stage) for stage in data["stages"])
-        program = Program(str(data["workload_key"]), stages, float(data["flop"]))
+        steps = tuple(_step_from_json(step) for step in data.get("initial_steps", ()))
+        program = Program(str(data["workload_key"]), stages, float(data["flop"]), steps)
         for position, stage in enumerate(stages):
             _check_stage(stage, position, len(stages), where)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ProgramError(f"{where}: not a serialised program ({error})") from error
     return program
+
+
+def _step_from_json(data: list[Any]) -> Step:
+    kind, *fields = data
+    if kind not in STEPS or len(fields) != len(STEPS[kind]):
+        raise ValueError(f"initial step {kind!r} of {len(fields)} fields")
+    return Step(kind, tuple(tuple(value) if isinstance(value, list) else value for value in fields))
 
 
 def _stage_from_json(data: dict[str, Any]) -> ProgramStage:

@@ -23,14 +23,25 @@ from cwm_jax.records.program import Program
 from cwm_jax.records.record import latency_of_costs
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
-from cwm_jax.tvm_bridge.metaschedule.records import seconds_of_result, steps_of_candidates
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.records import (
+    errors_of_results,
+    seconds_of_result,
+    steps_of_candidates,
+)
+from cwm_jax.tvm_bridge.metaschedule.unread import (
+    read_program,
+    warn_of_failures,
+    warn_of_ranking,
+    warn_of_traces,
+)
 from cwm_jax.tvm_bridge.runtime import use
 
 _tvm: Any = use("metaschedule")
 _structural_hash: Any = importlib.import_module("tvm_ffi").structural_hash
 _derived_object: Any = _tvm.ir.utils.derived_object
 _ms: Any = _tvm.s_tir.meta_schedule
+_MAIN = "main"
+"""What MetaSchedule calls a function that has no name."""
 
 
 class SavedModelError(CheckpointError, RuntimeError):
@@ -45,7 +56,8 @@ importlib.import_module("tvm_ffi").register_error(SavedModelError.__name__, Save
 class WorldModelCostModel(_ms.cost_model.PyCostModel):
     """MetaSchedule's cost model, backed by a world model and the measurements of the search.
 
-    One instance serves any number of tasks, in `tune_tir`, `tune_relax` and a `TuneContext`.
+    One instance serves any number of tasks, in `tune_tir`, `tune_relax` and a `TuneContext`. A
+    function that it cannot read costs that function's ranking, never the search (`UnreadWarning`).
 
     Args:
         checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
@@ -97,10 +109,16 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             results: Their `RunnerResult`s.
         """
         program = self._program(context)
-        schedules = steps_of_candidates(_tvm, candidates, program)
-        online = self._online(context)
-        for schedule, result in zip(schedules, results, strict=True):
-            online.learn(program.workload_key, schedule, latency_of_result(result))
+        key, online = program.workload_key, self._online(context)
+        try:
+            schedules = steps_of_candidates(_tvm, candidates, program)
+            for schedule, result in zip(schedules, results, strict=True):
+                online.learn(key, schedule, latency_of_result(result))
+        except Exception as error:  # whatever it is, the other functions are tuned
+            warn_of_ranking(key, error)
+        errors = errors_of_results(results)
+        if errors and len(errors) == len(results) and not _ran(online, key):
+            warn_of_failures(key, errors)
 
     def predict(self, context: Any, candidates: Sequence[Any]) -> Float64[np.ndarray, "candidate"]:
         """Scores candidates of one module, higher is better.
@@ -110,10 +128,20 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             candidates: `MeasureCandidate`s.
         """
         program, online = self._program(context), self._online(context)
+        try:
+            return self._rank(online, program, candidates)
+        except Exception as error:  # whatever it is, the other functions are tuned
+            warn_of_ranking(program.workload_key, error)
+            return np.zeros(len(candidates))
+
+    def _rank(
+        self, online: OnlineRanker, program: Program, candidates: Sequence[Any]
+    ) -> Float64[np.ndarray, "candidate"]:
         with collection_paused():
             # An evolutionary search asks again about what it kept of a generation.
             unknown = partial(online.unknown_names, program)
-            reading = self._reader.read(candidates, program, unknown)
+            unread = partial(warn_of_traces, program)
+            reading = self._reader.read(candidates, program, unknown, unread)
             scores = online.rank_named(program, reading.lines, reading.groups)
         return scores.astype(np.float64)
 
@@ -122,12 +150,19 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
 
     def _program(self, context: Any) -> Program:
         module, cores = context.mod, context.target.attrs.get("num-cores")
+        name = str(context.task_name or _MAIN)
         return self._ranker.program(
             module,  # not its key: MetaSchedule asks about one module thousands of times
             str(context.target),
             None if cores is None else int(cores),
-            lambda: program_of_module(_tvm, module, workload_key(module)),
+            lambda: read_program(
+                _tvm, module, workload_key(module), None if name == _MAIN else name
+            ),
         )
+
+
+def _ran(online: OnlineRanker, key: str) -> bool:
+    return any(np.isfinite(latency) for _, latency in online.measured.get(key, ()))
 
 
 def workload_key(module: Any) -> str:
