@@ -311,6 +311,12 @@ def tidied(tidy: Callable[[], Any]) -> Iterator[None]:
         tidy()
 
 
+def tidy_at_end(tidy: Callable[[], Any]) -> None:
+    """Calls a function where a signal ends the process, which `atexit` does not see."""
+    if _current is not None:
+        _current.tidying.append(tidy)
+
+
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
     """Lets a result be written to its end before an interrupt counts."""
@@ -381,7 +387,7 @@ def run_child(command: Sequence[str], patience: float | None = None) -> tuple[in
         patience: Seconds that it may take.
 
     Raises:
-        subprocess.TimeoutExpired: It took longer.
+        TimeoutError: It took longer.
     """
     import subprocess
 
@@ -392,9 +398,12 @@ def run_child(command: Sequence[str], patience: float | None = None) -> tuple[in
         output, errors = child.communicate(timeout=patience)
     except BaseException as error:
         # An interrupt ends it with all its children; ended alone, it would orphan them.
-        if _current is None or isinstance(error, subprocess.TimeoutExpired):
+        late = isinstance(error, subprocess.TimeoutExpired)
+        if _current is None or late:
             child.kill()
             child.communicate()
+        if late:
+            raise TimeoutError(f"{command[0]}: no end after {patience} s") from error
         raise
     return child.returncode, output, errors
 

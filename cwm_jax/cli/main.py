@@ -58,6 +58,7 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 
 
 def _run(arguments: "Sequence[str] | None") -> int:
+    import contextlib
     import sys
     import warnings
 
@@ -73,16 +74,17 @@ def _run(arguments: "Sequence[str] | None") -> int:
         options = build_parser(command).parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return options.run(options)
+            with contextlib.ExitStack() as options.until_end:
+                code = options.run(options)
+            return _printed(code)
     except CwmError as error:
         say_error(f"{name}: {error}")
         return 1 if isinstance(error, OutputError) else 2
     except BrokenPipeError:
-        _drop_output()
-        return 1
+        return _printed(1)
     except OSError as error:  # a full disk, say
         say_error(f"{name}: {error}")
-        return 1
+        return _printed(1)
 
 
 def _mend_streams() -> None:
@@ -105,16 +107,23 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _drop_output() -> None:
-    """Sends what is still to be printed nowhere: nobody reads it, and Python would complain."""
-    import contextlib
+def _printed(code: int) -> int:
+    """Prints what is still to be printed; returns the exit code, 1 where it gets nowhere.
+
+    Where nobody reads it, it is dropped: Python would complain at the end.
+    """
     import os
     import sys
 
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError) as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            code = code if isinstance(error, BrokenPipeError) else code or 1
+    return code
 
 
 def _show_warning(message: Warning | str, *_: "Any", **__: "Any") -> None:
