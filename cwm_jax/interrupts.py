@@ -317,6 +317,24 @@ def tidy_at_end(tidy: Callable[[], Any]) -> None:
         _current.tidying.append(tidy)
 
 
+def own_temporary_folder() -> None:
+    """Makes a folder for the temporary files of the process; it goes at the end.
+
+    Builders that are ended leave what they built there. Does nothing outside `cwm`, where a script
+    may have chosen a folder of its own.
+    """
+    if _current is None or not _current.whole_process:
+        return
+    import atexit
+    import shutil
+    import tempfile
+
+    folder = tempfile.mkdtemp(prefix="cwm-")
+    tempfile.tempdir = os.environ["TMPDIR"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tidy_at_end(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
     """Lets a result be written to its end before an interrupt counts."""

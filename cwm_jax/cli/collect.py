@@ -168,7 +168,8 @@ def run(options: argparse.Namespace) -> int:
                 why = done.first_error or "no candidate was found"
                 say(console, f"{done.workload_key}: nothing valid ({why})")
 
-        with note_kept(lambda: f"finished rounds are in {options.out}, the same command goes on"):
+        kept = f"finished rounds are in {options.out}, the same command goes on"
+        with note_kept(lambda: kept if Corpus(options.out).records.exists() else ""):
             collect(engine.collector, options.out, tasks, measurer, wanted, report=report)
     say(console, f"{dict(totals)} in {options.out}")
     write_json(options.json, {"folder": str(options.out), "tasks": len(tasks), **totals})

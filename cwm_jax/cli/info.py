@@ -40,8 +40,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
-    import jax
-
     from cwm_jax.features.hardware import known_hardware
 
     packages = ("jax", "flax", "orbax-checkpoint", "numpy", "apache-tvm", "bitblas", "xgboost")
@@ -49,12 +47,21 @@ def _facts() -> dict[str, Any]:
         "cwm-jax": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
-        "jax devices": ", ".join(str(device) for device in jax.devices()),
+        "jax devices": _devices(),
         "ansor": _ansor(),
         "metaschedule": _metaschedule(),
         "hardware cards": ", ".join(known_hardware()),
         "checkpoints": _checkpoints(),
     }
+
+
+def _devices() -> str:
+    import jax
+
+    try:
+        return ", ".join(str(device) for device in jax.devices())
+    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
+        return f"not usable: {error}"
 
 
 def _version(package: str) -> str:
@@ -107,4 +114,6 @@ def _checkpoints() -> dict[str, str]:
             found[name] = f"for {card['hardware']['name']}, test top-1 {test.get('top1', 0):.3f}"
         except CheckpointError as error:
             found[name] = str(error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            found[name] = f"its card.json was changed ({error!r})"
     return found

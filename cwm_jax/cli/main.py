@@ -50,6 +50,7 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     # Ctrl-C waits until it is handled.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        _mend_streams()
         from cwm_jax.interrupts import end_in_order
 
         return end_in_order("cwm", lambda: _run(arguments), whole_process=arguments is None)
@@ -69,22 +70,23 @@ def _run(arguments: "Sequence[str] | None") -> int:
     command = words[0] if words and words[0] in _MODULES else None
     name = f"cwm {command}" if command else "cwm"
     name_command(name)
-    _mend_streams()
     try:
         options = build_parser(command).parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             with contextlib.ExitStack() as options.until_end:
                 code = options.run(options)
-            return _printed(code)
+            return _printed(name, code)
+    except SystemExit as error:  # after --help, or bad usage
+        raise SystemExit(_printed(name, error.code if isinstance(error.code, int) else 1)) from None
     except CwmError as error:
         say_error(f"{name}: {error}")
         return 1 if isinstance(error, OutputError) else 2
     except BrokenPipeError:
-        return _printed(1)
+        return _printed(name, 1)
     except OSError as error:  # a full disk, say
         say_error(f"{name}: {error}")
-        return _printed(1)
+        return _printed(name, 1)
 
 
 def _mend_streams() -> None:
@@ -107,13 +109,15 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _printed(code: int) -> int:
+def _printed(name: str, code: int) -> int:
     """Prints what is still to be printed; returns the exit code, 1 where it gets nowhere.
 
     Where nobody reads it, it is dropped: Python would complain at the end.
     """
     import os
     import sys
+
+    from cwm_jax.interrupts import say_error
 
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -122,7 +126,10 @@ def _printed(code: int) -> int:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-            code = code if isinstance(error, BrokenPipeError) else code or 1
+            if not isinstance(error, BrokenPipeError):
+                why = getattr(error, "strerror", None) or error
+                say_error(f"{name}: what is printed cannot be written ({why})")
+                code = code or 1
     return code
 
 

@@ -17,6 +17,7 @@ from cwm_jax.cli.common import checkpoint_of, lock_output, milliseconds, open_pr
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept
+from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.search.confirmation import default_confirmations
 from cwm_jax.tvm_bridge.tracker import parse_tracker
 
@@ -97,11 +98,20 @@ def _reserved(options: argparse.Namespace, new: Path, *, folder: bool) -> Path:
     )
     if path.is_file() and not os.access(path, os.W_OK):
         raise CwmError(f"{path}: cannot be written (Permission denied)")
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    taken = _holds_trials(path) if path.is_dir() else path.exists()
     lock_output(options, path, folder=folder)
     if options.log and taken:
         raise CwmError(f"{path} exists; go on with it by --resume, or name another")
     return path
+
+
+def _holds_trials(folder: Path) -> bool:
+    """Whether a folder holds more than a search that was stopped before its first round leaves."""
+    begun = {WORKLOADS_FILE, RECORDS_FILE, "records.programs.jsonl"}
+    return any(
+        file.name not in begun or (file.name == RECORDS_FILE and file.stat().st_size)
+        for file in folder.iterdir()
+    )
 
 
 def _new_path(options: argparse.Namespace, what: str) -> Path:

@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Literal
 
 from cwm_jax.errors import TvmError
-from cwm_jax.interrupts import tidy_at_end
+from cwm_jax.interrupts import own_temporary_folder, tidy_at_end
 from cwm_jax.tvm_bridge.cores import run_on_all_cores
 
 Kind = Literal["ansor", "metaschedule"]
@@ -83,11 +83,13 @@ def use(kind: Kind) -> ModuleType:
         _prepare_metaschedule()
     litter = Path(_LITTER).absolute()
     littered_before = litter.exists()
+    if not littered_before:
+        tidy_at_end(lambda: _remove_if_empty(litter))
+    own_temporary_folder()
     tvm = _import(kind)
     if not littered_before:
         # The builder's child processes make it again, so it can go only at the very end.
         atexit.register(_remove_if_empty, litter)
-        tidy_at_end(lambda: _remove_if_empty(litter))
     return tvm
 
 
