@@ -15,6 +15,8 @@ from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
     occurrences_beside,
+    open_console,
+    output_path,
     programs_of_logs,
     say,
     write_json,
@@ -22,6 +24,7 @@ from cwm_jax.cli.common import (
 from cwm_jax.cli.model_card import trained_on
 from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
+from cwm_jax.files import Output, check_outputs
 from cwm_jax.records.ansor_log import LogSummary, load_records
 
 _RANDOM_DRAWS = 200
@@ -52,7 +55,10 @@ def add_parser(commands: Any) -> None:
         help="also rank workloads that the checkpoint was trained on",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="also draw a report (Markdown and plots)"
+        "--report",
+        type=output_path("--report"),
+        metavar="DIR",
+        help="also draw a report (Markdown and plots)",
     )
     add_json_option(parser)
     parser.set_defaults(run=run)
@@ -67,7 +73,12 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.training.dataset import build_dataset
 
-    console = Console()
+    console = open_console()
+    check_outputs(
+        Output("--report", options.report, folder=True),
+        Output("--json", options.json),
+        inputs=options.records,
+    )
     loaded = load_checkpoint(find_checkpoint(options.checkpoint))
     hardware = load_hardware(options.hardware) if options.hardware else loaded.hardware
     summary = LogSummary()

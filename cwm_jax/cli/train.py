@@ -11,9 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from cwm_jax.cli.common import RECORDS_HELP, add_json_option, positive, say, write_json
+from cwm_jax.cli.common import (
+    RECORDS_HELP,
+    add_json_option,
+    lock_output,
+    open_console,
+    open_progress,
+    output_path,
+    positive,
+    say,
+    write_json,
+)
 from cwm_jax.cli.model_card import (
     describe_file,
     git_commit,
@@ -23,10 +33,13 @@ from cwm_jax.cli.model_card import (
 )
 from cwm_jax.cli.training_data import TrainingData, read_training_data
 from cwm_jax.errors import CwmError
+from cwm_jax.files import Output, check_outputs
+from cwm_jax.interrupts import note_kept, writing
 from cwm_jax.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from cwm_jax.training.loop import Epoch
+    from cwm_jax.training.snapshots import Snapshots
 
 
 def add_parser(commands: Any) -> None:
@@ -44,7 +57,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--hardware", required=True, help="name of a hardware card, or the path of a .json card"
     )
-    parser.add_argument("--out", required=True, type=Path, help="checkpoint folder to write")
+    parser.add_argument(
+        "--out", required=True, type=output_path("--out"), help="checkpoint folder to write"
+    )
     parser.add_argument(
         "--programs",
         nargs="*",
@@ -96,13 +111,16 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--stream",
-        type=Path,
+        type=output_path("--stream"),
         metavar="DIR",
         help="for logs larger than memory: keep encoded schedules in this folder meanwhile; "
         "store features are not read",
     )
     parser.add_argument(
-        "--tensorboard", type=Path, metavar="DIR", help="also write the curves for TensorBoard"
+        "--tensorboard",
+        type=output_path("--tensorboard"),
+        metavar="DIR",
+        help="also write the curves for TensorBoard",
     )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several hosts")
     parser.add_argument("--processes", type=positive, default=1, help="hosts in all (1)")
@@ -124,9 +142,22 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.training.snapshots import Snapshots
     from cwm_jax.training.summaries import write_curves
 
+    check_outputs(
+        Output("--out", options.out, folder=True),
+        Output("--json", options.json),
+        Output("--tensorboard", options.tensorboard, folder=True),
+        Output("--stream", options.stream, folder=True),
+        inputs=options.records,
+    )
+    out = _place_of(options)
+    # Where every host can read them, if there are several.
+    snapshots = Snapshots(out.with_name(f".{out.name}-snapshots"))
+    check_outputs(Output("--out", snapshots.folder, folder=True))
     keep_compiled_programs()
     first = _join_hosts(options)
-    console = Console(stderr=True, quiet=not first)
+    if first:
+        lock_output(options, snapshots.folder, folder=True)
+    console = open_console(stderr=True, quiet=not first)
     hardware = load_hardware(options.hardware)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs, precision=options.precision)
     data = read_training_data(options, hardware, config)
@@ -152,10 +183,8 @@ def run(options: argparse.Namespace) -> int:
         else:
             model_config = dataclasses.replace(base.config, members=1)
             labelled = teach(labelled, base.model)
-    # Where every host can read them, if there are several.
-    snapshots = Snapshots(options.out.with_name(f".{options.out.name}-snapshots"))
     started = time.perf_counter()
-    with _shown(console, config.epochs) as report:
+    with note_kept(lambda: _kept(snapshots)), _shown(console, config.epochs) as report:
         trained = train(
             data.test | labelled,
             list(labelled),
@@ -178,8 +207,9 @@ def run(options: argparse.Namespace) -> int:
     }
     curves = b"".join(orjson.dumps(epoch._asdict()) + b"\n" for epoch in trained.curves)
     files = {"curves.jsonl": curves}
-    save_checkpoint(options.out, trained.model, model_config, hardware, card, files)
-    snapshots.clear()
+    with writing():
+        save_checkpoint(out, trained.model, model_config, hardware, card, files)
+        snapshots.clear()
     if options.tensorboard:
         write_curves(options.tensorboard, trained.curves)
     measures = ("top-1", test.top1), ("top-5", test.top5), ("pairwise", test.pairwise)
@@ -188,6 +218,30 @@ def run(options: argparse.Namespace) -> int:
     say(console, f"{judged}\nwrote {options.out}")
     write_json(options.json, {"checkpoint": str(options.out), **card})
     return 0
+
+
+def _place_of(options: argparse.Namespace) -> Path:
+    """Returns the folder of the checkpoint.
+
+    Raises:
+        CwmError: It holds something else, or cannot be replaced by a new folder.
+    """
+    out = options.out if options.out.name not in ("", "..") else options.out.resolve()
+    if not out.name or out.is_mount():
+        raise CwmError(f"--out {out}: cannot be replaced by a new folder; name one in it")
+    if out.is_dir() and any(out.iterdir()) and not (out / "card.json").exists():
+        raise CwmError(
+            f"--out {out}: holds something else than a checkpoint, which would be lost; name a new "
+            "folder"
+        )
+    return out
+
+
+def _kept(snapshots: "Snapshots") -> str:
+    """Says of a run that is interrupted what is kept."""
+    if snapshots.folder.is_dir() and any(p.name.isdigit() for p in snapshots.folder.iterdir()):
+        return f"a snapshot is in {snapshots.folder}, the same command goes on from it"
+    return "no snapshot was due yet, the same command starts anew"
 
 
 def _join_hosts(options: argparse.Namespace) -> bool:
@@ -204,13 +258,13 @@ def _join_hosts(options: argparse.Namespace) -> bool:
 @contextmanager
 def _shown(console: Console, epochs: int) -> "Iterator[Callable[[Epoch], None]]":
     """Gives what shows each epoch when it is over."""
-    with Progress(
+    columns = (
         TextColumn("epoch {task.completed}/{task.total}"),
         BarColumn(),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
-        console=console,
-    ) as progress:
+    )
+    with open_progress(console, *columns, description=False) as progress:
         bar = progress.add_task("", total=epochs)
 
         def report(epoch: "Epoch") -> None:

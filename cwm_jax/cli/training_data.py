@@ -126,6 +126,7 @@ def _read(
                 measured[_where_measured(record)] += 1
                 yield record
 
+    options.stream.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=options.stream, suffix=".schedules") as named:
         # The file lives as long as it is open, whatever becomes of its name.
         file = RowFile(Path(named.name))

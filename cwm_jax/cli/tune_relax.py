@@ -4,9 +4,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from cwm_jax.cli.common import say
+from cwm_jax.cli.common import open_console, say
 from cwm_jax.cli.network_outcome import (
     NetworkTask,
     check_export,
@@ -51,7 +49,7 @@ def run_relax(options: argparse.Namespace) -> int:
     arguments = random_arguments(module, options.seed)
     programs = programs_of_tasks(tvm, tasks)
     config = search_config(options, len(tasks))
-    console = Console()
+    console = open_console()
     say(console, f"{network}: {len(tasks)} tasks on {target}, folder {folder}")
     with shown_search(console, config.trials, folder, "estimated latency") as show:
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from cwm_jax.errors import RecordError
 from cwm_jax.features.steps import Groups, group_schedules
 from cwm_jax.garbage import collection_paused
+from cwm_jax.interrupts import sheltered_children
 from cwm_jax.records.metaschedule_database import parse_trace_lines
 from cwm_jax.records.program import Program
 from cwm_jax.records.trace_translation import Unread, translate_traces
@@ -85,7 +86,8 @@ class TraceHelper:
         if self._process is None:
             command = [sys.executable, "-m", "cwm_jax.features.trace_helper"]
             pipe = subprocess.PIPE
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
+            with sheltered_children():  # in its imports, too
+                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
             self._end = weakref.finalize(self, _end, self._process)
         said = self._process.stdout
         assert said is not None

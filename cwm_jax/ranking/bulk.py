@@ -15,7 +15,7 @@ import orjson
 from jaxtyping import Float32
 from numpy import ndarray
 
-from cwm_jax.errors import CwmError, RecordError
+from cwm_jax.errors import CwmError, OutputError, RecordError
 from cwm_jax.files import write_atomically
 from cwm_jax.prefetching import in_chunks, prefetched
 from cwm_jax.ranking.scorer import Scorer
@@ -66,10 +66,11 @@ def score_logs(
 
     Raises:
         RecordError: A log is missing, empty or holds no readable record.
-        CwmError: The file cannot be written, or holds the parts of another run.
+        CwmError: The folder beside the file holds the parts of another run.
+        OutputError: The file cannot be written.
     """
     form = _PARQUET if out.suffix == ".parquet" else _JSON_LINES
-    parts = out.with_name(f".{out.name}-parts")
+    parts = parts_of(out)
     summary = LogSummary()
     try:
         _open_parts(parts, _run_of(logs, checkpoint, chunk))
@@ -91,9 +92,14 @@ def score_logs(
             shutil.rmtree(parts, ignore_errors=True)
         raise
     except OSError as error:
-        raise CwmError(f"{out}: cannot be written ({error})") from error
+        raise OutputError(f"{out}: cannot be written ({error})") from error
     shutil.rmtree(parts, ignore_errors=True)
     return summary
+
+
+def parts_of(out: Path) -> Path:
+    """Returns the folder of finished chunks, while a file is written."""
+    return out.with_name(f".{out.name}-parts")
 
 
 def _run_of(logs: Sequence[Path], checkpoint: str, chunk: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from cwm_jax.errors import RecordError
+from cwm_jax.files import append_lines
 from cwm_jax.records.lines import MAX_LINE_BYTES, iterate_lines
 from cwm_jax.records.program import Program, load_programs
 from cwm_jax.records.record import Record, TaskDetails
@@ -305,7 +306,5 @@ def load_records(
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
-    """Appends records to a plain log."""
-    with path.open("a", encoding="utf-8") as file:
-        for record in records:
-            file.write(format_line(record) + "\n")
+    """Appends records to a plain log, on a new line where its last one is not ended."""
+    append_lines(path, (format_line(record).encode() for record in records))

@@ -10,7 +10,7 @@ a record's steps are what its trace says alone.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,7 +19,7 @@ from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, is_blank, read_lin
 from cwm_jax.records.lines import every_line
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record, TaskDetails, latency_of_costs
-from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.trace_translation import Unread, translate_traces
 from cwm_jax.records.traces import Skeletons, Trace, parse_trace
 
 WORKLOADS_FILE = "database_workload.json"
@@ -52,10 +52,31 @@ def parse_trace_lines(lines: Iterable[bytes], skeletons: Skeletons) -> list[Trac
     Raises:
         RecordError: A line is no record.
     """
-    return [skeletons.parse(_parse_record_line(line)[1]) for line in lines]
+    return [skeletons.parse(parse_record_line(line).trace) for line in lines]
 
 
-def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], str]:
+class ParsedRecord(NamedTuple):
+    """What a line of records says.
+
+    Attributes:
+        workload: Position of the workload among the database's.
+        trace: JSON form.
+        seconds: As measured; none where the line has none.
+        target: TVM target; empty where the line does not say it.
+    """
+
+    workload: int
+    trace: Any
+    seconds: list[float]
+    target: str
+
+
+def parse_record_line(line: bytes) -> ParsedRecord:
+    """Reads a line of records; its trace is not looked into.
+
+    Raises:
+        RecordError: It is none; the message says what was expected.
+    """
     try:
         data = orjson.loads(line)
     except orjson.JSONDecodeError as error:
@@ -70,7 +91,7 @@ def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], str]:
         raise RecordError('field "seconds": not numbers')
     if not isinstance(target, dict | str | None):
         raise RecordError(f'field "target": found {str(target)[:40]}, expected an object')
-    return workload, trace, measured, _target_text(target)
+    return ParsedRecord(workload, trace, measured, _target_text(target))
 
 
 def _target_text(target: dict[str, Any] | str | None) -> str:
@@ -156,16 +177,33 @@ def iterate_database(
 def _parse_record(
     line: bytes, keys: list[str], programs: Mapping[str, Program], target: str
 ) -> Record:
-    workload, trace, seconds, own_target = _parse_record_line(line)
-    if not 0 <= workload < len(keys):
-        raise RecordError(f"workload {workload}, expected one below {len(keys)}")
+    parsed = parse_record_line(line)
+    if not 0 <= parsed.workload < len(keys):
+        raise RecordError(f"workload {parsed.workload}, expected one below {len(keys)}")
+    return record_of_line(parsed, programs[keys[parsed.workload]], target)
+
+
+def record_of_line(
+    parsed: ParsedRecord, program: Program, target: str, unread: Unread | None = None
+) -> Record:
+    """Returns the record that a line says.
+
+    Args:
+        parsed: The line.
+        program: Of its workload.
+        target: Of a record that does not say its own.
+        unread: As for `translate_traces`.
+
+    Raises:
+        RecordError: The trace is not one of the program.
+    """
     return Record(
-        workload_key=keys[workload],
-        target=own_target or target,
+        workload_key=program.workload_key,
+        target=parsed.target or target,
         task=TaskDetails(None, ()),
-        steps=translate_trace(parse_trace(trace), programs[keys[workload]]),
-        costs=tuple(seconds),
-        error_code=int(math.isinf(latency_of_costs(seconds))),
+        steps=next(translate_traces([parse_trace(parsed.trace)], program, unread)),
+        costs=tuple(parsed.seconds),
+        error_code=int(math.isinf(latency_of_costs(parsed.seconds))),
         measure_seconds=0.0,
         timestamp=0,
         version=TRANSLATED,

@@ -239,6 +239,25 @@ def write_programs(programs: Iterable[Program], path: Path) -> None:
     write_atomically(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
+def add_programs(programs: Iterable[Program], path: Path) -> None:
+    """Adds programs to those of a file; what it holds of others stays.
+
+    Args:
+        programs: To add; one that the file has is replaced.
+        path: Plain, and made if neither it nor its gzip'd form is there.
+
+    Raises:
+        ProgramError: What is there cannot be read.
+        OSError: The file cannot be written.
+    """
+    packed = path.with_name(f"{path.name}.gz")
+    file = packed if packed.exists() and not path.exists() else path
+    known = read_programs(file) if file.exists() else {}
+    found = known | {program.workload_key: program for program in programs}
+    if found != known:
+        write_programs(found.values(), file)
+
+
 def read_programs(path: Path) -> dict[str, Program]:
     """Reads JSON lines of programs, gzip'd or plain, keyed by workload key.
 

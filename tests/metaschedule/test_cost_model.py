@@ -220,9 +220,9 @@ def test_cwm_tune_measures_and_resumes(tmp_path, cost_model, search):
 
     # The database alone tells the same.
     imported = tmp_path / "imported.jsonl.gz"
-    command = [sys.executable, ROOT / "tools" / "import_database.py", folder, imported]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "1 programs; 8 records (8 valid), 0 lines skipped" in done.stdout, done.stderr
+    assert main(["import", str(folder), "--out", str(imported), "--json", str(out)]) == 0
+    told = orjson.loads(out.read_bytes())
+    assert (told["programs"], told["valid"], told["skipped"]) == (1, 8, 0)
     again = load_records(imported)
     assert [(r.workload_key, r.steps, r.costs) for r in again] == [
         (r.workload_key, r.steps, r.costs) for r in records
@@ -264,12 +264,13 @@ def test_cwm_tune_measures_the_best_again(tmp_path, capsys):
         log.write(b'{"i": [["cut off')
     assert main([*common, "--trials", "12", "--resume", str(folder)]) == 2
     assert "add --reference-every" in " ".join(capsys.readouterr().err.split())
-    assert main([*steadily, "--trials", "12", "--resume", str(folder)]) == 0
+    assert main([*steadily, "--trials", "13", "--resume", str(folder)]) == 0
     told = orjson.loads(out.read_bytes())
     assert [done["confirming"] for done in told["rounds"]] == [True, True]
     resumed = (folder / "database_tuning_record.json").read_bytes().splitlines()
-    assert len(resumed) == len(load_records(folder / "records.jsonl")) == 12
-    assert resumed[:8] == lines
+    assert len(resumed) == len(load_records(folder / "records.jsonl")) == 13
+    assert resumed[:9] == [*lines, lines[-1]]
+    assert len(list(folder.glob("*.backup1"))) == 2
 
 
 def test_another_workload_is_not_resumed(tmp_path, capsys):

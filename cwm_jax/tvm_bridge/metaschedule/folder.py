@@ -5,6 +5,7 @@ The database is what a search goes on from, whoever wrote it: this package, or `
 The records (`records.jsonl` with its programs beside it) are what training reads.
 """
 
+import importlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -228,7 +229,7 @@ class SearchFolder:
     def _is_like(self, known: tuple[str, str, str], module: Any) -> bool:
         """Whether a workload is a module, but for what its function is called."""
         _, key, text = known
-        equal: Callable[[Any, Any], bool] = self._tvm.ir.structural_equal
+        equal: Callable[[Any, Any], bool] = importlib.import_module("tvm_ffi").structural_equal
         try:
             theirs = self._ms.database.Workload.from_json([key, text]).mod
             return bool(equal(_nameless(theirs), _nameless(module)))
@@ -247,7 +248,9 @@ class SearchFolder:
 
     def _record(self, line: _Line, program: Program, target: str) -> Record | None:
         try:
-            return record_of_line(line.parsed, program, target, partial(warn_of_traces, program))
+            # As TVM writes the target now: what it was written as may differ.
+            parsed = line.parsed._replace(target=target)
+            return record_of_line(parsed, program, target, partial(warn_of_traces, program))
         except RecordError as error:
             warn_of_traces(program, error)
             return None

@@ -10,12 +10,13 @@ import numpy as np
 
 from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.program import Program, programs_path, write_programs
+from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.search.task_gradient import TaskProgress
 from cwm_jax.tvm_bridge.metaschedule.folder import (
     SearchFolder,
+    Task,
     line_of,
     search_records,
     tuning_record_of,
@@ -79,8 +80,8 @@ def tune_modules(
         KeyboardInterrupt: On Ctrl-C; the folder holds all finished rounds.
     """
     files = SearchFolder(tvm, folder)
-    earlier = files.earlier([program.workload_key for program in programs], str(target))
-    write_programs(programs, programs_path(files.records))
+    modules = (module for module, _ in tasks)
+    earlier = files.earlier(list(map(Task, modules, programs)), target)
     size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
     records = [[r for r in earlier if r.workload_key == p.workload_key] for p in programs]
     progress = [
@@ -166,7 +167,7 @@ def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
         `relax.VMExecutable`.
     """
     load_intrinsics()  # a trace may name some
-    return _compiled(tvm, module, target, _best_programs(tvm, folder), enable_warning=True)
+    return _compiled(tvm, module, target, _best_programs(tvm, folder, target), enable_warning=True)
 
 
 def _compiled(tvm: Any, module: Any, target: Any, database: Any, *, enable_warning: bool) -> Any:
@@ -204,11 +205,12 @@ def _lowering(tvm: Any, target: Any) -> list[Any]:
     ]
 
 
-def _best_programs(tvm: Any, folder: Path) -> Any:
-    """Returns a database of the fastest program of each module of a search."""
+def _best_programs(tvm: Any, folder: Path, target: Any) -> Any:
+    """Returns a database of the fastest program of each module of a search on a target."""
     databases = tvm.s_tir.meta_schedule.database
     found = databases.MemoryDatabase()
-    for best in best_records(search_records(folder)):
+    measured = [record for record in search_records(folder) if record.target == str(target)]
+    for best in best_records(measured):
         record = tuning_record_of(tvm, folder, line_of(folder, best))
         workload = found.commit_workload(record.workload.mod)
         found.commit_tuning_record(

@@ -10,7 +10,6 @@ from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record, latency_of_costs
 from cwm_jax.search.trace_planner import TracePlannerConfig
 from cwm_jax.tvm_bridge.interrupts import SearchInterrupted
-from cwm_jax.tvm_bridge.metaschedule.folder import line_of, tuning_record_of
 from cwm_jax.tvm_bridge.metaschedule.records import record_of_result, steps_of_candidates
 from cwm_jax.tvm_bridge.metaschedule.session import SearchSession
 from cwm_jax.tvm_bridge.metaschedule.sources import Evolution, Imagination, Sampler, Source
@@ -168,12 +167,7 @@ class ModuleSearch:
             KeyboardInterrupt: As for `next_round`.
         """
         started = time.perf_counter()
-        folder = self._files.folder
-        lines = [line_of(folder, record) for record in records]
-        chosen = [
-            (record.steps, tuning_record_of(self._tvm, folder, line).as_measure_candidate())
-            for record, line in zip(records, lines, strict=True)
-        ]
+        chosen = [(record.steps, self._files.candidate(record)) for record in records]
         measuring = time.perf_counter()
         results = self._measure([candidate for _, candidate in chosen])
         measured = time.perf_counter()

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.program import programs_path, write_programs
-from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
+from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder, Task
 from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tvm_bridge.metaschedule.session import search_session
 from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
@@ -49,8 +48,7 @@ def tune_module(
 
     program = read_program(tvm, module, workload_key(module))
     files = SearchFolder(tvm, folder)
-    records = files.earlier([program.workload_key], str(target))
-    write_programs([program], programs_path(files.records))
+    records = files.earlier([Task(module, program)], target)
     latencies = [record.latency for record in records]
 
     def kept(found: FoundRound) -> TaskRound:
