@@ -180,7 +180,13 @@ def _parse_record(
     parsed = parse_record_line(line)
     if not 0 <= parsed.workload < len(keys):
         raise RecordError(f"workload {parsed.workload}, expected one below {len(keys)}")
-    return record_of_line(parsed, programs[keys[parsed.workload]], target)
+    program = programs[keys[parsed.workload]]
+    # A trace alone need not say all that it refers to.
+    return record_of_line(parsed, program, target, _take_no_notice if program.shape_only else None)
+
+
+def _take_no_notice(_: RecordError) -> None:
+    pass
 
 
 def record_of_line(
