@@ -35,3 +35,11 @@ class HardwareError(CwmError):
 
 class CorpusError(CwmError):
     """A corpus cannot be read, belongs to other hardware, or cannot be measured here."""
+
+
+class OutputError(CwmError):
+    """A result cannot be written although its place was fit when the work began."""
+
+
+class CheckpointOutputError(OutputError, CheckpointError):
+    """A checkpoint or a snapshot cannot be written, as `OutputError` says."""

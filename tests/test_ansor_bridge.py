@@ -20,13 +20,15 @@ from cwm_jax.features.replay import Notes, Replay
 from cwm_jax.features.steps import split_step
 from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker, TrustWarning
+from cwm_jax.ranking.pairing import PairingWarning
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import format_line
+from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.search.planner import PlannerConfig
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
 from cwm_jax.tvm_bridge.ansor.planned_search import PlannedSearch
 from cwm_jax.tvm_bridge.ansor.programs import program_of_task
+from cwm_jax.tvm_bridge.ansor.results import as_measured, latency_of
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.ansor.tuning import resumable_records, schedule_text, tune_task
 from cwm_jax.tvm_bridge.ansor.workloads import create_task
@@ -297,25 +299,78 @@ def test_a_failing_build_is_reported_with_its_reason(tvm, task, scorer, tmp_path
     assert [r.valid for r in load_records(tmp_path / "log.jsonl")] == [False, False]
 
 
-def test_measurements_change_the_ranking_of_their_workload_only(tvm, task, scorer, measured_log):
+def test_measurements_change_the_ranking_of_their_workload_and_device_only(
+    tvm, task, scorer, measured_log, tmp_path
+):
     model = WorldModelCostModel(scorer)
     records = load_records(measured_log)
     workloads = sorted({r.workload_key for r in records if '["matmul"' in r.workload_key})
     key = workloads[0]
     text = "matmul:" + ",".join(re.findall(r"\d+", key)[:3])
-    measured = create_task(tvm, parse_workload(text), "llvm -mcpu=core-avx2 -num-cores=2")
-    assert measured.workload_key == key
+    target = "llvm -mcpu=icelake-server -num-cores=2"
+    registered = create_task(tvm, parse_workload(text), target)
+    assert registered.workload_key == key
+    one_core = tvm.auto_scheduler.HardwareParams(1, 64, 64, 0, 0, 0, 0, 0)  # as in the log
+    measured = tvm.auto_scheduler.SearchTask(
+        workload_key=key, target=target, hardware_params=one_core
+    )
     candidates = list(
         tvm.auto_scheduler.SketchPolicy(measured, verbose=0, seed=3).sample_initial_population()
     )
     before = model.predict(measured, candidates)
     model.update_from_file(str(measured_log))
-    assert not np.array_equal(model.predict(measured, candidates), before)
+    after = model.predict(measured, candidates)
+    assert not np.array_equal(after, before)
     others = list(
         tvm.auto_scheduler.SketchPolicy(task, verbose=0, seed=3).sample_initial_population()
     )
     fresh = WorldModelCostModel(scorer).predict(task, others)
     np.testing.assert_array_equal(model.predict(task, others), fresh)
+
+    # Lines of other devices under the same keys change nothing, whenever they are read.
+    foreign = tmp_path / "mixed.jsonl"
+    others = [("cuda -arch=sm_70", (-1, 16, 64, 49152, 2147483647, 1024, 8, 32))]
+    others.append((records[0].target, (64, *records[0].task.hardware_parameters[1:])))
+    append_records(
+        foreign,
+        [
+            dataclasses.replace(
+                record,
+                target=target,
+                task=dataclasses.replace(record.task, hardware_parameters=parameters),
+                costs=(1e-7 / record.latency,),
+            )
+            for record in records
+            for target, parameters in others
+        ],
+    )
+    append_records(foreign, records)
+    mixed = WorldModelCostModel(scorer)
+    mixed.update_from_file(str(foreign))
+    with pytest.warns(PairingWarning, match="544 measurements are of other devices"):
+        np.testing.assert_array_equal(mixed.predict(measured, candidates), after)
+
+
+@pytest.mark.parametrize(
+    "costs", [[0.0], [-1.0], [math.nan], [math.inf], [], [1e10], [1e-3, math.nan]]
+)
+def test_a_latency_that_is_none_counts_as_failed(tvm, task, scorer, states, costs):
+    def result(costs, error=0):
+        return tvm.auto_scheduler.measure.MeasureResult(costs, error, "", 0.1, 1.0)
+
+    some = states[:8]
+    inputs = [tvm.auto_scheduler.MeasureInput(task, state) for state in some]
+    rest = [result([1e-3 * (at + 1)]) for at in range(7)]
+    scores = []
+    for last in (result(costs), result([1e10], 4)):
+        model = WorldModelCostModel(scorer)
+        model.update(inputs, [*rest, last])
+        assert model.online.measured[task.workload_key][-1][1] == math.inf
+        assert latency_of(last) == math.inf
+        assert int(as_measured(tvm.auto_scheduler, last).error_no) != 0
+        scores.append(model.predict(task, some))
+    assert np.isfinite(scores[0]).all()
+    np.testing.assert_array_equal(*scores)
 
 
 def test_the_readme_snippet_tunes(tmp_path):

@@ -3,6 +3,8 @@
 import contextlib
 import gzip
 import math
+import os
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -151,6 +153,11 @@ def test_damaged_gzip_keeps_what_can_be_read(tmp_path):
         (bytes(range(256)) * 50, "first problem"),
         (b"\x1f\x8b garbage", "cannot be read"),
         (b"x" * (9 * 2**20), "longer than"),
+        (ALL_KINDS.encode("utf-16"), "UTF-16"),
+        (ALL_KINDS.encode("utf-16-le"), "UTF-16"),
+        (b"\x28\xb5\x2f\xfd" + bytes(40), "zstd -d"),
+        (b"\xfd7zXZ\x00" + bytes(40), "unxz"),
+        (b"PK\x03\x04" + bytes(40), "ZIP archive"),
     ],
 )
 def test_unusable_log_is_an_error(tmp_path, content, says):
@@ -158,6 +165,48 @@ def test_unusable_log_is_an_error(tmp_path, content, says):
     log.write_bytes(content)
     with pytest.raises(RecordError, match=says):
         load_records(log)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz"])
+def test_what_editors_add_to_a_log_loses_no_record(tmp_path, ending, packed):
+    """Marks, comments, blank lines and line ends of Windows; whatever the name says of gzip."""
+    log = tmp_path / f"log.{ending}"
+    mark = b"\xef\xbb\xbf"
+    part = mark + b"\r\n".join([ALL_KINDS.encode(), b"", b"# a comment", FAILED.encode(), b""])
+    log.write_bytes(gzip.compress(part) * 2 if packed else part * 2)
+    summary = LogSummary()
+    found = list(iterate_records(log, summary))
+    assert [record.valid for record in found] == [True, False] * 2
+    assert summary.skipped == 0
+
+
+def test_lines_after_a_tail_of_zeros_are_counted_rightly(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(f"{ALL_KINDS}\n".encode() + bytes(5000) + f"\n{ALL_KINDS}\n".encode())
+    summary = LogSummary()
+    assert len(list(iterate_records(log, summary))) == 2
+    assert summary.problems[0].startswith(f"{log}:2: not JSON")
+
+
+def test_the_first_problem_of_a_log_is_its_own_and_its_first(tmp_path):
+    paths = [tmp_path / f"{name}.jsonl" for name in ("good", "bad", "worse")]
+    paths[0].write_text(f"{ALL_KINDS}\n" + "garbage\n" * 30)
+    paths[1].write_text(f'\n# a comment\n{{"j": 1}}\n{ALL_KINDS[:50]}\n')
+    paths[2].write_text("x" * 2**23 + "\ngarbage\n")
+    for path, first in ((paths[1], "3: expected an object"), (paths[2], "1: longer than")):
+        with pytest.raises(RecordError, match=f"first problem: {path}:{first}"):
+            load_records(paths[0], path, summary=LogSummary())
+
+
+def test_a_log_is_read_from_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["tee", pipe], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tee:
+        assert tee.stdin is not None
+        tee.stdin.write(f"{ALL_KINDS}\n{FAILED}\n".encode())
+        tee.stdin.close()
+        assert len(load_records(pipe)) == 2
 
 
 def test_missing_log_is_an_error(tmp_path):

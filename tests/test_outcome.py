@@ -7,8 +7,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cwm_jax.cli.outcome import finish
+from cwm_jax.cli import evaluate, info
+from cwm_jax.cli.common import open_console, say
+from cwm_jax.cli.main import main
+from cwm_jax.cli.network_outcome import NetworkTask, print_tasks
+from cwm_jax.cli.outcome import finish, say_none_succeeded
+from cwm_jax.cli.search_table import print_table
+from cwm_jax.cli.searching import shown_search
+from cwm_jax.evaluation.metrics import RankingMetrics
+from cwm_jax.evaluation.search_summary import Found
 from cwm_jax.records.record import Record, TaskDetails
+from cwm_jax.tvm_bridge.network_rounds import NetworkTuningResult
 from cwm_jax.tvm_bridge.search_loop import SearchResult
 
 CPU = "llvm -mcpu=core-avx2 -num-cores=2"
@@ -52,3 +61,28 @@ def test_a_search_that_noise_may_have_misled_says_what_helps():
 def test_nothing_is_said_where_it_would_not_help(changed, target, costs):
     options = Namespace(**{**vars(OPTIONS), **changed})
     assert "apart" not in said(options, target, costs)
+
+
+ODD = "[bold]a[/] [/] :smile: 'cwm-jax[ansor]' [red]"
+"""What rich would take for markup and an emoji."""
+
+
+def test_names_and_errors_are_printed_as_they_are(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    console = open_console()
+    say(console, ODD)
+    say_none_succeeded(console, SearchResult(ODD, CPU, 0, (), (), None, ODD, False), Path(ODD))
+    result = NetworkTuningResult([1], [1e-3], 1e-3, (), ODD)
+    print_tasks(console, [NetworkTask(ODD, ODD, 1, 1.0)], result)
+    monkeypatch.setattr(info, "_facts", lambda: {ODD: ODD, "checkpoints": {ODD: ODD}})
+    assert main(["info"]) == 0
+    metrics = RankingMetrics(1, 1.0, 1.0, 1.0, 1.0, 1.0)
+    evaluate._print_table(console, {ODD: metrics}, metrics, metrics)
+    options = Namespace(trials=[1], workloads=[ODD], variants=[ODD])
+    found = [Found(ODD, ODD, 0, 1, 1e-3, 1.0)]
+    print_table(console, found, {}, options)
+    with shown_search(console, 1, Path(ODD), ODD) as show:
+        show(1, 1e-3)
+    text = capsys.readouterr().out
+    assert text.count(ODD) == 12
+    assert "\x1b" not in text

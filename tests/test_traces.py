@@ -182,7 +182,8 @@ def test_what_would_fill_the_memory_is_refused():
     block, depth = first_block()
     begin = loops_of(block, depth)
     squared = [["Fuse", ["l0", "l0"], [1], ["l0"]]] * 40
-    refused(begin + squared, r"\(Fuse\): extent \d+, expected an integer in")
+    refused(begin + squared, r"\(Fuse\): fuses a loop with itself")
+    refused([*begin, ["Split", ["l0", 2**31], [1, 0], ["m0"]]], r"\(Split\): extent \d+, expected")
     many = [["Split", ["l0", *[2] * 400], [1, 0], [f"m{at}" for at in range(400)]]]
     refused(begin + many, r"\(Split\): 400 factors, expected at most 256 loops")
     refused(loops_of(block, 400), r"\(GetLoops\): 400 loops around a block")
@@ -216,20 +217,26 @@ def test_a_database_is_read_and_its_bad_lines_are_counted(tmp_path):
         orjson.dumps([0, [trace, [1e10], target, []]]),
         b"no JSON",
         orjson.dumps([3, [trace, [1.0], target, []]]),
-        orjson.dumps([1, [trace, [1.0], target, []]]),
+        orjson.dumps([1, [trace, [1.0], None, None]]),
         orjson.dumps([0, [trace, ["fast"], target, []]]),
+        orjson.dumps([0, [trace, None, target, []]]),
     ]
     (tmp_path / WORKLOADS_FILE).write_bytes(
         orjson.dumps([key, "module"]) + b"\n" + orjson.dumps(["other", "module"]) + b"\n"
     )
     (tmp_path / RECORDS_FILE).write_bytes(b"\n".join(lines) + b"\n")
     summary = LogSummary()
-    good, failed = iterate_database(tmp_path, PROGRAMS, summary)
+    good, failed, other, unmeasured = iterate_database(tmp_path, PROGRAMS, summary)
     assert good.valid
     assert good.latency == 1.0
     assert good.steps == steps_of(golden)
     assert not failed.valid
-    assert summary.skipped == 4
-    expected = ("3: not JSON", "4: workload 3", "5: workload other", '6: field "seconds"')
+    assert not unmeasured.valid
+    # What the trace says alone, of a workload without a program.
+    assert other.steps
+    assert other.steps != good.steps
+    assert (other.workload_key, other.target, other.latency) == ("other", "", 1.0)
+    assert summary.skipped == 3
+    expected = ("3: not JSON", "4: workload 3", '6: field "seconds"')
     for problem, text in zip(summary.problems, expected, strict=True):
         assert f"{RECORDS_FILE}:{text}" in problem

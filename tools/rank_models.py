@@ -29,7 +29,7 @@ from cwm_jax.records.ansor_log import LogSummary, load_records
 from cwm_jax.records.program import programs_beside, read_programs
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores, read_stores, stores_path
-from cwm_jax.training.dataset import build_dataset
+from cwm_jax.training.dataset import build_dataset, group_records
 from cwm_jax.tvm_bridge import corpus_files
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS
 from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
@@ -111,15 +111,17 @@ def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]
     dataset = build_dataset(records, programs, load_hardware(hardware), stores)
     records_of: dict[str, list[Record]] = defaultdict(list)
     stores_of: dict[str, list[Stores]] = defaultdict(list)
-    for record, rows in zip(records, stores, strict=True):
-        if record.valid:
-            records_of[record.workload_key].append(record)
-            stores_of[record.workload_key].append(rows)
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, rows in group_records(records).items():
+        names[records[rows[0]].workload_key].append(name)
+        records_of[name] = [records[at] for at in rows]
+        stores_of[name] = [stores[at] for at in rows]
     # Workloads without a compute graph have no features for the static models to read.
     occurrences = {
-        task.workload_key: task.occurrences
+        name: task.occurrences
         for task in read_tasks(files.tasks)
-        if all(map(len, stores_of[task.workload_key]))
+        for name in names[task.workload_key]
+        if name in dataset and all(map(len, stores_of[name]))
     }
     return Corpus(dataset, records_of, stores_of), occurrences
 

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cwm_jax.cli.bench_search import add_search_parser
@@ -14,10 +13,12 @@ from cwm_jax.cli.common import (
     LIKEST,
     add_json_option,
     checkpoint_of,
+    open_console,
     positive,
     say,
     write_json,
 )
+from cwm_jax.files import Output, check_outputs
 from cwm_jax.tvm_bridge.machine import describe_machine
 from cwm_jax.tvm_bridge.workloads import parse_workload
 
@@ -63,6 +64,7 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
     from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.tvm_bridge import throughput_benchmark as benchmark
 
+    check_outputs(Output("--json", options.json))
     parse_workload(options.workload)
     checkpoint = checkpoint_of(options)
     starts = benchmark.first_score_seconds(checkpoint, options.repeats)
@@ -75,7 +77,7 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
     memory = benchmark.peak_memory_bytes()  # before the engine's features of the same states
     found = benchmark.measure_throughput(boundary.prepare, batches, options.repeats)
     asked = {batch: benchmark.distinct_beginnings(boundary.schedules[:batch]) for batch in batches}
-    console = Console()
+    console = open_console()
     table = Table("batch", "world model, 1/s", "XGBoost with features, 1/s", "ratio")
     for row in found:
         shown = f"{row.world_model:,.0f}", f"{row.xgboost:,.0f}"

@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
 from cwm_jax.cli.common import (
     LIKEST,
     add_json_option,
     checkpoint_of,
+    lock_output,
+    open_console,
+    open_progress,
+    output_path,
     positive,
     write_json,
 )
@@ -29,6 +33,8 @@ from cwm_jax.cli.search_table import (
 )
 from cwm_jax.errors import CwmError
 from cwm_jax.evaluation.search_summary import Found, scored_ratio
+from cwm_jax.files import Output, check_outputs
+from cwm_jax.interrupts import note_kept
 from cwm_jax.tvm_bridge.machine import (
     NOTE,
     describe_machine,
@@ -110,7 +116,7 @@ def add_search_parser(kinds: Any) -> None:
         help="JSON of cwm bench throughput, whose predict_speedup the --json repeats",
     )
     search.add_argument("--rounds", type=positive, default=5, help="final measurements (5)")
-    search.add_argument("--out", type=Path, default=Path("runs/bench-search"))
+    search.add_argument("--out", type=output_path("--out"), default=Path("runs/bench-search"))
     add_json_option(search)
     search.set_defaults(run=run_search_benchmark)
 
@@ -171,7 +177,9 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     if missing:
         raise CwmError(f"--variants: {', '.join(missing)} is not a way to search {options.engine}")
     speedups = _predict_speedups(options.throughput)
-    console = Console()
+    check_outputs(Output("--out", options.out, folder=True), Output("--json", options.json))
+    lock_output(options, options.out, folder=True)
+    console = open_console()
     engine = _winners(options.engine, [*options.workloads, *options.reference])
     options.out.mkdir(parents=True, exist_ok=True)
     note_machine(options.out / NOTE, machine_identity(engine.target))
@@ -249,7 +257,9 @@ def _run_all(
     from cwm_jax.tvm_bridge.winners import WINNERS_FILE, to_winners_level
 
     logs = {run: log_of(run, options.engine, folder) for run, folder in folders.items()}
-    with Progress(console=console) as progress:
+    columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    kept = f"finished searches and rounds are in {options.out}, the same command goes on"
+    with note_kept(lambda: kept), open_progress(console, *columns) as progress:
         told = _search(folders, checkpoint, options, progress)
         stops = [
             _Stop(run, trials, engine.after(logs[run], trials, count))

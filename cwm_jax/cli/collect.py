@@ -2,21 +2,25 @@
 
 import argparse
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from cwm_jax.cli.common import (
     LIKEST,
     add_json_option,
     checkpoint_of,
+    lock_output,
+    open_console,
+    open_progress,
+    output_path,
     positive,
     say,
     write_json,
 )
-from cwm_jax.errors import CwmError
+from cwm_jax.files import Output, check_outputs
+from cwm_jax.interrupts import note_kept
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
@@ -37,7 +41,9 @@ def add_parser(commands: Any) -> None:
         "machine: a reference program is measured between groups of candidates; a group is "
         "measured again if it changed meanwhile, and scaled by how fast it was.",
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the corpus")
+    parser.add_argument(
+        "--out", required=True, type=output_path("--out"), help="folder of the corpus"
+    )
     parser.add_argument(
         "--engine",
         choices=("ansor", "metaschedule"),
@@ -108,8 +114,10 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.tvm_bridge.machine import machine_identity
     from cwm_jax.tvm_bridge.measuring import MeasureConfig, kept_in
 
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
+    check_outputs(Output("--out", options.out, folder=True), Output("--json", options.json))
     plan = _plan(options)
+    lock_output(options, options.out, folder=True)
     config = MeasureConfig(tolerance=options.tolerance, reference_every=options.reference_every)
     start = _ansor if options.engine == "ansor" else _metaschedule
     engine = start(options.target, _scorer(options), config)
@@ -160,12 +168,9 @@ def run(options: argparse.Namespace) -> int:
                 why = done.first_error or "no candidate was found"
                 say(console, f"{done.workload_key}: nothing valid ({why})")
 
-        try:
+        kept = f"finished rounds are in {options.out}, the same command goes on"
+        with note_kept(lambda: kept if Corpus(options.out).records.exists() else ""):
             collect(engine.collector, options.out, tasks, measurer, wanted, report=report)
-        except KeyboardInterrupt:
-            raise CwmError(
-                f"interrupted; finished rounds are in {options.out}, the same command goes on"
-            ) from None
     say(console, f"{dict(totals)} in {options.out}")
     write_json(options.json, {"folder": str(options.out), "tasks": len(tasks), **totals})
     return 0 if totals["valid"] or not totals["rounds"] else 1
@@ -234,13 +239,7 @@ def _scorer(options: argparse.Namespace) -> "Scorer | None":
 
 
 def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
+    return open_progress(console, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 
 
 def _remeasure(options: argparse.Namespace, console: Console, measure: Any) -> int:

@@ -2,37 +2,83 @@
 
 import argparse
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn, TextColumn
 
-from cwm_jax.errors import CwmError
-from cwm_jax.files import write_atomically
+from cwm_jax.errors import CwmError, OutputError
+from cwm_jax.files import locked_file, locked_folder, write_atomically
 from cwm_jax.records.program import Program, load_programs, read_programs
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--json FILE`."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here as JSON")
+    parser.add_argument(
+        "--json",
+        type=output_path("--json"),
+        metavar="FILE",
+        help="write the results here as JSON",
+    )
+
+
+def output_path(option: str) -> Callable[[str], Path]:
+    """Returns what reads the path of an output, for `argparse`.
+
+    Args:
+        option: That takes it.
+    """
+
+    def read(text: str) -> Path:
+        if not text:  # to `Path`, that is the current folder
+            raise CwmError(f"{option} '': expected the name of a file or folder")
+        return Path(text)
+
+    return read
 
 
 def write_json(path: Path | None, data: dict[str, Any]) -> None:
     """Writes JSON at once or not at all; does nothing without a path.
 
     Raises:
-        CwmError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
     if path is None:
         return
-    text = orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
     try:
-        write_atomically(path, text)
+        text = orjson.dumps(data, option=options)
+    except TypeError:  # names of files need not be UTF-8, JSON has to
+        text = orjson.dumps(_as_utf8(data), option=options)
+    try:
+        write_atomically(path, text + b"\n")
     except OSError as error:
-        raise CwmError(f"{path}: cannot be written ({error})") from error
+        raise OutputError(f"{path}: cannot be written ({error})") from error
 
 
+def _as_utf8(data: Any) -> Any:
+    if isinstance(data, str):
+        return data.encode(errors="backslashreplace").decode()
+    if isinstance(data, dict):
+        return {_as_utf8(key): _as_utf8(value) for key, value in data.items()}
+    return [_as_utf8(entry) for entry in data] if isinstance(data, list | tuple) else data
+
+
+def lock_output(options: argparse.Namespace, path: Path, *, folder: bool) -> None:
+    """Keeps other processes from writing a file or folder until the command ends.
+
+    Raises:
+        CwmError: One does so already.
+    """
+    locked = locked_folder if folder else locked_file
+    options.until_end.enter_context(locked(path))
+
+
+RECORDS_HELP = "logs, plain or gzip'd, or folders of MetaSchedule databases"
 LIKEST = "the shipped one whose CPU is most like this machine's"
 
 
@@ -91,9 +137,46 @@ def occurrences_beside(log: Path) -> dict[str, dict[str, int]]:
     return {task.workload_key: task.occurrences for task in tasks}
 
 
+class _Console(Console):
+    """Prints nothing more when nobody reads it, and lets the work go on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
+def open_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Returns a console that prints names, paths and errors as they are.
+
+    Brackets in them are no markup, colons no emoji.
+
+    Args:
+        stderr: Whether it prints where errors go.
+        quiet: Whether it prints nothing.
+    """
+    return _Console(stderr=stderr, quiet=quiet, markup=False, emoji=False)
+
+
+def open_progress(
+    console: Console, *columns: ProgressColumn, description: bool = True, transient: bool = False
+) -> Progress:
+    """Returns progress bars whose descriptions are printed as they are.
+
+    Args:
+        console: To draw on.
+        columns: Of each bar.
+        description: Whether the first column is the description.
+        transient: Whether they go at the end.
+    """
+    first = [TextColumn("{task.description}", markup=False)] if description else []
+    return Progress(*first, *columns, console=console, transient=transient)
+
+
 def say(console: Console, text: str) -> None:
     """Prints text as it is: unwrapped, so that paths can be copied, and without markup."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+    console.print(text, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def positive(text: str) -> int:

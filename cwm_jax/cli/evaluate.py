@@ -11,9 +11,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from cwm_jax.cli.common import (
+    RECORDS_HELP,
     add_checkpoint_options,
     add_json_option,
     occurrences_beside,
+    open_console,
+    output_path,
     programs_of_logs,
     say,
     write_json,
@@ -21,6 +24,7 @@ from cwm_jax.cli.common import (
 from cwm_jax.cli.model_card import trained_on
 from cwm_jax.errors import RecordError
 from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
+from cwm_jax.files import Output, check_outputs
 from cwm_jax.records.ansor_log import LogSummary, load_records
 
 _RANDOM_DRAWS = 200
@@ -36,7 +40,7 @@ def add_parser(commands: Any) -> None:
         "overall, beside random ranking. Workloads that the checkpoint was trained or stopped "
         "on are left out.",
     )
-    parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
+    parser.add_argument("records", nargs="+", type=Path, help=RECORDS_HELP)
     add_checkpoint_options(parser, "cpu-x86-2core")
     parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
     parser.add_argument(
@@ -51,7 +55,10 @@ def add_parser(commands: Any) -> None:
         help="also rank workloads that the checkpoint was trained on",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="also draw a report (Markdown and plots)"
+        "--report",
+        type=output_path("--report"),
+        metavar="DIR",
+        help="also draw a report (Markdown and plots)",
     )
     add_json_option(parser)
     parser.set_defaults(run=run)
@@ -62,29 +69,39 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.model.checkpoint import load_checkpoint
     from cwm_jax.model.locations import find_checkpoint
+    from cwm_jax.ranking.pairing import warn_of_missing_program, warn_of_records
     from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.training.dataset import build_dataset
 
-    console = Console()
+    console = open_console()
+    check_outputs(
+        Output("--report", options.report, folder=True),
+        Output("--json", options.json),
+        inputs=options.records,
+    )
     loaded = load_checkpoint(find_checkpoint(options.checkpoint))
     hardware = load_hardware(options.hardware) if options.hardware else loaded.hardware
     summary = LogSummary()
-    records = load_records(*options.records, summary=summary, valid_only=True)
-    say(console, f"read {summary}")
     programs = programs_of_logs(options.records, options.programs)
+    records = load_records(*options.records, summary=summary, valid_only=True, programs=programs)
+    say(console, f"read {summary}")
+    warn_of_records(hardware, loaded.card.get("engines", ("ansor",)), records)
     dataset = build_dataset(records, programs, hardware)
-    seen = set() if options.include_training else trained_on(loaded.card, list(dataset))
-    keys = [key for key in dataset if key not in seen]
+    own = {name: workload.key for name, workload in dataset.items()}
+    if not programs.keys() >= {*own.values()}:
+        warn_of_missing_program()
+    seen = set() if options.include_training else trained_on(loaded.card, [*own.values()])
+    names = [name for name, key in own.items() if key not in seen]
     if options.networks:
         from cwm_jax.evaluation.splits import split_by_network
 
         found = {k: n for log in options.records for k, n in occurrences_beside(log).items()}
         chosen = {*split_by_network(found, options.networks).test_keys}
-        keys = [key for key in keys if key in chosen]
-        if not keys:
+        names = [name for name in names if own[name] in chosen]
+        if not names:
             shown = ", ".join(options.networks)
             raise RecordError(f"--networks: no workload to be ranked is of {shown}")
-    if not keys:
+    if not names:
         raise RecordError(
             f"{options.checkpoint} was trained on all {len(dataset)} workloads of these logs; "
             "--include-training ranks them all the same"
@@ -93,20 +110,29 @@ def run(options: argparse.Namespace) -> int:
     rng = np.random.default_rng(0)
     per_workload: dict[str, RankingMetrics] = {}
     random_ranking: list[RankingMetrics] = []
-    for key in keys:
-        workload = dataset[key]
+    for name in names:
+        workload = dataset[name]
         scores = scorer.rank_arrays(workload.program, workload.steps).score
-        per_workload[key] = rank_metrics(scores, workload.latencies)
+        per_workload[name] = rank_metrics(scores, workload.latencies)
         random_ranking.append(_random_metrics(workload.latencies, rng))
     overall = mean_metrics(list(per_workload.values()))
     chance = mean_metrics(random_ranking)
-    _print_table(console, per_workload, overall, chance)
-    say(console, f"{len(keys)} of {len(dataset)} workloads ranked, unweighted means over them")
+    # Workloads of several devices are named by them, too.
+    devices = {name: name[len(own[name]) :] for name in names}
+    by_device = {
+        device: mean_metrics([per_workload[name] for name in names if devices[name] == device])
+        for device in dict.fromkeys(devices.values())
+    }
+    rows = {_shortened(own[name]) + devices[name]: per_workload[name] for name in names}
+    if len(by_device) > 1:
+        rows |= {f"all{device or ' others'}": means for device, means in by_device.items()}
+    _print_table(console, rows, overall, chance)
+    say(console, f"{len(names)} of {len(dataset)} workloads ranked, unweighted means over them")
     if options.report:
         from cwm_jax.evaluation.report import write_report
 
         title = f"How {options.checkpoint} ranks recorded candidates"
-        judged = {key: dataset[key] for key in keys}
+        judged = {name: dataset[name] for name in names}
         report = write_report(options.report, loaded.model, judged, programs, title)
         say(console, f"wrote {report}")
     write_json(
@@ -115,8 +141,9 @@ def run(options: argparse.Namespace) -> int:
             "checkpoint": options.checkpoint,
             "workloads": {key: dataclasses.asdict(m) for key, m in per_workload.items()},
             "overall": dataclasses.asdict(overall),
+            "devices": {name: dataclasses.asdict(m) for name, m in by_device.items()},
             "random": dataclasses.asdict(chance),
-            "left_out": len(dataset) - len(keys),
+            "left_out": len(dataset) - len(names),
         },
     )
     return 0
@@ -127,16 +154,19 @@ def _random_metrics(latencies: np.ndarray, rng: np.random.Generator) -> RankingM
     return dataclasses.replace(mean_metrics(draws), candidates=len(latencies))
 
 
+def _shortened(key: str) -> str:
+    return key if len(key) < 64 else key[:61] + "..."
+
+
 def _print_table(
     console: Console,
-    per_workload: dict[str, RankingMetrics],
+    rows: dict[str, RankingMetrics],
     overall: RankingMetrics,
     chance: RankingMetrics,
 ) -> None:
     measures = ("top-1", "top-5", "pairwise", "Spearman", "faster\nhalf")
     table = Table(Column("workload", min_width=_NAME_WIDTH), "candidates", *measures)
-    for key, metrics in per_workload.items():
-        name = key if len(key) < 64 else key[:61] + "..."
+    for name, metrics in rows.items():
         table.add_row(name, *_cells(metrics))
     table.add_section()
     table.add_row("all", *_cells(overall), style="bold")

@@ -3,16 +3,16 @@
 import argparse
 import importlib.metadata
 import platform
-import subprocess
 import sys
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cwm_jax import __version__
-from cwm_jax.cli.common import add_json_option, write_json
+from cwm_jax.cli.common import add_json_option, open_console, write_json
 from cwm_jax.errors import CheckpointError, TvmError
+from cwm_jax.files import Output, check_outputs
+from cwm_jax.interrupts import run_child
 
 _PATIENCE = 120
 
@@ -26,8 +26,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Prints what a bug report should hold."""
+    check_outputs(Output("--json", options.json))
     facts = _facts()
-    console = Console()
+    console = open_console()
     table = Table(show_header=False)
     for name, value in facts.items():
         if isinstance(value, dict):
@@ -39,8 +40,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
-    import jax
-
     from cwm_jax.features.hardware import known_hardware
 
     packages = ("jax", "flax", "orbax-checkpoint", "numpy", "apache-tvm", "bitblas", "xgboost")
@@ -48,12 +47,21 @@ def _facts() -> dict[str, Any]:
         "cwm-jax": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
-        "jax devices": ", ".join(str(device) for device in jax.devices()),
+        "jax devices": _devices(),
         "ansor": _ansor(),
         "metaschedule": _metaschedule(),
         "hardware cards": ", ".join(known_hardware()),
         "checkpoints": _checkpoints(),
     }
+
+
+def _devices() -> str:
+    import jax
+
+    try:
+        return ", ".join(str(device) for device in jax.devices())
+    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
+        return f"not usable: {error}"
 
 
 def _version(package: str) -> str:
@@ -86,12 +94,12 @@ def _metaschedule() -> str:
     """Asks another process: one process holds one TVM."""
     command = [sys.executable, "-c", _ASK_METASCHEDULE]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
-    except subprocess.TimeoutExpired:
+        code, output, errors = run_child(command, _PATIENCE)
+    except TimeoutError:
         return f"not usable: no answer in {_PATIENCE} s"
-    if done.returncode == 0:
-        return done.stdout.strip()
-    return f"not usable: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+    if code == 0:
+        return output.strip()
+    return f"not usable: {(errors.strip().splitlines() or ['no reason given'])[-1]}"
 
 
 def _checkpoints() -> dict[str, str]:
@@ -106,4 +114,6 @@ def _checkpoints() -> dict[str, str]:
             found[name] = f"for {card['hardware']['name']}, test top-1 {test.get('top1', 0):.3f}"
         except CheckpointError as error:
             found[name] = str(error)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            found[name] = f"its card.json was changed ({error!r})"
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax import __version__
+from cwm_jax.records.metaschedule_database import database_files
 
 _VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -30,9 +31,19 @@ def key_hash(workload_key: str) -> str:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Returns a file's name, digest and size."""
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"file": path.name, "sha256": digest, "bytes": path.stat().st_size}
+    """Returns a file's name, digest and size; of a database's folder, those of its records.
+
+    What was read from a pipe is gone: only its name is known.
+    """
+    file = database_files(path)[1] if path.is_dir() else path
+    if not file.is_file():
+        return {"file": path.name}
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {
+        "file": path.name or path.resolve().name,
+        "sha256": digest,
+        "bytes": file.stat().st_size,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cwm_jax.cli.common import milliseconds, say, write_json
 from cwm_jax.cli.outcome import seconds_by_phase
-from cwm_jax.errors import CwmError
+from cwm_jax.errors import CwmError, OutputError
 
 if TYPE_CHECKING:
     from cwm_jax.tvm_bridge.network_rounds import NetworkTuningResult
@@ -61,7 +61,7 @@ def finish(
     """Prints the network's latency, and writes the library and the JSON that are asked for.
 
     Raises:
-        CwmError: A file cannot be written.
+        OutputError: A file cannot be written.
     """
     say(
         console,
@@ -108,8 +108,9 @@ def _export(library: Any, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         library.export_library(str(path))
-    except OSError as error:
-        raise CwmError(f"{path}: cannot be written ({error})") from error
+    except (OSError, RuntimeError) as error:  # the latter by the linker
+        why = (str(error).strip().splitlines() or ["no reason given"])[-1]
+        raise OutputError(f"{path}: cannot be written ({why})") from error
 
 
 def _as_data(

@@ -5,16 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cwm_jax.cli.common import (
+    RECORDS_HELP,
     add_checkpoint_options,
     add_json_option,
+    lock_output,
+    open_console,
+    open_progress,
+    output_path,
     positive,
     programs_of_logs,
     say,
     write_json,
 )
+from cwm_jax.files import Output, check_outputs
+from cwm_jax.interrupts import note_kept
 from cwm_jax.records.ansor_log import LogSummary
 from cwm_jax.records.program import programs_beside
 
@@ -28,9 +35,12 @@ def add_parser(commands: Any) -> None:
         "scores are comparable within a workload. Any number of records: they are streamed, and "
         "a run that was stopped goes on when the same command is given again.",
     )
-    parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
+    parser.add_argument("records", nargs="+", type=Path, help=RECORDS_HELP)
     parser.add_argument(
-        "--out", required=True, type=Path, help="file to write: FILE.parquet, or else JSON lines"
+        "--out",
+        required=True,
+        type=output_path("--out"),
+        help="file to write: FILE.parquet, or else JSON lines",
     )
     add_checkpoint_options(parser, "cpu-x86-2core")
     parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
@@ -47,10 +57,17 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Streams records through the scorer."""
-    from cwm_jax.ranking.bulk import score_logs
+    from cwm_jax.ranking.bulk import parts_of, score_logs
     from cwm_jax.ranking.scorer import Scorer
 
-    console = Console(stderr=True)
+    check_outputs(
+        Output("--out", options.out, folder=bool(options.ray)),
+        Output("--json", options.json),
+        inputs=options.records,
+    )
+    parts = parts_of(options.out)
+    lock_output(options, options.out if options.ray else parts, folder=True)
+    console = open_console(stderr=True)
     if options.ray:
         from cwm_jax.ranking.ray_scoring import score_with_ray
 
@@ -68,7 +85,9 @@ def run(options: argparse.Namespace) -> int:
     programs = programs_of_logs(options.records, options.programs)
     named = ":".join(filter(None, (options.checkpoint, options.hardware)))
     columns = (SpinnerColumn(), TextColumn("{task.completed} scored"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    bars = open_progress(console, *columns, description=False, transient=True)
+    going_on = "what is scored is kept, the same command goes on"
+    with note_kept(lambda: going_on if any(parts.iterdir()) else ""), bars as progress:
         bar = progress.add_task("", total=None)
         summary = score_logs(
             scorer,

@@ -1,18 +1,23 @@
 """What all searches share: where they live, how they show that they go on, how they end."""
 
 import argparse
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn
 
-from cwm_jax.cli.common import checkpoint_of, milliseconds
+from cwm_jax.cli.common import checkpoint_of, lock_output, milliseconds, open_progress
 from cwm_jax.errors import CwmError, RecordError
+from cwm_jax.files import Output, check_outputs
+from cwm_jax.interrupts import note_kept
+from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.search.confirmation import default_confirmations
 from cwm_jax.tvm_bridge.tracker import parse_tracker
 
@@ -59,31 +64,54 @@ def shared_settings(options: argparse.Namespace, tasks: int) -> dict[str, Any]:
 def log_path(options: argparse.Namespace, what: str) -> Path:
     """Returns the log to write or to go on with; a new one is named after `what` is tuned.
 
+    It is locked until the command ends.
+
     Raises:
-        CwmError: The options contradict each other, or the log is there or missing.
+        CwmError: The options contradict each other, the log is there or missing, an output cannot
+            be written, or another process writes the log.
     """
     if options.resume and not options.log and not options.resume.is_file():
         raise RecordError(f"{options.resume}: no such log")
-    return _chosen_path(options) or _new_path(options, what).with_suffix(".jsonl")
+    return _reserved(options, _new_path(options, what).with_suffix(".jsonl"), folder=False)
 
 
 def search_folder(options: argparse.Namespace, what: str) -> Path:
     """Returns the folder to write or to go on with, as `log_path` does.
 
     Raises:
-        CwmError: The options contradict each other, or the folder is there or missing.
+        CwmError: As `log_path` does.
     """
     if options.resume and not options.log and not options.resume.is_dir():
         raise RecordError(f"{options.resume}: no such folder of a search")
-    return _chosen_path(options) or _new_path(options, what)
+    return _reserved(options, _new_path(options, what), folder=True)
 
 
-def _chosen_path(options: argparse.Namespace) -> Path | None:
+def _reserved(options: argparse.Namespace, new: Path, *, folder: bool) -> Path:
+    """Returns the log or folder of the search, which no other process may write until the end."""
     if options.resume and options.log:
         raise CwmError("--log and --resume name the same thing; --resume alone goes on with it")
-    if options.log and options.log.exists():
-        raise CwmError(f"{options.log} exists; go on with it by --resume, or name another")
-    return options.resume or options.log
+    path = options.resume or options.log or new
+    check_outputs(
+        Output("--resume" if options.resume else "--log", path, folder),
+        Output("--json", options.json),
+        Output("--export", options.export),
+    )
+    if path.is_file() and not os.access(path, os.W_OK):
+        raise CwmError(f"{path}: cannot be written (Permission denied)")
+    taken = _holds_trials(path) if path.is_dir() else path.exists()
+    lock_output(options, path, folder=folder)
+    if options.log and taken:
+        raise CwmError(f"{path} exists; go on with it by --resume, or name another")
+    return path
+
+
+def _holds_trials(folder: Path) -> bool:
+    """Whether a folder holds more than a search that was stopped before its first round leaves."""
+    begun = {WORKLOADS_FILE, RECORDS_FILE, "records.programs.jsonl"}
+    return any(
+        file.name not in begun or (file.name == RECORDS_FILE and file.stat().st_size)
+        for file in folder.iterdir()
+    )
 
 
 def _new_path(options: argparse.Namespace, what: str) -> Path:
@@ -106,25 +134,21 @@ def shown_search(
 
     Yields:
         A function that takes the candidates measured so far, and a latency in seconds.
-
-    Raises:
-        CwmError: On Ctrl-C.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=console) as progress:
+    with (
+        note_kept(partial(_how_to_go_on, place)),
+        open_progress(console, BarColumn(), MofNCompleteColumn()) as progress,
+    ):
         bar = progress.add_task("searching", total=trials, completed=earlier)
 
         def report(done: int, latency: float) -> None:
             progress.update(bar, completed=done, description=f"{what} {milliseconds(latency)}")
 
-        try:
-            yield report
-        except KeyboardInterrupt:
-            raise interrupted(place) from None
+        yield report
 
 
-def interrupted(log: Path) -> CwmError:
-    """What to say of a search that Ctrl-C ended."""
-    if log.exists():
-        return CwmError(f"interrupted; finished rounds are in {log}, go on with --resume {log}")
-    return CwmError("interrupted before the first round was measured")
+def _how_to_go_on(place: Path) -> str:
+    """Says of a search that is interrupted what is kept."""
+    if place.is_file() or (place / "records.jsonl").exists():
+        return f"finished rounds are in {place}, go on with --resume {place}"
+    return "no round was measured yet"

@@ -2,17 +2,28 @@
 
 import argparse
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.cli.common import (
+    RECORDS_HELP,
+    add_json_option,
+    lock_output,
+    open_console,
+    open_progress,
+    output_path,
+    positive,
+    say,
+    write_json,
+)
 from cwm_jax.cli.model_card import (
     describe_file,
     git_commit,
@@ -22,10 +33,13 @@ from cwm_jax.cli.model_card import (
 )
 from cwm_jax.cli.training_data import TrainingData, read_training_data
 from cwm_jax.errors import CwmError
+from cwm_jax.files import Output, check_outputs
+from cwm_jax.interrupts import note_kept, writing
 from cwm_jax.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from cwm_jax.training.loop import Epoch
+    from cwm_jax.training.snapshots import Snapshots
 
 
 def add_parser(commands: Any) -> None:
@@ -39,11 +53,13 @@ def add_parser(commands: Any) -> None:
         "command is given again. All local devices are used; for several hosts give each the "
         "same command, --coordinator, --processes and its own --process.",
     )
-    parser.add_argument("records", nargs="+", type=Path, help="Ansor logs, plain or gzip'd")
+    parser.add_argument("records", nargs="+", type=Path, help=RECORDS_HELP)
     parser.add_argument(
         "--hardware", required=True, help="name of a hardware card, or the path of a .json card"
     )
-    parser.add_argument("--out", required=True, type=Path, help="checkpoint folder to write")
+    parser.add_argument(
+        "--out", required=True, type=output_path("--out"), help="checkpoint folder to write"
+    )
     parser.add_argument(
         "--programs",
         nargs="*",
@@ -95,13 +111,16 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--stream",
-        type=Path,
+        type=output_path("--stream"),
         metavar="DIR",
         help="for logs larger than memory: keep encoded schedules in this folder meanwhile; "
         "store features are not read",
     )
     parser.add_argument(
-        "--tensorboard", type=Path, metavar="DIR", help="also write the curves for TensorBoard"
+        "--tensorboard",
+        type=output_path("--tensorboard"),
+        metavar="DIR",
+        help="also write the curves for TensorBoard",
     )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of several hosts")
     parser.add_argument("--processes", type=positive, default=1, help="hosts in all (1)")
@@ -123,13 +142,32 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.training.snapshots import Snapshots
     from cwm_jax.training.summaries import write_curves
 
+    check_outputs(
+        Output("--out", options.out, folder=True),
+        Output("--json", options.json),
+        Output("--tensorboard", options.tensorboard, folder=True),
+        Output("--stream", options.stream, folder=True),
+        inputs=options.records,
+    )
+    out = _place_of(options)
+    # Where every host can read them, if there are several.
+    snapshots = Snapshots(out.with_name(f".{out.name}-snapshots"))
+    check_outputs(Output("--out", snapshots.folder, folder=True))
     keep_compiled_programs()
     first = _join_hosts(options)
-    console = Console(stderr=True, quiet=not first)
+    if first:
+        lock_output(options, snapshots.folder, folder=True)
+    console = open_console(stderr=True, quiet=not first)
     hardware = load_hardware(options.hardware)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs, precision=options.precision)
     data = read_training_data(options, hardware, config)
     say(console, f"read {data.summary}\n{data}")
+    if not data.test:
+        say(
+            console,
+            "no workload is left to judge the checkpoint by: these logs are too small for a test "
+            "set, so its quality will not be known",
+        )
     model_config, initial, labelled, known_tests = ModelConfig(), None, data.training, 0
     if named := options.start or options.teacher:
         base = load_checkpoint(find_checkpoint(named))
@@ -145,10 +183,8 @@ def run(options: argparse.Namespace) -> int:
         else:
             model_config = dataclasses.replace(base.config, members=1)
             labelled = teach(labelled, base.model)
-    # Where every host can read them, if there are several.
-    snapshots = Snapshots(options.out.with_name(f".{options.out.name}-snapshots"))
     started = time.perf_counter()
-    with _shown(console, config.epochs) as report:
+    with note_kept(lambda: _kept(snapshots)), _shown(console, config.epochs) as report:
         trained = train(
             data.test | labelled,
             list(labelled),
@@ -171,17 +207,41 @@ def run(options: argparse.Namespace) -> int:
     }
     curves = b"".join(orjson.dumps(epoch._asdict()) + b"\n" for epoch in trained.curves)
     files = {"curves.jsonl": curves}
-    save_checkpoint(options.out, trained.model, model_config, hardware, card, files)
-    snapshots.clear()
+    with writing():
+        save_checkpoint(out, trained.model, model_config, hardware, card, files)
+        snapshots.clear()
     if options.tensorboard:
         write_curves(options.tensorboard, trained.curves)
-    say(
-        console,
-        f"test: top-1 {test.top1:.3f}, top-5 {test.top5:.3f}, pairwise {test.pairwise:.3f}, "
-        f"Spearman {test.spearman:.3f}\nwrote {options.out}",
-    )
+    measures = ("top-1", test.top1), ("top-5", test.top5), ("pairwise", test.pairwise)
+    found = _shown_measures([*measures, ("Spearman", test.spearman)])
+    judged = f"test: {found}" if found else "not judged: no test workload tells its ranking"
+    say(console, f"{judged}\nwrote {options.out}")
     write_json(options.json, {"checkpoint": str(options.out), **card})
     return 0
+
+
+def _place_of(options: argparse.Namespace) -> Path:
+    """Returns the folder of the checkpoint.
+
+    Raises:
+        CwmError: It holds something else, or cannot be replaced by a new folder.
+    """
+    out = options.out if options.out.name not in ("", "..") else options.out.resolve()
+    if not out.name or out.is_mount():
+        raise CwmError(f"--out {out}: cannot be replaced by a new folder; name one in it")
+    if out.is_dir() and any(out.iterdir()) and not (out / "card.json").exists():
+        raise CwmError(
+            f"--out {out}: holds something else than a checkpoint, which would be lost; name a new "
+            "folder"
+        )
+    return out
+
+
+def _kept(snapshots: "Snapshots") -> str:
+    """Says of a run that is interrupted what is kept."""
+    if snapshots.folder.is_dir() and any(p.name.isdigit() for p in snapshots.folder.iterdir()):
+        return f"a snapshot is in {snapshots.folder}, the same command goes on from it"
+    return "no snapshot was due yet, the same command starts anew"
 
 
 def _join_hosts(options: argparse.Namespace) -> bool:
@@ -198,22 +258,29 @@ def _join_hosts(options: argparse.Namespace) -> bool:
 @contextmanager
 def _shown(console: Console, epochs: int) -> "Iterator[Callable[[Epoch], None]]":
     """Gives what shows each epoch when it is over."""
-    with Progress(
+    columns = (
         TextColumn("epoch {task.completed}/{task.total}"),
         BarColumn(),
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
-        console=console,
-    ) as progress:
+    )
+    with open_progress(console, *columns, description=False) as progress:
         bar = progress.add_task("", total=epochs)
 
         def report(epoch: "Epoch") -> None:
-            text = f"loss {epoch.loss:.3f}  top-1 {epoch.top1:.3f}  pairwise {epoch.pairwise:.3f}"
+            measures = ("loss", epoch.loss), ("top-1", epoch.top1), ("pairwise", epoch.pairwise)
+            text = _shown_measures(measures)
             progress.update(bar, completed=epoch.epoch, description=text)
             if not console.is_terminal:  # where a bar is shown only once, at the end
                 say(console, f"epoch {epoch.epoch}  {text}  {epoch.seconds:.0f} s")
 
         yield report
+
+
+def _shown_measures(measures: Sequence[tuple[str, float]]) -> str:
+    """Shows those that are known: none is of an empty test set."""
+    known = (f"{name} {value:.3f}" for name, value in measures if not math.isnan(value))
+    return ", ".join(known)
 
 
 def _provenance(

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,9 @@ def read_training_data(
         test = held_out
         split = split._replace(test=tuple(sorted({found.key for found in held_out.values()})))
     known = sum(key in programs for key in keys)
+    if not training and not others:
+        shown = ", ".join(options.hold_out)
+        raise CwmError(f"--hold-out {shown}: leaves none of {len(keys)} workloads to train on")
     return TrainingData(
         training | others,
         test,
@@ -101,26 +105,38 @@ def _read(
     summary: LogSummary,
 ) -> "tuple[dict[str, WorkloadData], set[str]]":
     """Reads and encodes the logs; returns the workloads, and the engines whose records they are."""
+    from cwm_jax.ranking.pairing import warn_of_training
     from cwm_jax.training.dataset import build_dataset
     from cwm_jax.training.disk_arrays import RowFile
     from cwm_jax.training.streaming import stream_dataset
 
     engines: set[str] = set()
     if not options.stream:
-        records, stores = load_with_stores(options.records, summary)
+        records, stores = load_with_stores(options.records, summary, programs)
         engines.update(record.engine for record in records)
+        warn_of_training(hardware, Counter(map(_where_measured, records)))
         return build_dataset(records, programs, hardware, stores), engines
+
+    measured: Counter[tuple[str, int | None]] = Counter()
 
     def streamed() -> Iterator[Record]:
         for log in options.records:
-            for record in iterate_records(log, summary):
+            for record in iterate_records(log, summary, programs):
                 engines.add(record.engine)
+                measured[_where_measured(record)] += 1
                 yield record
 
+    options.stream.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=options.stream, suffix=".schedules") as named:
         # The file lives as long as it is open, whatever becomes of its name.
         file = RowFile(Path(named.name))
-    return stream_dataset(streamed(), programs, hardware, file), engines
+    dataset = stream_dataset(streamed(), programs, hardware, file)
+    warn_of_training(hardware, measured)
+    return dataset, engines
+
+
+def _where_measured(record: Record) -> tuple[str, int | None]:
+    return record.target, record.cores
 
 
 def split_of(keys: Sequence[str], options: argparse.Namespace, config: TrainingConfig) -> "Split":
@@ -137,10 +153,10 @@ def split_of(keys: Sequence[str], options: argparse.Namespace, config: TrainingC
         CwmError: No log holds a network that is to be held out.
     """
     from cwm_jax.evaluation.splits import split_by_network
-    from cwm_jax.training.dataset import Split, split_workloads
+    from cwm_jax.training.dataset import Split, split_for_training
 
     if not options.hold_out:
-        return split_workloads(keys, test=config.test, seed=config.seed)
+        return split_for_training(keys, test=config.test, seed=config.seed)
     occurrences: dict[str, dict[str, int]] = {key: {} for key in keys}
     names: set[str] = set()
     others = (Path(text.partition("=")[2]) for text in options.also)
@@ -164,6 +180,7 @@ def _other_devices(
     """
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.features.hardware import load_hardware
+    from cwm_jax.ranking.pairing import warn_of_training
     from cwm_jax.training.dataset import build_dataset
 
     found: dict[str, WorkloadData] = {}
@@ -174,9 +191,11 @@ def _other_devices(
         if not separator:
             raise CwmError(f"--also {text!r}: expected HARDWARE=LOG")
         log = Path(path)
+        card = load_hardware(name)
         records, stores = load_with_stores([log], LogSummary())
         engines |= {record.engine for record in records}
-        dataset = build_dataset(records, load_programs(log), load_hardware(name), stores)
+        warn_of_training(card, Counter(map(_where_measured, records)))
+        dataset = build_dataset(records, load_programs(log), card, stores)
         of_networks = {*split_by_network(occurrences_beside(log), networks).test_keys}
         for key, workload in dataset.items():
             if key in of_networks:

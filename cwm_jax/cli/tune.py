@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from cwm_jax.cli.common import (
     add_checkpoint_options,
     add_json_option,
     not_negative,
+    open_console,
+    output_path,
     positive,
     say,
 )
@@ -85,10 +85,15 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--log",
-        type=Path,
+        type=output_path("--log"),
         help="log to write, for MetaSchedule a folder (default: a new one in runs/)",
     )
-    parser.add_argument("--resume", type=Path, metavar="LOG", help="go on with this log or folder")
+    parser.add_argument(
+        "--resume",
+        type=output_path("--resume"),
+        metavar="LOG",
+        help="go on with this log or folder",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--round",
@@ -121,7 +126,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--export",
-        type=Path,
+        type=output_path("--export"),
         metavar="FILE.so",
         help="with --network: write the compiled network as a library that TVM's runtime loads",
     )
@@ -176,7 +181,7 @@ def run(options: argparse.Namespace) -> int:
     # Training on this log needs the compute graph, and should not need TVM.
     write_programs([program_of_task(tvm, task)], programs_path(log))
     config = tuning_config(options)
-    console = Console()
+    console = open_console()
     say(console, f"{options.workload} on {task.target}, log {log}")
     with shown_search(console, config.trials, log, "best", len(earlier)) as show:
 

@@ -3,9 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from cwm_jax.cli.common import say
+from cwm_jax.cli.common import open_console, say
 from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, search_folder, shared_settings, shown_search
 from cwm_jax.tvm_bridge.workloads import parse_workload
@@ -30,7 +28,7 @@ def run_metaschedule(options: argparse.Namespace) -> int:
     target = resolve_target(tvm, options.target, remote=bool(options.rpc))
     module = create_module(tvm, workload, target)
     config = search_config(options)
-    console = Console()
+    console = open_console()
     say(console, f"{options.workload} on {target}, folder {folder}")
     with shown_search(console, config.trials, folder, "best") as show:
 

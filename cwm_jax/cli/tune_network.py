@@ -3,9 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from cwm_jax.cli.common import say
+from cwm_jax.cli.common import open_console, say
 from cwm_jax.cli.network_outcome import (
     NetworkTask,
     check_export,
@@ -41,7 +39,7 @@ def run_network(options: argparse.Namespace) -> int:
     source = load_network(tvm, options.network, options.seed)
     scorer = load_scorer(options)
     target = resolve_target(tvm, options.target, remote=bool(options.rpc))
-    console = Console()
+    console = open_console()
     tasks = extract_tasks(tvm, source.module, source.params, target)
     check_trials(options, len(tasks))
     earlier = []

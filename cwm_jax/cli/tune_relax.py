@@ -1,11 +1,10 @@
 """`cwm tune --engine metaschedule --network`: all modules of a network, then the network."""
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from cwm_jax.cli.common import say
+from cwm_jax.cli.common import open_console, say
 from cwm_jax.cli.network_outcome import (
     NetworkTask,
     check_export,
@@ -28,6 +27,7 @@ def run_relax(options: argparse.Namespace) -> int:
     scorer = load_scorer(options)
 
     from cwm_jax.tvm_bridge.metaschedule.networks import (
+        check_network,
         compile_network,
         programs_of_tasks,
         random_arguments,
@@ -37,16 +37,19 @@ def run_relax(options: argparse.Namespace) -> int:
     from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules
     from cwm_jax.tvm_bridge.metaschedule.relax_sources import load_relax_network
     from cwm_jax.tvm_bridge.metaschedule.targets import resolve_target
+    from cwm_jax.tvm_bridge.metaschedule.tir_programs import name_of_function
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
     target = resolve_target(tvm, options.target, remote=bool(options.rpc))
-    network, module = load_relax_network(tvm, options.network)
+    network, module = load_relax_network(tvm, options.network, target)
     tasks = extract_modules(tvm, module, target)
     check_trials(options, len(tasks))
+    check_network(tvm, options.network, module, target)
+    arguments = random_arguments(module, options.seed)
     programs = programs_of_tasks(tvm, tasks)
     config = search_config(options, len(tasks))
-    console = Console()
+    console = open_console()
     say(console, f"{network}: {len(tasks)} tasks on {target}, folder {folder}")
     with shown_search(console, config.trials, folder, "estimated latency") as show:
 
@@ -57,13 +60,16 @@ def run_relax(options: argparse.Namespace) -> int:
             tvm, tasks, programs, target, config, folder, scorer=scorer, report=report
         )
     rows = [
-        NetworkTask(program.workload_key, program.stages[-1].name, weight, program.flop)
-        for program, (_, weight) in zip(programs, tasks, strict=True)
+        NetworkTask(program.workload_key, name_of_function(task), weight, program.flop)
+        for program, (task, weight) in zip(programs, tasks, strict=True)
     ]
     print_tasks(console, rows, result)
+    if math.isinf(min(result.best_latencies)):
+        why = result.first_error or "no candidate was found"
+        say(console, f"none of {sum(result.trials)} trials succeeded ({why}); folder {folder}")
+        return 1
     say(console, f"compiling {network}")
     executable = compile_network(tvm, module, target, folder)
-    arguments = random_arguments(module, options.seed)
     timings = time_executable(tvm, executable, target, arguments, TIMINGS, config.tracker)
     finish(options, console, network, str(target), rows, result, timings, executable, folder)
     return 0

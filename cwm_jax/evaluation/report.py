@@ -1,5 +1,6 @@
 """A report to look at: plots of what a checkpoint makes of recorded candidates."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -50,9 +51,11 @@ def write_report(
     plots = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     ranker = Ranker(model)
-    ordered = sorted(dataset.values(), key=lambda workload: -len(workload.latencies))
+    names = {name: _name(name, programs.get(w.key)) for name, w in dataset.items()}
+    # One workload may be there for several devices: the data set's names tell them apart.
+    named = [dataclasses.replace(workload, key=name) for name, workload in dataset.items()]
+    ordered = sorted(named, key=lambda workload: -len(workload.latencies))
     scores = {w.key: ranker(w.program, w.steps, w.hardware) for w in ordered}
-    names = {w.key: _name(w.key, programs.get(w.key)) for w in ordered}
     chosen = _varied(ordered, names)[:_PANELS]
     pictures = {
         "ranks.png": _draw_ranks(plots, chosen, scores, names),

@@ -11,6 +11,7 @@ import orjson
 from jaxtyping import Float32
 
 from cwm_jax.errors import HardwareError
+from cwm_jax.records.lines import without_mark
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ def hardware_from_json(text: bytes | str, where: str) -> HardwareCard:
         HardwareError: A field is missing, unknown or of the wrong type.
     """
     try:
-        data = orjson.loads(text)
+        data = orjson.loads(without_mark(text.encode() if isinstance(text, str) else text))
         card = HardwareCard(**data)
         if card.kind not in ("cpu", "gpu") or not re.fullmatch(r"[\w.-]{1,64}", card.name):
             raise HardwareError(f"{where}: kind {card.kind!r} or name {card.name!r} is invalid")

@@ -18,26 +18,31 @@ from typing import BinaryIO
 from cwm_jax.errors import RecordError
 from cwm_jax.features.steps import Groups, group_schedules
 from cwm_jax.garbage import collection_paused
+from cwm_jax.interrupts import sheltered_children
 from cwm_jax.records.metaschedule_database import parse_trace_lines
 from cwm_jax.records.program import Program
-from cwm_jax.records.trace_translation import translate_traces
+from cwm_jax.records.trace_translation import Unread, translate_traces
 from cwm_jax.records.traces import Skeletons
 
 _READY = b"\n"
 
 
-def group_trace_lines(lines: Sequence[bytes], program: Program) -> Groups:
+def group_trace_lines(
+    lines: Sequence[bytes], program: Program, unread: Unread | None = None
+) -> Groups:
     """Groups the schedules that lines of a MetaSchedule database say, as `group_schedules` does.
 
     Args:
         lines: As TVM writes them.
         program: What they schedule.
+        unread: As for `translate_traces`.
 
     Raises:
-        RecordError: A line is no record, or its trace is not one of the program.
+        RecordError: A line is no record, or, without `unread`, its trace is not one of the
+            program.
     """
     traces = parse_trace_lines(lines, Skeletons())
-    return group_schedules(list(translate_traces(traces, program)))
+    return group_schedules(list(translate_traces(traces, program, unread)))
 
 
 class TraceHelper:
@@ -51,14 +56,17 @@ class TraceHelper:
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = self._answering = False
 
-    def begin(self, lines: Sequence[bytes], program: Program) -> Callable[[], Groups]:
+    def begin(
+        self, lines: Sequence[bytes], program: Program, unread: Unread | None = None
+    ) -> Callable[[], Groups]:
         """Begins what `group_trace_lines` does; returns what waits for its result.
 
         Args:
             lines: As `group_trace_lines` takes them.
             program: What they schedule.
+            unread: As for `translate_traces`; called in this process.
         """
-        here = partial(group_trace_lines, lines, program)
+        here = partial(group_trace_lines, lines, program, unread)
         process = self._idle_process()
         if process is None or not lines:
             return here
@@ -78,7 +86,8 @@ class TraceHelper:
         if self._process is None:
             command = [sys.executable, "-m", "cwm_jax.features.trace_helper"]
             pipe = subprocess.PIPE
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
+            with sheltered_children():  # in its imports, too
+                self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
             self._end = weakref.finalize(self, _end, self._process)
         said = self._process.stdout
         assert said is not None

@@ -19,7 +19,7 @@ import jax
 import orjson
 from flax import nnx
 
-from cwm_jax.errors import CheckpointError, HardwareError
+from cwm_jax.errors import CheckpointError, CheckpointOutputError, HardwareError
 from cwm_jax.features.hardware import HardwareCard, hardware_from_json
 from cwm_jax.features.program import GLOBAL_COLUMNS, STAGE_COLUMNS
 from cwm_jax.features.replay import COLUMNS
@@ -81,7 +81,7 @@ def save_checkpoint(
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+        raise CheckpointOutputError(f"{path}: cannot be written ({error})") from error
     try:
         save_arrays(work / _PARAMETERS, nnx.to_pure_dict(model.state))
         card = {
@@ -98,7 +98,7 @@ def save_checkpoint(
         work.chmod(0o755)
         _replace_folder(work, path)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error})") from error
+        raise CheckpointOutputError(f"{path}: cannot be written ({error})") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -15,11 +15,12 @@ import orjson
 from jaxtyping import Float32
 from numpy import ndarray
 
-from cwm_jax.errors import CwmError, RecordError
+from cwm_jax.errors import CwmError, OutputError, RecordError
 from cwm_jax.files import write_atomically
 from cwm_jax.prefetching import in_chunks, prefetched
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
+from cwm_jax.records.metaschedule_database import database_files
 from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
 
@@ -53,7 +54,7 @@ def score_logs(
 
     Args:
         scorer: The model.
-        logs: Ansor logs, plain or gzip'd.
+        logs: Logs, plain or gzip'd, or folders of MetaSchedule's databases.
         programs: Compute graphs by workload key.
         out: File to write: Parquet if its name ends so, else JSON lines.
         checkpoint: Names the model; a run that was stopped goes on only with the same.
@@ -65,14 +66,15 @@ def score_logs(
 
     Raises:
         RecordError: A log is missing, empty or holds no readable record.
-        CwmError: The file cannot be written, or holds the parts of another run.
+        CwmError: The folder beside the file holds the parts of another run.
+        OutputError: The file cannot be written.
     """
     form = _PARQUET if out.suffix == ".parquet" else _JSON_LINES
-    parts = out.with_name(f".{out.name}-parts")
+    parts = parts_of(out)
     summary = LogSummary()
     try:
         _open_parts(parts, _run_of(logs, checkpoint, chunk))
-        records = (record for log in logs for record in iterate_records(log, summary))
+        records = (record for log in logs for record in iterate_records(log, summary, programs))
         written: list[Path] = []
         scored = 0
         for number, part in enumerate(prefetched(in_chunks(records, chunk))):
@@ -90,14 +92,20 @@ def score_logs(
             shutil.rmtree(parts, ignore_errors=True)
         raise
     except OSError as error:
-        raise CwmError(f"{out}: cannot be written ({error})") from error
+        raise OutputError(f"{out}: cannot be written ({error})") from error
     shutil.rmtree(parts, ignore_errors=True)
     return summary
 
 
+def parts_of(out: Path) -> Path:
+    """Returns the folder of finished chunks, while a file is written."""
+    return out.with_name(f".{out.name}-parts")
+
+
 def _run_of(logs: Sequence[Path], checkpoint: str, chunk: int) -> dict[str, Any]:
     """What decides the scores; a missing log is reported when it is read."""
-    found = [(log, log.stat() if log.exists() else None) for log in logs]
+    files = [file for log in logs for file in ([*database_files(log)] if log.is_dir() else [log])]
+    found = [(file, file.stat() if file.exists() else None) for file in files]
     return {
         "checkpoint": checkpoint,
         "chunk": chunk,

@@ -28,6 +28,7 @@ from cwm_jax.ranking.trust import (
     most_agreeing,
 )
 from cwm_jax.records.program import Program
+from cwm_jax.records.record import latency_of_costs
 from cwm_jax.records.steps import Step
 
 Schedule = tuple[Step, ...]
@@ -101,10 +102,10 @@ class OnlineRanker:
         Args:
             workload_key: Of the program.
             schedule: What was measured.
-            latency: In seconds; infinity if it failed.
+            latency: In seconds; infinity if it failed. What no program can take counts as failed.
         """
         self._schedules[workload_key].append(schedule)
-        self._latencies[workload_key].append(latency)
+        self._latencies[workload_key].append(latency_of_costs([latency]))
 
     def spend(self, program: Program, size: int) -> tuple[int, int]:
         """Says how to spend the next measurements of a program.

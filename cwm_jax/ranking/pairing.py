@@ -2,15 +2,52 @@
 
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
 from cwm_jax.features.hardware import HardwareCard
+from cwm_jax.records.record import Record
 
 _CPU_TARGETS = ("llvm", "c", "hybrid")
 
 
 class PairingWarning(UserWarning):
     """A model ranks for another device, or reads other things, than it was trained on."""
+
+
+def warn_of_records(
+    card: HardwareCard, engines: Collection[str], records: Iterable[Record]
+) -> None:
+    """Warns where records are of another device or engine than a model ranks for.
+
+    Args:
+        card: The device that the model ranks for.
+        engines: Whose records it was trained on.
+        records: What it is to rank.
+    """
+    seen = dict.fromkeys((record.target, record.cores, record.engine) for record in records)
+    for target, cores in dict.fromkeys((target, cores) for target, cores, _ in seen):
+        warn_of_target(card, target, cores)
+    for engine in dict.fromkeys(engine for _, _, engine in seen):
+        warn_of_engine(engines, engine)
+
+
+def warn_of_training(card: HardwareCard, counts: Mapping[tuple[str, int | None], int]) -> None:
+    """Warns where records to train on are of another device than the card that is given for them.
+
+    Args:
+        card: The device that they are said to be of.
+        counts: How many there are of each target and number of CPU cores.
+    """
+    for (target, cores), count in counts.items():
+        found = _other_device(card, target, cores)
+        if found is not None:
+            warnings.warn(
+                f"{count} records to train on are said to be of {card.name}, {found[0]}, but "
+                f"their target {target!r} is {found[1]}: keep them in a log of their own, and "
+                "train on it by --also CARD=LOG",
+                PairingWarning,
+                stacklevel=3,
+            )
 
 
 def warn_of_target(card: HardwareCard, target: str, cores: int | None = None) -> None:
@@ -21,19 +58,37 @@ def warn_of_target(card: HardwareCard, target: str, cores: int | None = None) ->
         target: TVM target string, or the JSON of one.
         cores: CPU cores that the target runs on, if known.
     """
-    kind = kind_of_target(target)
-    wrong_cores = kind == card.kind == "cpu" and cores is not None and cores != card.cores
-    if kind == card.kind and not wrong_cores:
+    if not target:
+        warnings.warn(
+            f"records do not say their target, and are ranked as {card.name}'s: name the hardware "
+            "card of their device (--hardware CARD) if it is another",
+            PairingWarning,
+            stacklevel=3,
+        )
         return
-    found = f"a {kind}" + (f" of {cores} cores" if wrong_cores else "")
-    ranked = f"a {card.kind}" + (f" of {card.cores} cores" if wrong_cores else "")
+    found = _other_device(card, target, cores)
+    if found is None:
+        return
+    ranked, other = found
     warnings.warn(
-        f"the world model ranks for {card.name}, {ranked}, but {target!r} is {found}: name its "
+        f"the world model ranks for {card.name}, {ranked}, but {target!r} is {other}: name its "
         "hardware card (--hardware CARD, Scorer.load(..., hardware=CARD)), or train a checkpoint "
         "for it with `cwm train`",
         PairingWarning,
         stacklevel=3,
     )
+
+
+def _other_device(card: HardwareCard, target: str, cores: int | None) -> tuple[str, str] | None:
+    """What a card's device is and what a target's is; None where they do not contradict."""
+    if not target:
+        return None
+    kind = kind_of_target(target)
+    wrong_cores = kind == card.kind == "cpu" and cores is not None and cores != card.cores
+    if kind == card.kind and not wrong_cores:
+        return None
+    ranked = f"a {card.kind}" + (f" of {card.cores} cores" if wrong_cores else "")
+    return ranked, f"a {kind}" + (f" of {cores} cores" if wrong_cores else "")
 
 
 def warn_of_engine(engines: Collection[str], engine: str) -> None:
@@ -58,8 +113,8 @@ def warn_of_missing_program() -> None:
     """Warns where a workload is ranked without its compute graph."""
     warnings.warn(
         "workloads without a compute graph are ranked from the shapes in their keys, far worse "
-        "than with it: pass `cwm_jax.load_programs(LOG)`, or write LOG.programs.jsonl as "
-        "tools/programs_from_tasks.py does",
+        "than with it: pass `cwm_jax.load_programs(LOG)`; of a MetaSchedule database "
+        "`cwm import FOLDER --out LOG` writes them",
         PairingWarning,
         stacklevel=3,
     )

@@ -21,7 +21,7 @@ from cwm_jax.model.checkpoint import load_checkpoint
 from cwm_jax.model.ensemble import Ensemble, EnsembleRanking, rank_together
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.locations import find_checkpoint
-from cwm_jax.ranking.pairing import warn_of_engine, warn_of_missing_program, warn_of_target
+from cwm_jax.ranking.pairing import warn_of_missing_program, warn_of_records
 from cwm_jax.ranking.shared_rollouts import SharedRollouts
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
@@ -202,15 +202,13 @@ class Scorer:
         rows: dict[str, list[int]] = defaultdict(list)
         for at, record in enumerate(records):
             rows[record.workload_key].append(at)
+        warn_of_records(self.hardware, self.engines, records)
         scores = np.zeros(len(records), np.float32)
         for key, members in rows.items():
             program = (programs or {}).get(key)
             if program is None:
                 warn_of_missing_program()
                 program = shape_only_program(key)
-            first = records[members[0]]
-            warn_of_target(self.hardware, first.target, first.cores)
-            warn_of_engine(self.engines, first.engine)
             groups = group_schedules([records[at].steps for at in members])
             scores[members] = self.rank_groups(program, groups, of_searches=True).score
         return scores

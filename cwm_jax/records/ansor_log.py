@@ -10,14 +10,16 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from cwm_jax.errors import RecordError
+from cwm_jax.files import append_lines
 from cwm_jax.records.lines import MAX_LINE_BYTES, iterate_lines
+from cwm_jax.records.program import Program, load_programs
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, STEPS, Field, Role, Step
 
@@ -87,7 +89,7 @@ def _parse_input(data: Any, known: _Kinds) -> tuple[str, str, TaskDetails, tuple
             raise RecordError('field "i": expected [[workload_key, target, ...], [[], steps]]')
     if len(steps) > MAX_STEPS:
         raise RecordError(f'field "i": {len(steps)} steps, expected at most {MAX_STEPS}')
-    parsed = tuple(_parse_step(step, position, known) for position, step in enumerate(steps))
+    parsed = tuple(parse_step(step, position, known) for position, step in enumerate(steps))
     return workload_key, target, _parse_details(details), parsed
 
 
@@ -109,7 +111,18 @@ def _parse_details(details: list[Any]) -> TaskDetails:
     return TaskDetails(hardware, tuple(rest))
 
 
-def _parse_step(data: Any, position: int, known: _Kinds) -> Step:
+def parse_step(data: Any, position: int, known: _Kinds) -> Step:
+    """Reads a step from its JSON form, `[kind, field, ...]`.
+
+    Args:
+        data: The form.
+        position: Of the step, for errors.
+        known: Fields of each kind that there may be.
+
+    Raises:
+        RecordError: It is none; the message names the step, the field, what was found and what was
+            expected.
+    """
     kind = data[0] if isinstance(data, list) and data else None
     if not isinstance(kind, str) or kind not in known:
         raise RecordError(f"step {position}: unknown kind {str(kind)[:40]!r}")
@@ -180,25 +193,44 @@ def _format_number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
+def iterate_records(
+    path: Path, summary: LogSummary, programs: Mapping[str, Program] | None = None
+) -> Iterator[Record]:
     """Streams the records of one log, gzip'd or plain, skipping what does not parse.
 
+    Blank lines, and comments (lines that begin with `#`, as in TVM's own reader), are no records
+    and are not counted. A folder is read as a database of MetaSchedule.
+
     Args:
-        path: The log.
+        path: The log, or a database's folder.
         summary: Counts what is read and what is skipped.
+        programs: Compute graphs of a database's workloads, beside those that lie in its folder.
 
     Raises:
         RecordError: The file does not exist, is empty, or holds no readable record.
     """
+    if path.is_dir():
+        from cwm_jax.records.metaschedule_database import iterate_database
+
+        known = {**load_programs(path), **(programs or {})}
+        yield from iterate_database(path, known, summary)
+        return
     before = summary.records
+    first_problem = ""
     known_steps: dict[Step, Step] = {}
-    for number, line in read_lines(path, summary):
-        if not line.strip():
+
+    def skip(problem: str) -> None:
+        nonlocal first_problem
+        first_problem = first_problem or problem
+        summary.skip(problem)
+
+    for number, line in read_lines(path, skip):
+        if is_blank(line):
             continue
         try:
             record = parse_line(line)
         except RecordError as error:
-            summary.skip(f"{path}:{number}: {error}")
+            skip(f"{path}:{number}: {error}")
             continue
         # Schedules repeat most of their steps: sharing equal ones keeps large logs in memory.
         steps = tuple(known_steps.setdefault(step, step) for step in record.steps)
@@ -206,16 +238,22 @@ def iterate_records(path: Path, summary: LogSummary) -> Iterator[Record]:
         summary.valid += record.valid
         yield dataclasses.replace(record, steps=steps)
     if summary.records == before:
-        found = f"first problem: {summary.problems[-1]}" if summary.problems else "it is empty"
+        found = f"first problem: {first_problem}" if first_problem else "it is empty"
         raise RecordError(f"{path}: no readable tuning record ({found})")
 
 
-def read_lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
+def is_blank(line: bytes) -> bool:
+    """Whether a line of a log is empty or a comment."""
+    text = line.strip()
+    return not text or text.startswith(b"#")
+
+
+def read_lines(path: Path, skip: Callable[[str], None]) -> Iterator[tuple[int, bytes]]:
     """Streams the lines of a file, gzip'd or plain, with their numbers from 1.
 
     Args:
         path: The file.
-        summary: Counts lines that are too long, and a rest that cannot be read.
+        skip: Is told of lines that are too long, and of a rest that cannot be read.
 
     Raises:
         RecordError: The file is missing, or not even its first line can be read.
@@ -225,33 +263,38 @@ def read_lines(path: Path, summary: LogSummary) -> Iterator[tuple[int, bytes]]:
         for line in iterate_lines(path):
             number += 1
             if line is None:
-                summary.skip(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes")
+                skip(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes")
             else:
                 yield number, line
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such log") from error
     except OSError as error:
+        why = error.strerror or str(error)
         if number == 0:
-            raise RecordError(f"{path}: cannot be read ({error})") from error
-        summary.skip(f"{path}:{number + 1}: the rest cannot be read ({error})")
+            raise RecordError(f"{path}: cannot be read ({why})") from error
+        skip(f"{path}:{number + 1}: the rest cannot be read ({why})")
 
 
 def load_records(
-    *paths: Path | str, summary: LogSummary | None = None, valid_only: bool = False
+    *paths: Path | str,
+    summary: LogSummary | None = None,
+    valid_only: bool = False,
+    programs: Mapping[str, Program] | None = None,
 ) -> list[Record]:
     """Reads whole logs into memory, in order.
 
     Args:
-        paths: Ansor logs, gzip'd or plain.
+        paths: Logs, gzip'd or plain, and folders of MetaSchedule's databases.
         summary: Counts what is read and skipped. Without one, skipped lines give a warning.
         valid_only: Leaves out failed measurements.
+        programs: As for `iterate_records`.
 
     Raises:
         RecordError: A log is missing, empty or holds no readable record; or, with
             `valid_only`, the logs hold no valid measurement.
     """
     counts = LogSummary() if summary is None else summary
-    records = [record for path in paths for record in iterate_records(Path(path), counts)]
+    records = [record for path in paths for record in iterate_records(Path(path), counts, programs)]
     if valid_only:
         records = [record for record in records if record.valid]
         if not records:
@@ -263,7 +306,5 @@ def load_records(
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
-    """Appends records to a plain log."""
-    with path.open("a", encoding="utf-8") as file:
-        for record in records:
-            file.write(format_line(record) + "\n")
+    """Appends records to a plain log, on a new line where its last one is not ended."""
+    append_lines(path, (format_line(record).encode() for record in records))

@@ -8,15 +8,16 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.program import Program, ProgramStage
+from cwm_jax.records.steps import Step
 
 MAX_BLOCKS = 120
 MAX_LOOPS = 256
 MAX_NUMBER = 2**31 - 1
-"""Extents are smaller; an extent that each fusion squares would soon fill the memory."""
+"""Extents that steps say are smaller."""
 
 Strides = tuple[int, ...]
 
@@ -73,6 +74,8 @@ class Block:
         loops: Its own loops, outermost first; those inside `host` if it moved under one.
         host: The loop of another block that it is computed at.
         inlined: Whether it is gone into another block.
+        apart: Whether it has no place among the program's: what initialises a reduction, and
+            blocks of which a trace alone tells. Steps number it behind all others.
     """
 
     name: str
@@ -84,6 +87,7 @@ class Block:
     loops: list[BlockLoop] = dataclasses.field(default_factory=list)
     host: BlockLoop | None = None
     inlined: bool = False
+    apart: bool = False
 
     @property
     def producers(self) -> list["Block"]:
@@ -125,11 +129,11 @@ def _layout_of_stage(stage: ProgramStage) -> _Stage:
         reads.setdefault(read.producer, read.strides if read.affine else None)
     return _Stage(
         stage.name,
-        tuple(axis.extent for axis in stage.axes if not axis.reduction),
+        tuple(_bounded(axis.extent) for axis in stage.axes if not axis.reduction),
         _row_major(stage.shape[:spatial]) + (0,) * (axes - spatial),
         tuple(reads.items()),
         stage.kind == "placeholder",
-        tuple((axis.extent, axis.reduction) for axis in stage.axes),
+        tuple((_bounded(axis.extent), axis.reduction) for axis in stage.axes),
     )
 
 
@@ -159,9 +163,62 @@ class Blocks:
         known = ", ".join(repr(block.name) for block in self.computed())
         raise RecordError(f"block {name!r} is not in the program, which has {known}")
 
+    def has(self, name: str) -> bool:
+        """Tells whether there is a block of a name."""
+        return any(block.name == name and not block.is_input for block in self._blocks)
+
+    def adopt(self, name: str) -> Block:
+        """Adds a block that the program does not have, of unknown loops.
+
+        Raises:
+            RecordError: There are too many.
+        """
+        if len(self._blocks) >= MAX_BLOCKS:
+            raise RecordError(f"a schedule has at most {MAX_BLOCKS} blocks")
+        block = Block(name, (), None, {}, is_input=False, position=len(self._blocks), apart=True)
+        self._blocks.append(block)
+        return block
+
+    def last(self) -> Block:
+        """Returns the block that steps number last."""
+        return self._blocks[-1]
+
+    def begin(self, steps: Sequence[Step]) -> None:
+        """Applies a program's initial steps.
+
+        Raises:
+            RecordError: They are none of the program.
+        """
+        for kind, (stage, *fields) in steps:
+            match kind, fields:
+                case "SP", [int(at), _, tuple(factors), _]:
+                    self.split(self._initial_loop(stage, at), [None, *factors])
+                case "RE", [tuple(order)]:
+                    block = self._initial_block(stage)
+                    self.reorder(block, [self._initial_loop(stage, at) for at in order])
+                case "FU", [tuple(loops)] if loops:
+                    self.fuse([self._initial_loop(stage, at) for at in loops])
+                case "AN", [int(at), _]:
+                    self._initial_loop(stage, at).annotated = True
+                case _:
+                    raise RecordError(f"{kind} is no initial step")
+
+    def _initial_block(self, stage: Any) -> Block:
+        if type(stage) is not int or not 0 <= stage < len(self._blocks):
+            raise RecordError(f"initial steps address stage {stage!r} of {len(self._blocks)}")
+        return self._blocks[stage]
+
+    def _initial_loop(self, stage: Any, at: Any) -> BlockLoop:
+        loops = self._initial_block(stage).loops
+        if type(at) is not int or not 0 <= at < len(loops):
+            raise RecordError(f"initial steps address loop {at!r} of {len(loops)}")
+        return loops[at]
+
     def computed(self) -> list[Block]:
-        """Returns the blocks that have loops."""
-        return [block for block in self._blocks if not (block.is_input or block.inlined)]
+        """Returns the program's blocks that have loops."""
+        return [
+            block for block in self._blocks if not (block.is_input or block.inlined or block.apart)
+        ]
 
     def producers(self, block: Block) -> list[Block]:
         """Returns the blocks, not inputs, that a block reads."""
@@ -169,7 +226,7 @@ class Blocks:
 
     def consumers(self, block: Block) -> list[Block]:
         """Returns the blocks that read a block."""
-        return [other for other in self.computed() if block in other.reads]
+        return [other for other in self._blocks if block in other.reads and not other.inlined]
 
     def outputs(self) -> list[Block]:
         """Returns the blocks that nothing reads."""
@@ -229,7 +286,7 @@ class Blocks:
         if len(known) < len(factors):
             rest = -(-loop.extent // max(math.prod(known), 1))
             known = [rest if factor is None else factor for factor in factors]
-        _checked(loop.extent)  # a program may say what it likes
+        _checked(loop.extent)
         block, reduction, axis, stride = loop.block, loop.reduction, loop.axis, loop.stride
         parts: list[BlockLoop] = []
         for extent in reversed(known):
@@ -244,14 +301,16 @@ class Blocks:
         """Fuses adjacent loops of one block.
 
         Raises:
-            RecordError: What they make is too large.
+            RecordError: A loop is given twice.
         """
+        if len(set(loops)) < len(loops):
+            raise RecordError("fuses a loop with itself")
         block, at = loops[0].block, loops[0].position
         axes = {loop.axis for loop in loops if loop.extent != 1}
         alone = next((loop for loop in loops if loop.extent != 1), loops[0])
         fused = BlockLoop(
             block,
-            _checked(math.prod(loop.extent for loop in loops)),
+            _bounded(math.prod(loop.extent for loop in loops)),
             any(loop.reduction for loop in loops),
             alone.axis if len(axes) <= 1 else None,
             alone.stride,
@@ -278,6 +337,32 @@ class Blocks:
         """Makes a loop and those inside it a block of their own, which no loop is found in."""
         for inner in loop.block.loops[loop.position :]:
             inner.enclosed = True
+
+    def decompose(self, block: Block, loop: BlockLoop) -> Block:
+        """Lets a block of its own initialise a reduction before a loop of it; returns that."""
+        init = self.adopt(f"{block.name}_init")
+        init.shape, init.write = block.shape, block.write
+        block.name = f"{block.name}_update"
+        at = loop.position if loop.block is block else 0
+        init.host = block.loops[at - 1] if at else block.host
+        init.loops = [
+            BlockLoop(init, inner.extent, reduction=False, axis=inner.axis, stride=inner.stride)
+            for inner in block.loops[at:]
+            if not inner.reduction
+        ]
+        return init
+
+    def pad(self, block: Block) -> None:
+        """Lets blocks of their own pad what a block reads, and cut what it writes."""
+        readers = self.consumers(block)
+        for source in block.producers:
+            padded = self.adopt(f"{source.name}_pad")
+            padded.shape, padded.reads = source.shape, {source: None}
+            _replace(block, source, {padded: block.reads[source]})
+        cut = self.adopt(f"{block.name}_pad")
+        cut.shape, cut.reads = block.shape, {block: None}
+        for reader in readers:
+            _replace(reader, block, {cut: reader.reads[block]})
 
     def move_under(self, block: Block, target: BlockLoop, *, reads_target: bool) -> None:
         """Moves a block under a loop of another one; it gets one new loop for each of its axes.
@@ -350,9 +435,9 @@ class Blocks:
             _replace(reader, block, through)
         block.inlined = True
 
-    def inline_into_producer(self, block: Block) -> None:
-        """Computes a block where what it reads is written."""
-        producer = next(iter(self.producers(block)), None)
+    def inline_into_producer(self, block: Block, producer: Block | None = None) -> None:
+        """Computes a block where what it reads is written, by default the first of that."""
+        producer = producer or next(iter(self.producers(block)), None)
         if producer is None:
             raise RecordError(f"block {block.name!r} reads no block that it could be inlined into")
         for reader in self.consumers(block):
@@ -430,6 +515,11 @@ class Blocks:
             later.position += 1
         self._blocks.insert(at, copy)
         return copy
+
+
+def _bounded(extent: int) -> int:
+    """Returns an extent, or the largest that steps can say: some tensors have more elements."""
+    return min(extent, MAX_NUMBER - 1)
 
 
 def _checked(extent: int) -> int:

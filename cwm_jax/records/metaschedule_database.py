@@ -1,29 +1,45 @@
 """MetaSchedule's JSON databases -> records.
 
 A database is a folder with a file of workloads, `[hash, module]` a line, and one of records,
-`[workload, [trace, seconds, target, arguments]]` a line (`JSONDatabase` of TVM). The modules are
-TVM objects; `cwm_jax.tvm_bridge.metaschedule.database_programs` converts them once, so that the
-rest needs no TVM.
+`[workload, [trace, seconds, target, arguments]]` a line (`JSONDatabase` of TVM), of which seconds,
+target and arguments may be null. The modules are TVM objects;
+`cwm_jax.tvm_bridge.metaschedule.database_programs` converts them once (`cwm import`). Without them
+a record's steps are what its trace says alone.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, read_lines
+from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, is_blank, read_lines
 from cwm_jax.records.lines import every_line
-from cwm_jax.records.program import Program
-from cwm_jax.records.record import Record, TaskDetails
-from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.program import Program, shape_only_program
+from cwm_jax.records.record import Record, TaskDetails, latency_of_costs
+from cwm_jax.records.trace_translation import Unread, translate_traces
 from cwm_jax.records.traces import Skeletons, Trace, parse_trace
 
 WORKLOADS_FILE = "database_workload.json"
 RECORDS_FILE = "database_tuning_record.json"
-_FAILED_SECONDS = 1e9
-"""TVM writes 1e10 for a candidate that did not run."""
+
+
+def is_database(folder: Path) -> bool:
+    """Whether a folder holds a database, plain or gzip'd."""
+    names = (WORKLOADS_FILE, RECORDS_FILE)
+    return any((folder / f"{name}{end}").exists() for name in names for end in ("", ".gz"))
+
+
+def database_files(folder: Path) -> tuple[Path, Path]:
+    """Returns the files of workloads and of records, plain or gzip'd.
+
+    Raises:
+        RecordError: One is missing.
+    """
+    workloads, records = (_plain_or_packed(folder, name) for name in (WORKLOADS_FILE, RECORDS_FILE))
+    return workloads, records
 
 
 def parse_trace_lines(lines: Iterable[bytes], skeletons: Skeletons) -> list[Trace]:
@@ -36,22 +52,53 @@ def parse_trace_lines(lines: Iterable[bytes], skeletons: Skeletons) -> list[Trac
     Raises:
         RecordError: A line is no record.
     """
-    return [skeletons.parse(_parse_record_line(line)[1]) for line in lines]
+    return [skeletons.parse(parse_record_line(line).trace) for line in lines]
 
 
-def _parse_record_line(line: bytes) -> tuple[int, Any, list[float], Any]:
+class ParsedRecord(NamedTuple):
+    """What a line of records says.
+
+    Attributes:
+        workload: Position of the workload among the database's.
+        trace: JSON form.
+        seconds: As measured; none where the line has none.
+        target: TVM target; empty where the line does not say it.
+    """
+
+    workload: int
+    trace: Any
+    seconds: list[float]
+    target: str
+
+
+def parse_record_line(line: bytes) -> ParsedRecord:
+    """Reads a line of records; its trace is not looked into.
+
+    Raises:
+        RecordError: It is none; the message says what was expected.
+    """
     try:
         data = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise RecordError(f"not JSON ({error})") from error
     match data:
-        case [int(workload), [trace, list(seconds), target, list()]]:
+        case [int(workload), [trace, seconds, target, list() | None]]:
             pass
         case _:
             raise RecordError("expected [workload, [trace, seconds, target, arguments]]")
-    if not all(type(value) in (int, float) for value in seconds):
+    measured = [] if seconds is None else seconds
+    if not isinstance(measured, list) or not all(type(s) in (int, float) for s in measured):
         raise RecordError('field "seconds": not numbers')
-    return workload, trace, seconds, target
+    if not isinstance(target, dict | str | None):
+        raise RecordError(f'field "target": found {str(target)[:40]}, expected an object')
+    return ParsedRecord(workload, trace, measured, _target_text(target))
+
+
+def _target_text(target: dict[str, Any] | str | None) -> str:
+    """A target as text; empty where the record does not say it."""
+    if isinstance(target, dict):
+        return orjson.dumps(target, option=orjson.OPT_SORT_KEYS).decode()
+    return target or ""
 
 
 def iterate_workloads(folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -59,13 +106,19 @@ def iterate_workloads(folder: Path) -> Iterator[tuple[str, str, str]]:
 
     Raises:
         RecordError: The folder holds no database, or a line is no workload. None is skipped, for
-            records refer to workloads by their line.
+            records refer to workloads by their line; only a last line that was cut off is left out.
     """
     path = _plain_or_packed(folder, WORKLOADS_FILE)
     try:
         for number, line in every_line(path):
             where = f"{path}:{number}"
-            yield where, *_parse_workload_line(line, where)
+            try:
+                found = _parse_workload_line(line, where)
+            except RecordError:
+                if line.endswith(b"\n"):
+                    raise
+                return
+            yield where, *found
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error})") from error
 
@@ -82,46 +135,81 @@ def _parse_workload_line(line: bytes, where: str) -> tuple[str, str]:
 
 
 def iterate_database(
-    folder: Path, programs: Mapping[str, Program], summary: LogSummary
+    folder: Path, programs: Mapping[str, Program], summary: LogSummary, *, target: str = ""
 ) -> Iterator[Record]:
     """Streams the records of a database, plain or gzip'd; skips and counts what does not parse.
 
     Args:
         folder: Of the database.
-        programs: By workload key; records of other workloads are skipped.
+        programs: By workload key; of other workloads the steps are what a trace says alone.
         summary: Counts what is read and what is skipped.
+        target: Of records that do not say theirs; empty where it is unknown.
 
     Raises:
-        RecordError: The folder holds no database.
+        RecordError: The folder holds no database, or none of its records can be read.
     """
     keys = [key for _, key, _ in iterate_workloads(folder)]
     path = _plain_or_packed(folder, RECORDS_FILE)
-    for number, line in read_lines(path, summary):
+    graphs = {key: programs.get(key) or shape_only_program(key) for key in keys}
+    before, first_problem = summary.records, ""
+
+    def skip(problem: str) -> None:
+        nonlocal first_problem
+        first_problem = first_problem or problem
+        summary.skip(problem)
+
+    for number, line in read_lines(path, skip):
+        if is_blank(line):
+            continue
         try:
-            record = _parse_record(line, keys, programs)
+            record = _parse_record(line, keys, graphs, target)
         except RecordError as error:
-            summary.skip(f"{path}:{number}: {error}")
+            skip(f"{path}:{number}: {error}")
             continue
         summary.records += 1
         summary.valid += record.valid
         yield record
+    if summary.records == before:
+        found = f"first problem: {first_problem}" if first_problem else "it is empty"
+        raise RecordError(f"{path}: no readable tuning record ({found})")
 
 
-def _parse_record(line: bytes, keys: list[str], programs: Mapping[str, Program]) -> Record:
-    workload, trace, seconds, target = _parse_record_line(line)
-    if not 0 <= workload < len(keys):
-        raise RecordError(f"workload {workload}, expected one below {len(keys)}")
-    program = programs.get(keys[workload])
-    if program is None:
-        raise RecordError(f"workload {keys[workload]} has no program")
-    failed = not seconds or max(seconds) >= _FAILED_SECONDS
+def _parse_record(
+    line: bytes, keys: list[str], programs: Mapping[str, Program], target: str
+) -> Record:
+    parsed = parse_record_line(line)
+    if not 0 <= parsed.workload < len(keys):
+        raise RecordError(f"workload {parsed.workload}, expected one below {len(keys)}")
+    program = programs[keys[parsed.workload]]
+    # A trace alone need not say all that it refers to.
+    return record_of_line(parsed, program, target, _take_no_notice if program.shape_only else None)
+
+
+def _take_no_notice(_: RecordError) -> None:
+    pass
+
+
+def record_of_line(
+    parsed: ParsedRecord, program: Program, target: str, unread: Unread | None = None
+) -> Record:
+    """Returns the record that a line says.
+
+    Args:
+        parsed: The line.
+        program: Of its workload.
+        target: Of a record that does not say its own.
+        unread: As for `translate_traces`.
+
+    Raises:
+        RecordError: The trace is not one of the program.
+    """
     return Record(
-        workload_key=keys[workload],
-        target=orjson.dumps(target, option=orjson.OPT_SORT_KEYS).decode(),
+        workload_key=program.workload_key,
+        target=parsed.target or target,
         task=TaskDetails(None, ()),
-        steps=translate_trace(parse_trace(trace), program),
-        costs=tuple(seconds),
-        error_code=int(failed),
+        steps=next(translate_traces([parse_trace(parsed.trace)], program, unread)),
+        costs=tuple(parsed.seconds),
+        error_code=int(math.isinf(latency_of_costs(parsed.seconds))),
         measure_seconds=0.0,
         timestamp=0,
         version=TRANSLATED,
@@ -132,4 +220,4 @@ def _plain_or_packed(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.exists():
             return path
-    raise RecordError(f"{folder / name}: no such file, expected a MetaSchedule database")
+    raise RecordError(f"{folder / name}: no such file, expected a log or a MetaSchedule database")

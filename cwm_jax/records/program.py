@@ -16,9 +16,12 @@ import orjson
 from cwm_jax.errors import ProgramError
 from cwm_jax.files import write_atomically
 from cwm_jax.records.lines import every_line
+from cwm_jax.records.steps import STEPS, Step
 
 PROGRAM_FORMAT = 1
 """Version of the JSON form; readers refuse any other."""
+
+_ENDING = ".programs.jsonl"
 
 OPERATION_KINDS = ("add", "multiply", "divide", "compare", "select", "special", "integer")
 """Arithmetic that a stage counts. `special` is exp, tanh, sqrt and their like; `integer` is
@@ -108,11 +111,15 @@ class Program:
         workload_key: Ansor's workload key.
         stages: Empty for a shape-only program, of which only the key is known.
         flop: Floating-point operations of one run, by TVM's count; 0 when unknown.
+        initial_steps: What is done to the loops before a schedule begins: every schedule of the
+            program starts with these. Only functions written by hand have any, such as one whose
+            loops are tiled or stand in another order than its axes.
     """
 
     workload_key: str
     stages: tuple[ProgramStage, ...]
     flop: float
+    initial_steps: tuple[Step, ...] = ()
 
     @property
     def shape_only(self) -> bool:
@@ -133,7 +140,11 @@ def element_bytes(dtype: str) -> float:
 
 def program_to_json(program: Program) -> bytes:
     """Serialises a program to one line of JSON, without a newline."""
-    return orjson.dumps({"format": PROGRAM_FORMAT, **dataclasses.asdict(program)})
+    data = {"format": PROGRAM_FORMAT, **dataclasses.asdict(program)}
+    data["initial_steps"] = [[step.kind, *step.fields] for step in program.initial_steps]
+    if not program.initial_steps:
+        del data["initial_steps"]
+    return orjson.dumps(data)
 
 
 def program_from_json(line: bytes | str, where: str = "program") -> Program:
@@ -152,12 +163,20 @@ def program_from_json(line: bytes | str, where: str = "program") -> Program:
         if found != PROGRAM_FORMAT:
             raise ProgramError(f"{where}: program format {found!r}, expected {PROGRAM_FORMAT}")
         stages = tuple(_stage_from_json(stage) for stage in data["stages"])
-        program = Program(str(data["workload_key"]), stages, float(data["flop"]))
+        steps = tuple(_step_from_json(step) for step in data.get("initial_steps", ()))
+        program = Program(str(data["workload_key"]), stages, float(data["flop"]), steps)
         for position, stage in enumerate(stages):
             _check_stage(stage, position, len(stages), where)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise ProgramError(f"{where}: not a serialised program ({error})") from error
     return program
+
+
+def _step_from_json(data: list[Any]) -> Step:
+    kind, *fields = data
+    if kind not in STEPS or len(fields) != len(STEPS[kind]):
+        raise ValueError(f"initial step {kind!r} of {len(fields)} fields")
+    return Step(kind, tuple(tuple(value) if isinstance(value, list) else value for value in fields))
 
 
 def _stage_from_json(data: dict[str, Any]) -> ProgramStage:
@@ -220,6 +239,25 @@ def write_programs(programs: Iterable[Program], path: Path) -> None:
     write_atomically(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
+def add_programs(programs: Iterable[Program], path: Path) -> None:
+    """Adds programs to those of a file; what it holds of others stays.
+
+    Args:
+        programs: To add; one that the file has is replaced.
+        path: Plain, and made if neither it nor its gzip'd form is there.
+
+    Raises:
+        ProgramError: What is there cannot be read.
+        OSError: The file cannot be written.
+    """
+    packed = path.with_name(f"{path.name}.gz")
+    file = packed if packed.exists() and not path.exists() else path
+    known = read_programs(file) if file.exists() else {}
+    found = known | {program.workload_key: program for program in programs}
+    if found != known:
+        write_programs(found.values(), file)
+
+
 def read_programs(path: Path) -> dict[str, Program]:
     """Reads JSON lines of programs, gzip'd or plain, keyed by workload key.
 
@@ -232,22 +270,33 @@ def read_programs(path: Path) -> dict[str, Program]:
 def load_programs(log: str | Path) -> dict[str, Program]:
     """Reads the compute graphs that lie beside a log, by workload key; none where none do.
 
-    `cwm tune` and `cwm collect` write them. A world model ranks far worse without.
+    `cwm tune`, `cwm collect` and `cwm import` write them. A world model ranks far worse without.
 
     Args:
-        log: Of records, `NAME.jsonl` or `NAME.jsonl.gz`.
+        log: Of records, `NAME.jsonl` or `NAME.jsonl.gz`, or the folder of a MetaSchedule database,
+            where `NAME.programs.jsonl` lies within.
 
     Raises:
         ProgramError: The file cannot be read, or a line is malformed.
     """
-    beside = programs_beside(Path(log))
-    return read_programs(beside) if beside else {}
+    found: dict[str, Program] = {}
+    for path in program_files(Path(log)):
+        found |= read_programs(path)
+    return found
+
+
+def program_files(log: Path) -> list[Path]:
+    """Returns the files that `load_programs` reads."""
+    within = [*log.glob(f"*{_ENDING}"), *log.glob(f"*{_ENDING}.gz")] if log.is_dir() else []
+    beside = programs_beside(log)
+    return [*([beside] if beside else []), *sorted(within)]
 
 
 def _iterate_programs(path: Path) -> Iterator[Program]:
     try:
         for number, line in every_line(path):
-            yield program_from_json(line, f"{path}:{number}")
+            if line.strip():
+                yield program_from_json(line, f"{path}:{number}")
     except OSError as error:
         raise ProgramError(f"{path}: cannot be read ({error})") from error
 
@@ -255,7 +304,7 @@ def _iterate_programs(path: Path) -> Iterator[Program]:
 def programs_path(log: Path) -> Path:
     """Returns where the programs of a log lie, or would lie, uncompressed."""
     stem = log.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
-    return log.with_name(f"{stem}.programs.jsonl")
+    return log.with_name(f"{stem}{_ENDING}")
 
 
 def programs_beside(log: Path) -> Path | None:

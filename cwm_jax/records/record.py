@@ -2,11 +2,23 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from cwm_jax.records.steps import Step
 
 PLAUSIBLE_SECONDS = (1e-9, 1e5)
 """Shorter and longer latencies are no measurements."""
+
+
+def latency_of_costs(costs: Sequence[float]) -> float:
+    """Returns the mean of what was measured of a program, in seconds.
+
+    Infinity, as for a failed measurement, where nothing was measured, or where one of the
+    latencies is none that a program can have: zero, negative, endless or not a number.
+    """
+    low, high = PLAUSIBLE_SECONDS
+    known = bool(costs) and all(low <= cost <= high for cost in costs)
+    return sum(costs) / len(costs) if known else math.inf
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,12 +65,7 @@ class Record:
     @property
     def valid(self) -> bool:
         """Whether the measurement succeeded, with latencies that a program can have."""
-        low, high = PLAUSIBLE_SECONDS
-        return (
-            self.error_code == 0
-            and bool(self.costs)
-            and all(low <= cost <= high for cost in self.costs)
-        )
+        return self.latency < math.inf
 
     @property
     def engine(self) -> str:
@@ -74,4 +81,4 @@ class Record:
     @property
     def latency(self) -> float:
         """Mean latency in seconds; infinity for a failed measurement."""
-        return sum(self.costs) / len(self.costs) if self.valid else math.inf
+        return latency_of_costs(self.costs) if self.error_code == 0 else math.inf

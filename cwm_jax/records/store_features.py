@@ -7,7 +7,7 @@ Scoring never needs them.
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Float32
 from cwm_jax.errors import RecordError
 from cwm_jax.files import write_atomically
 from cwm_jax.records.ansor_log import LogSummary, load_records
+from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
 
 STORE_WIDTH = 164
@@ -66,13 +67,14 @@ def read_stores(path: Path, records: int) -> list[Stores]:
 
 
 def load_with_stores(
-    logs: Sequence[Path], summary: LogSummary
+    logs: Sequence[Path], summary: LogSummary, programs: Mapping[str, Program] | None = None
 ) -> tuple[list[Record], list[Stores] | None]:
     """Loads the valid records of logs, with the store features that lie beside them.
 
     Args:
-        logs: Ansor logs.
+        logs: Logs, or databases.
         summary: Counts what is read and skipped.
+        programs: As for `iterate_records`.
 
     Returns:
         The records, and the features of each; no rows for a log without them, None where no
@@ -86,7 +88,7 @@ def load_with_stores(
     stores: list[Stores] = []
     found = False
     for log in logs:
-        loaded = load_records(log, summary=summary)
+        loaded = load_records(log, summary=summary, programs=programs)
         path = stores_path(log)
         if path.exists():
             rows = read_stores(path, len(loaded))

@@ -9,7 +9,7 @@ Annotations that a postprocessor acts on are translated into what it does
 (`cwm_jax.records.root_annotations`), so a trace means the same before and after it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from cwm_jax.errors import RecordError
@@ -32,6 +32,11 @@ _VECTORIZE = ANNOTATIONS.index("vectorize")
 _UNROLL = ANNOTATIONS.index("unroll")
 _VTHREAD = ANNOTATIONS.index("vthread")
 _ROOT_NAMES = ("root",)
+_NAMES_OF_NOTED = {"DecomposePadding": "{}_pad_const"}
+"""Instruction -> name of the block that it makes, from that of the block it takes."""
+
+Unread = Callable[[RecordError], None]
+"""Takes the reason why a trace cannot be followed."""
 
 
 def translate_trace(trace: Trace, program: Program) -> tuple[Step, ...]:
@@ -48,20 +53,50 @@ def translate_trace(trace: Trace, program: Program) -> tuple[Step, ...]:
     return next(translate_traces([trace], program))
 
 
-def translate_traces(traces: Iterable[Trace], program: Program) -> Iterator[tuple[Step, ...]]:
-    """Translates traces of one program into steps, as `translate_trace` does one."""
+def translate_traces(
+    traces: Iterable[Trace], program: Program, unread: Unread | None = None
+) -> Iterator[tuple[Step, ...]]:
+    """Translates traces of one program into steps, as `translate_trace` does one.
+
+    Args:
+        traces: Of schedules of the program.
+        program: Its stages are named as the blocks of the module; without any, a trace says by
+            itself which blocks there are.
+        unread: Given where TVM made the traces, so that none may be refused: takes the reason why
+            one cannot be followed, which is then translated as far as it says by itself.
+
+    Raises:
+        RecordError: As for `translate_trace`, unless `unread` is given.
+    """
     layout = layout_of(program)
     for trace in traces:
-        translator = _Translator(layout, trace.decisions)
-        for position, instruction in enumerate(trace.instructions):
-            try:
-                translator.apply(position, instruction)
-            except RecordError as error:
+        try:
+            steps = _translated(trace, program, layout, whole=True)
+        except RecordError as error:
+            if unread is None:
+                raise
+            unread(error)
+            steps = _translated(trace, program, layout, whole=False)
+        yield steps
+
+
+def _translated(
+    trace: Trace, program: Program, layout: BlockLayout, *, whole: bool
+) -> tuple[Step, ...]:
+    translator = _Translator(layout, program.initial_steps, trace.decisions)
+    for position, instruction in enumerate(trace.instructions):
+        try:
+            translator.apply(position, instruction)
+        except RecordError as error:
+            if whole:
                 raise RecordError(f"{_named(position, instruction)}: {error}") from None
-            except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+            translator.skip(instruction)
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+            if whole:
                 where = _named(position, instruction)
                 raise RecordError(f"{where}: malformed ({error!r})") from error
-        yield translator.finish()
+            translator.skip(instruction)
+    return translator.finish()
 
 
 def _named(position: int, instruction: Instruction) -> str:
@@ -69,11 +104,15 @@ def _named(position: int, instruction: Instruction) -> str:
 
 
 class _Translator:
-    def __init__(self, layout: BlockLayout, decisions: dict[int, Any]) -> None:
+    def __init__(
+        self, layout: BlockLayout, initial: Sequence[Step], decisions: dict[int, Any]
+    ) -> None:
         self._blocks = Blocks(layout)
+        self._blocks.begin(initial)
+        self._traces_alone = not layout
         self._decisions = decisions
         self._variables: dict[str, Any] = {}
-        self._steps: list[Step] = []
+        self._steps: list[Step] = list(initial)
         self._root: dict[str, int] = {}
         self._position = 0
 
@@ -89,6 +128,29 @@ class _Translator:
                 "is not one of this program"
             )
         self._variables.update(zip(instruction.outputs, outputs, strict=True))
+
+    def skip(self, instruction: Instruction) -> None:
+        """Notes an instruction that cannot be followed; what it sets is unknown."""
+        known = [self._variables.get(given) for given in instruction.inputs]
+        block = next((found for found in known if isinstance(found, Block)), None)
+        if block is not None:
+            self._emit("IN", block, 0, instruction.kind)
+        drawn = self._decisions.get(self._position)
+        for at, name in enumerate(instruction.outputs):
+            if name.startswith("b"):
+                self._variables[name] = self._stand_in(name)
+            elif name.startswith("l"):
+                self._variables[name] = self._blocks.loops(block or self._stand_in(name), 1)[0]
+            else:
+                listed = isinstance(drawn, list) and at < len(drawn)
+                self._variables[name] = drawn[at] if listed else 1
+
+    def _stand_in(self, name: str) -> Block:
+        """Returns a block of which a trace alone tells; where there are too many, the last one."""
+        try:
+            return self._blocks.adopt(name)
+        except RecordError:
+            return self._blocks.last()
 
     def finish(self) -> tuple[Step, ...]:
         if self._root:
@@ -147,7 +209,11 @@ class _Translator:
 
     def _get_block(self, instruction: Instruction) -> list[Any]:
         name = instruction.attributes[0]
-        return [None] if name in _ROOT_NAMES else [self._blocks.named(name)]
+        if name in _ROOT_NAMES:
+            return [None]
+        if self._traces_alone and not self._blocks.has(name):
+            return [self._stand_in(name)]
+        return [self._blocks.named(name)]
 
     def _get_loops(self, instruction: Instruction) -> list[Any]:
         block = self._block(instruction.inputs[0])
@@ -163,7 +229,11 @@ class _Translator:
         return self._blocks.outputs()
 
     def _get_child_blocks(self, instruction: Instruction) -> list[Any]:
-        return self._blocks.computed()
+        parent = self._value(instruction.inputs[0])
+        found = self._blocks.computed()
+        if isinstance(parent, BlockLoop):
+            return [block for block in found if parent in self._blocks.nest(block)]
+        return found
 
     # Loops.
 
@@ -253,10 +323,17 @@ class _Translator:
         self._blocks.inline_into_producer(block)
         return []
 
+    def _fuse_epilogue(self, instruction: Instruction) -> list[Any]:
+        reduction, epilogue = map(self._block, instruction.inputs)
+        self._emit("CI", epilogue)
+        self._blocks.inline_into_producer(epilogue, reduction)
+        return []
+
     def _cache_read(self, instruction: Instruction) -> list[Any]:
         block = self._block(instruction.inputs[0])
         index, scope = instruction.attributes[0], instruction.attributes[-1]
-        consumers = instruction.inputs[1] if len(instruction.inputs) > 1 else ()
+        given = instruction.inputs[-1]  # consumers, or an index map
+        consumers = given if isinstance(given, tuple) else ()
         readers = [self._block(given) for given in consumers] or [block]
         source = block.producers[index]
         positions = tuple(reader.position for reader in readers)
@@ -303,7 +380,9 @@ class _Translator:
 
     def _pad_einsum(self, instruction: Instruction) -> list[Any]:
         paddings = tuple(_number("padding", int(given)) for given in instruction.attributes[0])
-        self._emit("PD", self._block(instruction.inputs[0]), paddings)
+        block = self._block(instruction.inputs[0])
+        self._emit("PD", block, paddings)
+        self._blocks.pad(block)
         return []
 
     def _tensorize(self, instruction: Instruction) -> list[Any]:
@@ -331,7 +410,8 @@ class _Translator:
     def _annotate(self, instruction: Instruction) -> list[Any]:
         key = str(instruction.attributes[0]).removeprefix(_PREFIX)
         value = self._value(instruction.inputs[1])
-        if self._value(instruction.inputs[0]) is None:
+        # The root need not be called so: it may be the one block of a function.
+        if self._value(instruction.inputs[0]) is None or key in _ON_ROOT:
             if key in _ON_ROOT and isinstance(value, int):
                 self._root[key] = value
             return []
@@ -342,17 +422,27 @@ class _Translator:
         return []
 
     def _unannotate(self, instruction: Instruction) -> list[Any]:
-        if self._value(instruction.inputs[0]) is None:
-            self._root.pop(str(instruction.attributes[0]).removeprefix(_PREFIX), None)
+        self._root.pop(str(instruction.attributes[0]).removeprefix(_PREFIX), None)
         return []
 
     def _note(self, instruction: Instruction) -> list[Any]:
-        """An instruction that is noted, and whose outputs are what it takes."""
+        """An instruction that is noted: loops that it sets are those that it takes."""
         block, at = self._place(instruction.inputs[0])
         self._emit("IN", block, at, instruction.kind)
         loops = [given for given in instruction.inputs if isinstance(self._value(given), BlockLoop)]
         given = self._value((loops or instruction.inputs)[0])
-        return [given] * len(instruction.outputs)
+        return [
+            self._stand_in(_NAMES_OF_NOTED.get(instruction.kind, "{}").format(block.name))
+            if name.startswith("b")
+            else given
+            for name in instruction.outputs
+        ]
+
+    def _decompose_reduction(self, instruction: Instruction) -> list[Any]:
+        block = self._block(instruction.inputs[0])
+        loop = self._loop(instruction.inputs[1])
+        self._emit("IN", block, loop.position, instruction.kind)
+        return [self._blocks.decompose(block, loop)]
 
 
 def _number(name: str, value: int) -> int:
@@ -390,7 +480,8 @@ _HANDLERS: dict[str, Callable[[_Translator, Instruction], list[Any]]] = {
     "ReverseComputeAt": _Translator._reverse_compute_at,
     "ComputeInline": _Translator._inline,
     "ReverseComputeInline": _Translator._reverse_inline,
-    "FuseReductionEpilogue": _Translator._reverse_inline,
+    "FuseReductionEpilogue": _Translator._fuse_epilogue,
+    "DecomposeReduction": _Translator._decompose_reduction,
     "RFactor": _Translator._rfactor,
     "StorageAlign": _Translator._storage_align,
     "SetScope": _Translator._set_scope,
@@ -405,7 +496,6 @@ _HANDLERS: dict[str, Callable[[_Translator, Instruction], list[Any]]] = {
             "CacheIndex",
             "CacheInplace",
             "DecomposePadding",
-            "DecomposeReduction",
             "LoopPartition",
             "Merge",
             "ReadAt",

@@ -1,5 +1,6 @@
 """Search in imagination for MetaSchedule: evolve what traces have drawn, build none of them."""
 
+import contextlib
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +13,7 @@ from cwm_jax.errors import RecordError
 from cwm_jax.ranking.online import Schedule
 from cwm_jax.ranking.scorer import Scores, join_scores, take_scores
 from cwm_jax.records.program import Program
-from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.trace_translation import translate_traces
 from cwm_jax.records.traces import Trace
 from cwm_jax.search.parents import draw_parents
 from cwm_jax.search.planner import Correct
@@ -39,6 +40,10 @@ class TracePlannerConfig:
     temperature: float = 0.5
     crossed: float = 0.1
     remembered: int = 8192
+
+
+def _ignore(_: RecordError) -> None:
+    """Says nothing of a trace that cannot be followed: whoever had TVM make it does."""
 
 
 class TracePlan(NamedTuple):
@@ -74,20 +79,38 @@ class TracePlanner:
         # By the identity of the instructions, and position.
         self._locations: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
         self._refused: set[Schedule] = set()
+        self._half_read: set[int] = set()
         self._imagined = 0
 
     def add(self, traces: Iterable[Trace]) -> None:
-        """Takes in traces of the program as parents; those that are none of it are left out.
+        """Takes in traces of the program as parents.
 
         Args:
-            traces: Those of the same instructions share the very list of them.
+            traces: As TVM made them. Those of the same instructions share the very list of them.
         """
-        fresh: dict[Schedule, Trace] = {}
+        found: list[tuple[Schedule, Trace]] = []
         for trace in traces:
-            try:
-                schedule = translate_trace(trace, self._program)
-            except RecordError:  # a location that the loops around do not have
-                continue
+            unread: list[RecordError] = []
+            (schedule,) = translate_traces([trace], self._program, unread.append)
+            found.append((schedule, trace))
+            if unread:
+                self._half_read.add(id(trace.instructions))
+        self._take(found)
+
+    def _imagine(self, traces: Iterable[Trace]) -> None:
+        """Takes in traces that TVM has not made; those that are none of it are left out."""
+        found: list[tuple[Schedule, Trace]] = []
+        for trace in traces:
+            half_read = id(trace.instructions) in self._half_read
+            with contextlib.suppress(RecordError):  # a location that the loops around do not have
+                unread = _ignore if half_read else None
+                (schedule,) = translate_traces([trace], self._program, unread)
+                found.append((schedule, trace))
+        self._take(found)
+
+    def _take(self, found: Sequence[tuple[Schedule, Trace]]) -> None:
+        fresh: dict[Schedule, Trace] = {}
+        for schedule, trace in found:
             if schedule not in self._traces:
                 fresh.setdefault(schedule, trace)
             seen = self._locations[id(trace.instructions)]
@@ -117,7 +140,7 @@ class TracePlanner:
         if not self._traces:
             return TracePlan([], [], 0)
         for _ in range(self._config.generations):
-            self.add(self._children(self._scores(correct)))
+            self._imagine(self._children(self._scores(correct)))
         scores = self._scores(correct)
         order = np.argsort(-scores, kind="stable")
         best = order[: max(wanted, self._config.remembered)].tolist()

@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
 from cwm_jax.features.program import ProgramArrays, encode_program
 from cwm_jax.features.steps import StepArrays, encode_schedules
+from cwm_jax.records.devices import Devices
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores
@@ -21,7 +22,7 @@ from cwm_jax.training.alignment import alignment_target
 
 @dataclasses.dataclass(frozen=True)
 class WorkloadData:
-    """Measured schedules of one workload, encoded.
+    """Measured schedules of one workload on one device, encoded.
 
     Attributes:
         key: Workload key.
@@ -52,10 +53,10 @@ def build_dataset(
     hardware: HardwareCard,
     stores: Sequence[Stores] | None = None,
 ) -> dict[str, WorkloadData]:
-    """Groups valid records by workload and encodes them; a group of one cannot be ranked.
+    """Groups valid records and encodes them; a group of one cannot be ranked.
 
     Args:
-        records: Records of one device.
+        records: Records; those of one workload are a group for each device (`group_records`).
         programs: Compute graphs by workload key; workloads without one are shape-only.
         hardware: The device that measured them.
         stores: Features of the lowered program of each record, to align with.
@@ -63,23 +64,49 @@ def build_dataset(
     Raises:
         RecordError: No workload has two valid measurements.
     """
-    groups: dict[str, list[int]] = defaultdict(list)
-    for at, record in enumerate(records):
-        if record.valid:
-            groups[record.workload_key].append(at)
-    dataset = {
-        key: encode_workload(
-            [records[at] for at in rows],
-            programs.get(key) or shape_only_program(key),
-            hardware,
-            None if stores is None else [stores[at] for at in rows],
-        )
-        for key, rows in sorted(groups.items())
-        if len(rows) > 1
-    }
+    dataset: dict[str, WorkloadData] = {}
+    for name, rows in group_records(records).items():
+        if len(rows) > 1:
+            key = records[rows[0]].workload_key
+            dataset[name] = encode_workload(
+                [records[at] for at in rows],
+                programs.get(key) or shape_only_program(key),
+                hardware,
+                None if stores is None else [stores[at] for at in rows],
+            )
     if not dataset:
         raise RecordError("no workload has two valid measurements, so there is nothing to rank")
     return dataset
+
+
+def group_records(records: Sequence[Record]) -> dict[str, list[int]]:
+    """Groups valid records by workload and device, on which alone latencies can be compared.
+
+    Args:
+        records: Records.
+
+    Returns:
+        Rows by the name of their group: the workload key, with the device (`Device`) behind it
+        where the records are of several.
+    """
+    devices = Devices()
+    groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for at, record in enumerate(records):
+        if record.valid:
+            groups[record.workload_key, devices.position(record)].append(at)
+    names = name_groups(groups, devices)
+    return {names[group]: rows for group, rows in sorted(groups.items())}
+
+
+def name_groups(groups: Iterable[tuple[str, int]], devices: Devices) -> dict[tuple[str, int], str]:
+    """Names groups of records by workload key, and by device where a workload has several.
+
+    Args:
+        groups: Workload key and number of the device of each.
+        devices: The devices.
+    """
+    several = Counter(key for key, _ in groups)
+    return {(key, at): f"{key} on {devices[at]}" if several[key] > 1 else key for key, at in groups}
 
 
 def encode_workload(
@@ -128,7 +155,27 @@ def split_workloads(keys: Sequence[str], *, test: float, seed: int) -> Split:
     """
     parts: dict[str, list[str]] = {"train": [], "test": []}
     for key in sorted(set(keys)):
-        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
-        position = int.from_bytes(digest[:8], "big") / 2**64
-        parts["test" if position < test else "train"].append(key)
+        parts["test" if _position(key, seed) < test else "train"].append(key)
     return Split(*(tuple(parts[name]) for name in Split._fields))
+
+
+def split_for_training(keys: Sequence[str], *, test: float, seed: int) -> Split:
+    """Splits workloads as `split_workloads` does, but leaves at least one to train on.
+
+    Where all would be held out, the one that comes last by its hash is not.
+
+    Args:
+        keys: Workload keys, at least one.
+        test: As there.
+        seed: As there.
+    """
+    split = split_workloads(keys, test=test, seed=seed)
+    if split.train:
+        return split
+    last = max(split.test, key=lambda key: _position(key, seed))
+    return Split((last,), tuple(key for key in split.test if key != last))
+
+
+def _position(key: str, seed: int) -> float:
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

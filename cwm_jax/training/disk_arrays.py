@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from cwm_jax.errors import CwmError
+from cwm_jax.errors import OutputError
 
 
 class DiskArray:
@@ -55,7 +55,7 @@ class RowFile:
         path: Created, or emptied.
 
     Raises:
-        CwmError: It cannot be written.
+        OutputError: It cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,13 +64,13 @@ class RowFile:
         try:
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         except OSError as error:
-            raise CwmError(f"{path}: cannot be written ({error})") from error
+            raise OutputError(f"{path}: cannot be written ({error})") from error
 
     def append(self, array: Shaped[np.ndarray, "row ..."]) -> DiskArray:
         """Writes an array and returns it as it lies on disk.
 
         Raises:
-            CwmError: It cannot be written.
+            OutputError: It cannot be written.
         """
         offset = self._size
         data = memoryview(array.tobytes())
@@ -80,7 +80,7 @@ class RowFile:
                 self._size += written
                 data = data[written:]
         except OSError as error:
-            raise CwmError(f"{self._path}: cannot be written ({error})") from error
+            raise OutputError(f"{self._path}: cannot be written ({error})") from error
         return DiskArray(self, offset, array.shape, array.dtype)
 
     def read(self, offset: int, size: int) -> bytes:

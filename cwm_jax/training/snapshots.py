@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from cwm_jax.errors import CheckpointError
+from cwm_jax.errors import CheckpointError, CheckpointOutputError
+from cwm_jax.interrupts import writing
 from cwm_jax.model.orbax_files import restore_arrays, save_arrays
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import WorkloadData
@@ -76,6 +77,11 @@ class Snapshots:
         Raises:
             CheckpointError: It cannot be written; the one before stays good.
         """
+        with writing():
+            self._write(run, step, state, position)
+        self._last = time.monotonic()
+
+    def _write(self, run: str, step: int, state: Any, position: Position) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=".snapshot-", dir=self.folder))
@@ -88,10 +94,9 @@ class Snapshots:
             finally:
                 shutil.rmtree(work, ignore_errors=True)
         except OSError as error:
-            raise CheckpointError(f"{self.folder}: cannot be written ({error})") from error
+            raise CheckpointOutputError(f"{self.folder}: cannot be written ({error})") from error
         for old in self._finished()[:-1]:
             shutil.rmtree(old, ignore_errors=True)
-        self._last = time.monotonic()
 
     def restore(self, run: str, like: State) -> tuple[State, Position] | None:
         """Returns what the latest snapshot holds, None where there is none.

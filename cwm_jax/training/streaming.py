@@ -14,13 +14,17 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.hardware import HardwareCard
 from cwm_jax.features.steps import StepArrays
 from cwm_jax.prefetching import in_chunks
+from cwm_jax.records.devices import Devices
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record
-from cwm_jax.training.dataset import WorkloadData, encode_workload
+from cwm_jax.training.dataset import WorkloadData, encode_workload, name_groups
 from cwm_jax.training.disk_arrays import RowFile
 
 CHUNK = 32768
 """Records that are in memory at once."""
+
+_Group = tuple[str, int]
+"""Workload key and number of the device."""
 
 _LARGE = ("kind", "tag", "stage", "other", "values")
 
@@ -35,7 +39,7 @@ def stream_dataset(
     """Encodes valid records as `build_dataset` does, but keeps the schedules on disk.
 
     Args:
-        records: Records of one device.
+        records: Records; those of one workload are grouped by device, as there.
         programs: Compute graphs by workload key; workloads without one are shape-only.
         hardware: The device that measured them.
         file: Where the encoded schedules go.
@@ -47,36 +51,40 @@ def stream_dataset(
     Raises:
         RecordError: No workload has two valid measurements in one chunk.
     """
-    parts: dict[str, list[WorkloadData]] = defaultdict(list)
-    for group in _groups(records, chunk):
-        key = group[0].workload_key
-        encoded = encode_workload(group, programs.get(key) or shape_only_program(key), hardware)
-        parts[key].append(_on_disk(encoded, file))
+    parts: dict[_Group, list[WorkloadData]] = defaultdict(list)
+    devices = Devices()
+    for group, members in _groups(records, chunk, devices):
+        key = group[0]
+        encoded = encode_workload(members, programs.get(key) or shape_only_program(key), hardware)
+        parts[group].append(_on_disk(encoded, file))
     if not parts:
         raise RecordError("no workload has two valid measurements, so there is nothing to rank")
     found: dict[str, WorkloadData] = {}
-    for key, of_workload in sorted(parts.items()):
+    names = name_groups(parts, devices)
+    for group, of_workload in sorted(parts.items()):
         best = min(float(part.latencies.min()) for part in of_workload)
         for at, part in enumerate(of_workload):
-            name = f"{key}#{at}" if at else key
+            name = f"{names[group]}#{at}" if at else names[group]
             share = np.float32(best / float(part.latencies.min()))
             throughput = part.throughput * share
             found[name] = dataclasses.replace(part, throughput=throughput)
     return found
 
 
-def _groups(records: Iterable[Record], chunk: int) -> Iterator[list[Record]]:
-    """Valid records by workload, of one chunk after another; a lone one waits for the next."""
-    waiting: dict[str, list[Record]] = {}
+def _groups(
+    records: Iterable[Record], chunk: int, devices: Devices
+) -> Iterator[tuple[_Group, list[Record]]]:
+    """Valid records by group, of one chunk after another; a lone one waits for the next."""
+    waiting: dict[_Group, list[Record]] = {}
     for loaded in in_chunks(records, chunk):
-        groups: dict[str, list[Record]] = defaultdict(list, waiting)
+        groups: dict[_Group, list[Record]] = defaultdict(list, waiting)
         for record in loaded:
             if record.valid:
-                groups[record.workload_key].append(record)
-        waiting = {key: group for key, group in groups.items() if len(group) == 1}
-        for key, group in sorted(groups.items()):
-            if key not in waiting:
-                yield group
+                groups[record.workload_key, devices.position(record)].append(record)
+        waiting = {group: members for group, members in groups.items() if len(members) == 1}
+        for group, members in sorted(groups.items()):
+            if group not in waiting:
+                yield group, members
 
 
 def _on_disk(workload: WorkloadData, file: RowFile) -> WorkloadData:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cwm_jax.errors import CwmError
+from cwm_jax.errors import CwmError, OutputError
 from cwm_jax.training.loop import Epoch
 
 
@@ -28,4 +28,4 @@ def write_curves(folder: Path, curves: Sequence[Epoch]) -> None:
                     if name != "epoch":
                         writer.add_scalar(name, value, epoch.epoch)
     except OSError as error:
-        raise CwmError(f"{folder}: cannot be written ({error})") from error
+        raise OutputError(f"{folder}: cannot be written ({error})") from error

@@ -77,7 +77,8 @@ def visit_expression(
 def dtype_of(expression: Any) -> str:
     """Returns the dtype of an expression or buffer, which newer TVMs keep in its type."""
     found = getattr(expression, "dtype", None)
-    return str(found if found is not None else expression.ty.dtype)
+    # A pointer has none.
+    return str(found if found is not None else getattr(expression.ty, "dtype", "handle"))
 
 
 def _kind_of_call(name: str) -> str | None:

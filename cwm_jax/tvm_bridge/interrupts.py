@@ -1,7 +1,7 @@
 """Ctrl-C during a search.
 
-TVM calls the cost model from C++ through ctypes, which drops a `KeyboardInterrupt`. So a first
-Ctrl-C only raises a flag, which the cost model turns into an error that TVM passes on.
+TVM calls the cost model from C++, which drops a `KeyboardInterrupt`. So a first Ctrl-C only raises
+a flag, which the cost model turns into an error that TVM passes on.
 """
 
 import os
@@ -10,6 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from cwm_jax.interrupts import INTERRUPTED, held, sheltered_children
+
+__all__ = ["Interrupt", "SearchInterrupted", "sheltered_children", "watch_interrupts"]
 
 
 class SearchInterrupted(Exception):  # noqa: N818 - a request, not an error
@@ -32,38 +36,31 @@ class Interrupt:
 
         return guarded
 
+    def request(self) -> None:
+        """Asks to stop."""
+        self.requested = True
+
 
 @contextmanager
 def watch_interrupts() -> Iterator[Interrupt]:
     """Catches Ctrl-C; the second one ends the process at once.
 
-    Outside the main thread nothing is caught, since Python handles signals there only.
+    Under `cwm`, which watches signals itself, also what else asks to end. Outside the main thread
+    nothing is caught, since Python handles signals there only.
     """
     interrupt = Interrupt()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupt
-        return
+    with held(interrupt.request) as watched:
+        if watched or threading.current_thread() is not threading.main_thread():
+            yield interrupt
+            return
 
-    def handle(signal_number: int, frame: Any) -> None:
-        if interrupt.requested:
-            os._exit(2)
-        interrupt.requested = True
+        def handle(signal_number: int, frame: Any) -> None:
+            if interrupt.requested:
+                os._exit(INTERRUPTED)
+            interrupt.request()
 
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield interrupt
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-@contextmanager
-def sheltered_children() -> Iterator[None]:
-    """Keeps Ctrl-C from processes that are started meanwhile, TVM's builders and runners.
-
-    A terminal sends it to the whole group; they would die with a traceback each.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        previous = signal.signal(signal.SIGINT, handle)
+        try:
+            yield interrupt
+        finally:
+            signal.signal(signal.SIGINT, previous)

@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Literal
 
 from cwm_jax.errors import TvmError
+from cwm_jax.interrupts import own_temporary_folder, tidy_at_end
 from cwm_jax.tvm_bridge.cores import run_on_all_cores
 
 Kind = Literal["ansor", "metaschedule"]
@@ -82,6 +83,9 @@ def use(kind: Kind) -> ModuleType:
         _prepare_metaschedule()
     litter = Path(_LITTER).absolute()
     littered_before = litter.exists()
+    if not littered_before:
+        tidy_at_end(lambda: _remove_if_empty(litter))
+    own_temporary_folder()
     tvm = _import(kind)
     if not littered_before:
         # The builder's child processes make it again, so it can go only at the very end.
@@ -266,6 +270,7 @@ def driver_stand_in() -> Path:
     except (OSError, RuntimeError):  # RuntimeError: this user has no home
         temporary = tempfile.mkdtemp(prefix="cwm-")
         atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+        tidy_at_end(lambda: shutil.rmtree(temporary, ignore_errors=True))
         return _compile_stand_in(Path(temporary))
 
 

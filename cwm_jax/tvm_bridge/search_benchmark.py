@@ -6,7 +6,6 @@ touches all of them; what they find is measured again together (`cwm_jax.tvm_bri
 
 import dataclasses
 import re
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import orjson
 
 from cwm_jax.errors import CwmError
+from cwm_jax.interrupts import run_child
 
 _WORLD_MODEL = ("--cost-model", "world-model")
 # As their engines have them: neither measures its best programs again.
@@ -129,9 +129,9 @@ def run_search(
     command += ["--engine", engine, "--round", str(run.round_size), "--checkpoint", checkpoint]
     command += ["--reference-every", str(reference_every)] if reference_every else []
     command += ["--resume" if log.exists() else "--log", str(log)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise CwmError(f"{run.name}: {done.stderr.strip() or done.stdout.strip()}")
+    code, output, errors = run_child(command)
+    if code != 0:
+        raise CwmError(f"{run.name}: {errors.strip() or output.strip()}")
     return orjson.loads(result.read_bytes())
 
 

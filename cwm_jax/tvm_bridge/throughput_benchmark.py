@@ -3,7 +3,6 @@
 import dataclasses
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cwm_jax.errors import CwmError
 from cwm_jax.features.program import encode_program
 from cwm_jax.features.steps import encode_schedules
+from cwm_jax.interrupts import run_child
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 from cwm_jax.records.steps import Step
@@ -148,9 +149,17 @@ def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def first_score_seconds(checkpoint: str, repeats: int) -> list[float]:
-    """Times import, loading and a first batch of 64, each time in a fresh process."""
+    """Times import, loading and a first batch of 64, each time in a fresh process.
+
+    Raises:
+        CwmError: The checkpoint cannot be loaded.
+    """
     command = [sys.executable, "-c", _FIRST_SCORE, checkpoint]
-    return [
-        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        for _ in range(repeats)
-    ]
+    seconds: list[float] = []
+    for _ in range(repeats):
+        code, output, errors = run_child(command)
+        if code != 0:
+            last = (errors.strip().splitlines() or ["no reason given"])[-1]
+            raise CwmError(f"{checkpoint}: cannot be loaded and asked for a score ({last})")
+        seconds.append(float(output))
+    return seconds

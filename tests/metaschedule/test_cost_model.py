@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from trace_process import answering
 
 from cwm_jax.cli.main import main
+from cwm_jax.errors import CheckpointError
 from cwm_jax.features.trace_helper import group_trace_lines
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
@@ -100,12 +101,79 @@ def test_measurements_correct_the_ranking_and_can_be_kept(tvm, task, scorer, tmp
     np.testing.assert_allclose(again.predict(task.context, candidates), after, rtol=1e-5)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"measured": 3}', '{"measured": [[1, 2]]}'])
-def test_what_is_no_saved_model_is_refused(scorer, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no saved"),
+        ("[]", "expected an object"),
+        ('{"measured": 3}', "expected an object whose field 'measured' is a list"),
+        ('{"measured": [[1, 2]]}', "entry 0: found [1, 2], expected [workload key, steps, seconds"),
+        ('{"measured": [["k", [["CI", [0]]], "1"]]}', "entry 0: found latency '1', expected sec"),
+        ('{"measured": [["k", [["CI", 0]], 1]]}', "found step ['CI', 0], expected [kind, fields]"),
+        ('{"measured": [["k", [["XX", [0]]], 1]]}', "step 0: unknown kind 'XX'"),
+        ('{"measured": [["k", [["CI", [[1]]]], 1]]}', "step 0 (CI), field 'stage': found [1]"),
+        ('{"measured": [["k", [["CI", [{}]]], 1]]}', "step 0 (CI), field 'stage': found {}"),
+        ('{"measured": [["k", [["CI", [0]]], 1, 5]]}', "entry 0: found device 5"),
+        ('{"measured": [["k", [["CI", [0]]], NaN]]}', "no saved measurements"),
+    ],
+)
+def test_what_is_no_saved_model_is_refused(scorer, tmp_path, text, says):
     path = tmp_path / "model.json"
     path.write_text(text)
-    with pytest.raises(RuntimeError, match=re.escape(f"{path}: no saved")):
+    with pytest.raises(CheckpointError, match=re.escape(says)) as raised:
         WorldModelCostModel(scorer).load(str(path))
+    assert str(path) in str(raised.value)
+
+
+def test_saved_measurements_of_earlier_versions_are_read_whatever_their_editor(
+    tvm, task, scorer, tmp_path
+):
+    candidates = task.candidates(tvm, 12)
+    seconds = np.linspace(1e-3, 1e-2, len(candidates))
+    model = WorldModelCostModel(scorer)
+    model.update(task.context, candidates, results_of(tvm, seconds))
+    expected = model.predict(task.context, candidates)
+    path = tmp_path / "model.json"
+    model.save(str(path))
+    data = orjson.loads(path.read_bytes())
+    assert data["measured"][0].pop()["kind"] == "llvm"
+    data["measured"] = [entry[:3] for entry in data["measured"]]
+    path.write_bytes(b"\xef\xbb\xbf" + orjson.dumps(data))
+    again = WorldModelCostModel(scorer)
+    again.load(str(path))
+    np.testing.assert_allclose(again.predict(task.context, candidates), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "seconds", [[0.0], [-1.0], [np.nan], [np.inf], [], [1e10], [1e-3, np.nan], [1e-3, 0.0]]
+)
+def test_a_latency_that_is_none_counts_as_failed(tvm, task, scorer, seconds):
+    result = tvm.s_tir.meta_schedule.runner.RunnerResult
+    candidates = task.candidates(tvm, 12)
+    rest = [result([1e-3 * (at + 1)], None) for at in range(len(candidates) - 1)]
+    scores = []
+    for last in (result(seconds, None), result(None, "failed")):
+        model = WorldModelCostModel(scorer)
+        model.update(task.context, candidates, [*rest, last])
+        assert model.online.measured[task.program.workload_key][-1][1] == np.inf
+        scores.append(model.predict(task.context, candidates))
+    assert np.isfinite(scores[0]).all()
+    np.testing.assert_array_equal(*scores)
+
+
+def test_measurements_on_one_target_say_nothing_of_another(tvm, task, scorer):
+    candidates = task.candidates(tvm, 24)
+    target = tvm.target.Target({"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 64})
+    other = tvm.s_tir.meta_schedule.TuneContext(mod=task.module, target=target)
+    model, fresh = WorldModelCostModel(scorer), WorldModelCostModel(scorer)
+    seconds = np.linspace(1e-3, 1e-2, len(candidates))
+    fresh.update(task.context, candidates, results_of(tvm, seconds))
+    model.update(task.context, candidates, results_of(tvm, seconds))
+    model.update(other, candidates, results_of(tvm, seconds[::-1]))
+    np.testing.assert_array_equal(
+        model.predict(task.context, candidates), fresh.predict(task.context, candidates)
+    )
+    assert spearmanr(model.predict(other, candidates), seconds).statistic > 0.3
 
 
 def test_the_readme_snippet_tunes(tmp_path):
@@ -152,9 +220,9 @@ def test_cwm_tune_measures_and_resumes(tmp_path, cost_model, search):
 
     # The database alone tells the same.
     imported = tmp_path / "imported.jsonl.gz"
-    command = [sys.executable, ROOT / "tools" / "import_database.py", folder, imported]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert "1 programs; 8 records (8 valid), 0 lines skipped" in done.stdout, done.stderr
+    assert main(["import", str(folder), "--out", str(imported), "--json", str(out)]) == 0
+    told = orjson.loads(out.read_bytes())
+    assert (told["programs"], told["valid"], told["skipped"]) == (1, 8, 0)
     again = load_records(imported)
     assert [(r.workload_key, r.steps, r.costs) for r in again] == [
         (r.workload_key, r.steps, r.costs) for r in records
@@ -196,12 +264,13 @@ def test_cwm_tune_measures_the_best_again(tmp_path, capsys):
         log.write(b'{"i": [["cut off')
     assert main([*common, "--trials", "12", "--resume", str(folder)]) == 2
     assert "add --reference-every" in " ".join(capsys.readouterr().err.split())
-    assert main([*steadily, "--trials", "12", "--resume", str(folder)]) == 0
+    assert main([*steadily, "--trials", "13", "--resume", str(folder)]) == 0
     told = orjson.loads(out.read_bytes())
     assert [done["confirming"] for done in told["rounds"]] == [True, True]
     resumed = (folder / "database_tuning_record.json").read_bytes().splitlines()
-    assert len(resumed) == len(load_records(folder / "records.jsonl")) == 12
-    assert resumed[:8] == lines
+    assert len(resumed) == len(load_records(folder / "records.jsonl")) == 13
+    assert resumed[:9] == [*lines, lines[-1]]
+    assert len(list(folder.glob("*.backup1"))) == 2
 
 
 def test_another_workload_is_not_resumed(tmp_path, capsys):

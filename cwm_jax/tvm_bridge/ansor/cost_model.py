@@ -15,17 +15,29 @@ from cwm_jax.features.step_text import group_text
 from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.ranking.task_ranker import TaskRanker
+from cwm_jax.ranking.task_ranker import Measurement, TaskRanker
 from cwm_jax.records.ansor_log import LogSummary, iterate_records, parse_line
+from cwm_jax.records.devices import Device, device_of, device_of_record
 from cwm_jax.records.program import Program
-from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.ansor.programs import program_of_task
+from cwm_jax.tvm_bridge.ansor.results import latency_of
 from cwm_jax.tvm_bridge.runtime import use
 
 _tvm: Any = use("ansor")
 _auto_scheduler: Any = _tvm.auto_scheduler
 _RAM = Path("/dev/shm")
+_HARDWARE_PARAMETERS = (
+    "num_cores",
+    "vector_unit_bytes",
+    "cache_line_bytes",
+    "max_shared_memory_per_block",
+    "max_local_memory_per_block",
+    "max_threads_per_block",
+    "max_vthread_extent",
+    "warp_size",
+)
+"""In the order of a record."""
 
 
 class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel):
@@ -38,7 +50,7 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         adaptation: How measurements of a workload correct its ranking.
 
     Attributes:
-        online: Ranks by the checkpoint and by what is measured.
+        online: Ranks by the checkpoint and by what is measured on the device of the first task.
 
     Raises:
         CheckpointError: The checkpoint is missing or does not fit.
@@ -63,8 +75,9 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         if len(states) == 0:
             return np.zeros(0, np.float32)
         program = self.program(task)
+        online = self._ranker.online_on(_device_of_task(task))
         with collection_paused():
-            return self.online.rank_groups(program, group_text(_log_of(task, states)))
+            return online.rank_groups(program, group_text(_log_of(task, states)))
 
     def predict_stages(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "packed"]:
         """Scores states in Ansor's packed form, without a breakdown by stage.
@@ -82,24 +95,33 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
             inputs: `auto_scheduler.MeasureInput`s.
             results: `auto_scheduler.MeasureResult`s.
         """
+        # Not the result itself: TVM writes a latency that is none as what is no JSON.
+        done = _auto_scheduler.measure.MeasureResult([1.0], 0, "", 0.0, 0.0)
         for measured, result in zip(inputs, results, strict=True):
-            line = _auto_scheduler.measure_record.dump_record_to_string(measured, result)
-            self._remember(parse_line(str(line)))
+            line = _auto_scheduler.measure_record.dump_record_to_string(measured, done)
+            record = parse_line(str(line))
+            online = self._ranker.online_on(device_of_record(record))
+            online.learn(record.workload_key, record.steps, latency_of(result))
 
     def update_from_file(self, file_name: str) -> None:
-        """Takes in the measurements of a log."""
-        for record in iterate_records(Path(file_name), LogSummary()):
-            self._remember(record)
-
-    def _remember(self, record: Record) -> None:
-        self.online.learn(record.workload_key, record.steps, record.latency)
+        """Takes in the measurements of a log, each for the tasks of its workload and device."""
+        self._ranker.remember(
+            Measurement(device_of_record(record), record.workload_key, record.steps, record.latency)
+            for record in iterate_records(Path(file_name), LogSummary())
+        )
 
     def program(self, task: Any) -> Program:
         """Returns the compute graph of a task."""
+        self._ranker.online_on(_device_of_task(task))
         cores = int(task.hardware_params.num_cores)
         return self._ranker.program(
             str(task.workload_key), str(task.target), cores, lambda: program_of_task(_tvm, task)
         )
+
+
+def _device_of_task(task: Any) -> Device:
+    found = (int(getattr(task.hardware_params, name)) for name in _HARDWARE_PARAMETERS)
+    return device_of(str(task.target), tuple(found))
 
 
 def schedules_of_states(task: Any, states: Sequence[Any]) -> list[tuple[Step, ...]]:

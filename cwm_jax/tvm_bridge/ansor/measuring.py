@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cwm_jax.tvm_bridge.ansor.results import as_measured
 from cwm_jax.tvm_bridge.measuring import (
     REFERENCE_BLOCK,
     REFERENCE_SIZE,
@@ -75,7 +76,8 @@ class AnsorDevice:
             config, number, cooldown, flush_cache, verbose = self._config, 1, 0.0, False, 0
             timing = (config.run_timeout, number, config.repeat, config.min_repeat_ms)
             run = self._ansor.measure.local_run
-            return list(run(list(inputs), copies, *timing, cooldown, flush_cache, verbose))
+            found = run(list(inputs), copies, *timing, cooldown, flush_cache, verbose)
+            return [as_measured(self._ansor, result) for result in found]
         finally:
             for copy in copies:
                 self.discard(copy)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
 from cwm_jax.tvm_bridge.ansor.remote import create_runner
+from cwm_jax.tvm_bridge.ansor.results import as_measured
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.interrupts import Interrupt, SearchInterrupted, sheltered_children
 from cwm_jax.tvm_bridge.measuring import MeasureConfig, SteadyMeasurer
@@ -59,7 +60,8 @@ class SearchMeasuring:
                 if self._steady is not None:
                     return self._steady.measure(inputs)
                 built = self._builder.build(inputs, verbose=0)
-                return list(self._runner.run(inputs, built, verbose=0))
+                found = self._runner.run(inputs, built, verbose=0)
+                return [as_measured(self._tvm.auto_scheduler, result) for result in found]
         except SearchInterrupted:
             raise KeyboardInterrupt from None
 

@@ -19,7 +19,8 @@ from cwm_jax.tvm_bridge.metaschedule.corpus_traces import update_of, valid_trace
 from cwm_jax.tvm_bridge.metaschedule.records import Entry, database_lines, record_of_result
 from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
 from cwm_jax.tvm_bridge.metaschedule.targets import create_module
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.tir_programs import flop_of_module
+from cwm_jax.tvm_bridge.metaschedule.unread import read_program
 from cwm_jax.tvm_bridge.mix import mix_of_round
 from cwm_jax.tvm_bridge.networks import Network
 from cwm_jax.tvm_bridge.workloads import Subgraph, Workload
@@ -38,7 +39,9 @@ class ModuleTasks:
 
     def network_tasks(self, network: Network) -> list[tuple[CorpusTask, int]]:
         """Returns the tasks of a network, and how often each occurs in it."""
-        found = extract_modules(self._tvm, relax_module(self._tvm, network), self._target)
+        found = extract_modules(
+            self._tvm, relax_module(self._tvm, network, self._target), self._target
+        )
         return [(self._corpus_task(module), weight) for module, weight in found]
 
     def workload_task(self, workload: Workload | Subgraph) -> CorpusTask:
@@ -52,7 +55,7 @@ class ModuleTasks:
             workload_key=workload_key(module),
             target=str(self._target),
             layout_rewrite=0,
-            flop=float(self._tvm.s_tir.analysis.estimate_tir_flops(module)),
+            flop=flop_of_module(self._tvm, module),
             tensors=str(self._tvm.ir.save_json(module)),
             occurrences={},
         )
@@ -78,7 +81,7 @@ class MetaScheduleCollector:
 
     def program(self, task: CorpusTask) -> Program:
         """Returns the program of a task."""
-        return program_of_module(self._tvm, self._module(task), task.workload_key)
+        return read_program(self._tvm, self._module(task), task.workload_key)
 
     def draw(self, corpus: Corpus, task: CorpusTask, size: int, seed: int, earlier: int) -> Drawn:
         """Draws new candidates of a task; fewer than asked for where there are no more."""
@@ -133,7 +136,7 @@ class MetaScheduleCollector:
         wanted = {(record.workload_key, record.costs) for _, record in records}
         programs = {task.workload_key: self.program(task) for task, _ in records}
         traces: dict[Any, Any] = {}
-        for _, line in read_lines(corpus.traces, LogSummary()):
+        for _, line in read_lines(corpus.traces, LogSummary().skip):
             key, found = orjson.loads(line)
             if (key, tuple(found[1])) in wanted:
                 traces[key, tuple(found[1])] = found

@@ -1,5 +1,6 @@
 """What a corpus holds of MetaSchedule's candidates, as TVM's objects."""
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -7,9 +8,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from cwm_jax.records.ansor_log import LogSummary, read_lines
+from cwm_jax.records.record import latency_of_costs
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.records import FAILED_SECONDS
 
 Fields = list[Any]
 """A `TuningRecord` as JSON."""
@@ -32,9 +33,9 @@ class Update(NamedTuple):
 def valid_traces(corpus: Corpus, keys: Collection[str]) -> dict[str, list[Fields]]:
     """Returns the valid records of some workloads, by workload key, in the order measured."""
     found: dict[str, list[Fields]] = defaultdict(list)
-    for _, line in read_lines(corpus.traces, LogSummary()):
+    for _, line in read_lines(corpus.traces, LogSummary().skip):
         key, fields = orjson.loads(line)
-        if key in keys and max(fields[1]) < FAILED_SECONDS:
+        if key in keys and latency_of_costs(fields[1] or ()) < math.inf:
             found[key].append(fields)
     return found
 

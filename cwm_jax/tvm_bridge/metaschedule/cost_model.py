@@ -10,34 +10,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from jaxtyping import Float64
 
 from cwm_jax.errors import CheckpointError
-from cwm_jax.files import write_atomically
 from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.ranking.task_ranker import TaskRanker
+from cwm_jax.ranking.task_ranker import TaskRanker, read_measurements, write_measurements
+from cwm_jax.records.devices import device_of
 from cwm_jax.records.program import Program
-from cwm_jax.records.steps import Step
+from cwm_jax.records.record import latency_of_costs
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
-from cwm_jax.tvm_bridge.metaschedule.records import seconds_of_result, steps_of_candidates
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.records import (
+    errors_of_results,
+    seconds_of_result,
+    steps_of_candidates,
+)
+from cwm_jax.tvm_bridge.metaschedule.unread import (
+    read_program,
+    warn_of_failures,
+    warn_of_ranking,
+    warn_of_traces,
+)
 from cwm_jax.tvm_bridge.runtime import use
 
 _tvm: Any = use("metaschedule")
 _structural_hash: Any = importlib.import_module("tvm_ffi").structural_hash
 _derived_object: Any = _tvm.ir.utils.derived_object
 _ms: Any = _tvm.s_tir.meta_schedule
+_MAIN = "main"
+"""What MetaSchedule calls a function that has no name."""
+
+
+class SavedModelError(CheckpointError, RuntimeError):
+    """A file is none that `WorldModelCostModel.save` wrote."""
+
+
+# Else TVM, through which `load` is called, would make a `RuntimeError` of it.
+importlib.import_module("tvm_ffi").register_error(SavedModelError.__name__, SavedModelError)
 
 
 @_derived_object
 class WorldModelCostModel(_ms.cost_model.PyCostModel):
     """MetaSchedule's cost model, backed by a world model and the measurements of the search.
 
-    One instance serves any number of tasks, in `tune_tir`, `tune_relax` and a `TuneContext`.
+    One instance serves any number of tasks, in `tune_tir`, `tune_relax` and a `TuneContext`. A
+    function that it cannot read costs that function's ranking, never the search (`UnreadWarning`).
 
     Args:
         checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
@@ -45,7 +65,8 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         reader: Of candidates, for models that share one; by default of its own.
 
     Attributes:
-        online: Ranks the steps of candidates, corrected by what is measured.
+        online: Ranks the steps of candidates, corrected by what is measured on the device of the
+            first task.
 
     Raises:
         CheckpointError: The checkpoint is missing or does not fit.
@@ -68,24 +89,16 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         """Takes in the measurements that `save` wrote.
 
         Raises:
-            CheckpointError: The file is none of these. TVM passes it on as a `RuntimeError` with
-                the same words.
+            SavedModelError: The file is none of these, a `CheckpointError`.
         """
         try:
-            for key, fields, latency in orjson.loads(Path(path).read_bytes())["measured"]:
-                steps = tuple(Step(kind, tuple(map(_frozen, values))) for kind, values in fields)
-                self.online.learn(key, steps, float("inf") if latency is None else latency)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: no saved measurements ({error})") from error
+            self._ranker.remember(read_measurements(Path(path)))
+        except CheckpointError as error:
+            raise SavedModelError(str(error)) from error
 
     def save(self, path: str) -> None:
         """Writes the measurements seen so far as JSON; the checkpoint is not copied."""
-        measured = [
-            (key, [(step.kind, step.fields) for step in schedule], latency)
-            for key, found in self.online.measured.items()
-            for schedule, latency in found
-        ]
-        write_atomically(Path(path), orjson.dumps({"measured": measured}))
+        write_measurements(Path(path), self._ranker.measured())
 
     def update(self, context: Any, candidates: Sequence[Any], results: Sequence[Any]) -> None:
         """Takes in measurements; the next `predict` of their module uses them.
@@ -96,9 +109,16 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             results: Their `RunnerResult`s.
         """
         program = self._program(context)
-        schedules = steps_of_candidates(_tvm, candidates, program)
-        for schedule, result in zip(schedules, results, strict=True):
-            self.online.learn(program.workload_key, schedule, latency_of_result(result))
+        key, online = program.workload_key, self._online(context)
+        try:
+            schedules = steps_of_candidates(_tvm, candidates, program)
+            for schedule, result in zip(schedules, results, strict=True):
+                online.learn(key, schedule, latency_of_result(result))
+        except Exception as error:  # whatever it is, the other functions are tuned
+            warn_of_ranking(key, error)
+        errors = errors_of_results(results)
+        if errors and len(errors) == len(results) and not _ran(online, key):
+            warn_of_failures(key, errors)
 
     def predict(self, context: Any, candidates: Sequence[Any]) -> Float64[np.ndarray, "candidate"]:
         """Scores candidates of one module, higher is better.
@@ -107,22 +127,42 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             context: `TuneContext` of the module.
             candidates: `MeasureCandidate`s.
         """
-        program = self._program(context)
+        program, online = self._program(context), self._online(context)
+        try:
+            return self._rank(online, program, candidates)
+        except Exception as error:  # whatever it is, the other functions are tuned
+            warn_of_ranking(program.workload_key, error)
+            return np.zeros(len(candidates))
+
+    def _rank(
+        self, online: OnlineRanker, program: Program, candidates: Sequence[Any]
+    ) -> Float64[np.ndarray, "candidate"]:
         with collection_paused():
             # An evolutionary search asks again about what it kept of a generation.
-            unknown = partial(self.online.unknown_names, program)
-            reading = self._reader.read(candidates, program, unknown)
-            scores = self.online.rank_named(program, reading.lines, reading.groups)
+            unknown = partial(online.unknown_names, program)
+            unread = partial(warn_of_traces, program)
+            reading = self._reader.read(candidates, program, unknown, unread)
+            scores = online.rank_named(program, reading.lines, reading.groups)
         return scores.astype(np.float64)
+
+    def _online(self, context: Any) -> OnlineRanker:
+        return self._ranker.online_on(device_of(str(context.target)))
 
     def _program(self, context: Any) -> Program:
         module, cores = context.mod, context.target.attrs.get("num-cores")
+        name = str(context.task_name or _MAIN)
         return self._ranker.program(
             module,  # not its key: MetaSchedule asks about one module thousands of times
             str(context.target),
             None if cores is None else int(cores),
-            lambda: program_of_module(_tvm, module, workload_key(module)),
+            lambda: read_program(
+                _tvm, module, workload_key(module), None if name == _MAIN else name
+            ),
         )
+
+
+def _ran(online: OnlineRanker, key: str) -> bool:
+    return any(np.isfinite(latency) for _, latency in online.measured.get(key, ()))
 
 
 def workload_key(module: Any) -> str:
@@ -132,9 +172,4 @@ def workload_key(module: Any) -> str:
 
 def latency_of_result(result: Any) -> float:
     """Returns the mean latency in seconds of a `RunnerResult`; infinity if it failed."""
-    seconds = seconds_of_result(result)
-    return sum(seconds) / len(seconds) if seconds else float("inf")
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return latency_of_costs(seconds_of_result(result))

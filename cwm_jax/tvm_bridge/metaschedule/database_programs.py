@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cwm_jax.errors import ProgramError, RecordError
+from cwm_jax.errors import ProgramError
 from cwm_jax.records.ansor_log import LogSummary
 from cwm_jax.records.metaschedule_database import iterate_workloads
 from cwm_jax.records.program import Program
@@ -12,7 +12,7 @@ from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
 
 
 def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterator[Program]:
-    """Converts a database's modules; counts those that are no program of this package.
+    """Converts a database's modules; counts those that cannot be read.
 
     Args:
         tvm: A TVM with MetaSchedule.
@@ -29,4 +29,5 @@ def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterato
         except ProgramError as error:
             summary.skip(f"{where}: {error}")
         except (tvm.error.InternalError, TypeError, ValueError, RuntimeError) as error:
-            raise RecordError(f"{where}: not a module of this TVM ({error})") from error
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            summary.skip(f"{where}: not a module of this TVM ({reason})")

@@ -1,5 +1,6 @@
 """Tuning all modules of a network with MetaSchedule: one model, one folder, gradient scheduler."""
 
+import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.program import Program, programs_path, write_programs
+from cwm_jax.records.program import Program
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.search.task_gradient import TaskProgress
 from cwm_jax.tvm_bridge.metaschedule.folder import (
     SearchFolder,
+    Task,
     line_of,
     search_records,
     tuning_record_of,
@@ -23,7 +26,7 @@ from cwm_jax.tvm_bridge.metaschedule.remote import connect
 from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tvm_bridge.metaschedule.session import search_session
 from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.unread import read_program
 from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,
     NetworkRound,
@@ -34,20 +37,17 @@ from cwm_jax.tvm_bridge.network_rounds import (
 )
 from cwm_jax.tvm_bridge.search_loop import TaskRound
 from cwm_jax.tvm_bridge.tracker import Tracker, sent_library
+from cwm_jax.tvm_bridge.user_code import last_line
 
 _LOG_BASE = 1.618
 _TIMED_MS = 500
 
 
 def programs_of_tasks(tvm: Any, tasks: Sequence[tuple[Any, int]]) -> list[Program]:
-    """Reads the modules of a network.
-
-    Raises:
-        ProgramError: MetaSchedule cannot tune one of them.
-    """
+    """Reads the modules of a network; what cannot be read is warned of (`UnreadWarning`)."""
     from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
-    return [program_of_module(tvm, module, workload_key(module)) for module, _ in tasks]
+    return [read_program(tvm, module, workload_key(module)) for module, _ in tasks]
 
 
 def tune_modules(
@@ -80,8 +80,8 @@ def tune_modules(
         KeyboardInterrupt: On Ctrl-C; the folder holds all finished rounds.
     """
     files = SearchFolder(tvm, folder)
-    earlier = files.earlier([program.workload_key for program in programs], str(target))
-    write_programs(programs, programs_path(files.records))
+    modules = (module for module, _ in tasks)
+    earlier = files.earlier(list(map(Task, modules, programs)), target)
     size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
     records = [[r for r in earlier if r.workload_key == p.workload_key] for p in programs]
     progress = [
@@ -131,6 +131,27 @@ def _kind(program: Program) -> str:
     return f"{' '.join(filter(None, axes))} {int(math.log(program.flop + 1, _LOG_BASE))}"
 
 
+def check_network(tvm: Any, name: str, module: Any, target: Any) -> None:
+    """Compiles a network untuned: what TVM cannot compile is not worth a trial.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        name: Of the network.
+        module: `tvm.IRModule` (`relax_networks.relax_module`).
+        target: TVM target.
+
+    Raises:
+        WorkloadError: It cannot be compiled.
+    """
+    untuned = tvm.s_tir.meta_schedule.database.MemoryDatabase()
+    try:
+        _compiled(tvm, module, target, untuned, enable_warning=False)
+    except Exception as error:  # TVM raises what its passes meet
+        raise WorkloadError(
+            f"{name}: TVM cannot compile it for {target}, tuned or not ({last_line(error)})"
+        ) from error
+
+
 def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
     """Compiles a Relax module with the fastest recorded program of each of its functions.
 
@@ -146,9 +167,13 @@ def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
         `relax.VMExecutable`.
     """
     load_intrinsics()  # a trace may name some
+    return _compiled(tvm, module, target, _best_programs(tvm, folder, target), enable_warning=True)
+
+
+def _compiled(tvm: Any, module: Any, target: Any, database: Any, *, enable_warning: bool) -> Any:
     relax = tvm.relax
-    with target, _best_programs(tvm, folder), tvm.transform.PassContext(opt_level=3):
-        best = relax.transform.MetaScheduleApplyDatabase(enable_warning=True)
+    with target, database, tvm.transform.PassContext(opt_level=3):
+        best = relax.transform.MetaScheduleApplyDatabase(enable_warning=enable_warning)
         pipeline = tvm.transform.Sequential([best, *_lowering(tvm, target)])
         return relax.build(module, target=target, relax_pipeline=pipeline)
 
@@ -156,13 +181,20 @@ def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
 def _lowering(tvm: Any, target: Any) -> list[Any]:
     """What comes behind scheduling, as in TVM's `compile_relax`."""
     pipeline, passes = tvm.relax.pipeline, tvm.relax.transform
-    if pipeline.BackendDispatcher.is_gpu_target(target):
-        return [*pipeline.dataflow_lower_passes(target), *pipeline.finalize_passes(target)]
-    return [
+    lowered = [
         passes.RewriteDataflowReshape(),
         passes.ToNonDataflow(),
         passes.RemovePurityChecking(),
         passes.CallTIRRewrite(),
+    ]
+    if pipeline.BackendDispatcher.is_gpu_target(target):
+        # What no record is of needs threads all the same.
+        dlight = importlib.import_module("tvm.s_tir.dlight")
+        rules = ("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback")
+        untuned = dlight.ApplyDefaultSchedule(*(getattr(dlight.gpu, rule)() for rule in rules))
+        return [untuned, *lowered, *pipeline.finalize_passes(target)]
+    return [
+        *lowered,
         passes.StaticPlanBlockMemory(),
         passes.LowerAllocTensor(),
         passes.KillAfterLastUse(),
@@ -173,11 +205,12 @@ def _lowering(tvm: Any, target: Any) -> list[Any]:
     ]
 
 
-def _best_programs(tvm: Any, folder: Path) -> Any:
-    """Returns a database of the fastest program of each module of a search."""
+def _best_programs(tvm: Any, folder: Path, target: Any) -> Any:
+    """Returns a database of the fastest program of each module of a search on a target."""
     databases = tvm.s_tir.meta_schedule.database
     found = databases.MemoryDatabase()
-    for best in best_records(search_records(folder)):
+    measured = [record for record in search_records(folder) if record.target == str(target)]
+    for best in best_records(measured):
         record = tuning_record_of(tvm, folder, line_of(folder, best))
         workload = found.commit_workload(record.workload.mod)
         found.commit_tuning_record(

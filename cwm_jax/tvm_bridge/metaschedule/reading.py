@@ -8,6 +8,7 @@ import numpy as np
 from cwm_jax.features.steps import Groups
 from cwm_jax.features.trace_helper import TraceHelper, group_trace_lines
 from cwm_jax.records.program import Program
+from cwm_jax.records.trace_translation import Unread
 from cwm_jax.tvm_bridge.metaschedule.records import trace_lines
 
 _WORTHWHILE = 256
@@ -47,6 +48,7 @@ class CandidateReader:
         candidates: Sequence[Any],
         program: Program,
         unknown: Callable[[Sequence[bytes]], list[bytes]],
+        unread: Unread,
     ) -> Reading:
         """Has TVM write the traces of candidates.
 
@@ -54,20 +56,21 @@ class CandidateReader:
             candidates: `MeasureCandidate`s.
             program: Of all of them.
             unknown: Which lines will have to be read, each once.
+            unread: As for `translate_traces`.
         """
         if len(candidates) < _WORTHWHILE:
             lines = trace_lines(self._tvm, candidates)
-            return Reading(lines, lambda wanted: group_trace_lines(wanted, program))
+            return Reading(lines, lambda wanted: group_trace_lines(wanted, program, unread))
         first = int(_SHARE * len(candidates))
         lines = trace_lines(self._tvm, candidates[:first])
         begun = unknown(lines)
-        answer = self._helper.begin(begun, program)
+        answer = self._helper.begin(begun, program, unread)
         lines += trace_lines(self._tvm, candidates[first:])
 
         def groups(wanted: list[bytes]) -> Groups:
             rows, asked = {line: row for row, line in enumerate(wanted)}, set(begun)
             others = [line for line in wanted if line not in asked]
-            own = group_trace_lines(others, program)
+            own = group_trace_lines(others, program, unread)
             return _placed(own, others, rows) + _placed(answer(), begun, rows)
 
         return Reading(lines, groups)

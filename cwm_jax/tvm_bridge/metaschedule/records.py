@@ -4,6 +4,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,11 @@ from cwm_jax.errors import RecordError
 from cwm_jax.records.ansor_log import TRANSLATED
 from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE, parse_trace_lines
 from cwm_jax.records.program import Program
-from cwm_jax.records.record import Record, TaskDetails
+from cwm_jax.records.record import Record, TaskDetails, latency_of_costs
 from cwm_jax.records.steps import Step
 from cwm_jax.records.trace_translation import translate_traces
 from cwm_jax.records.traces import Skeletons
+from cwm_jax.tvm_bridge.metaschedule.unread import warn_of_traces
 
 FAILED_SECONDS = 1e10
 """What TVM's own callback writes for a candidate that did not run."""
@@ -88,21 +90,36 @@ def steps_of_candidates(
 ) -> list[tuple[Step, ...]]:
     """Returns the steps of candidates of one module, whose program is given.
 
-    Raises:
-        RecordError: A trace is not one of the program, or this version does not know it.
+    Warns:
+        UnreadWarning: A trace cannot be followed, and is translated as far as it says by itself.
     """
     lines = trace_lines(tvm, candidates)
     distinct = list(dict.fromkeys(lines))
     traces = parse_trace_lines(distinct, Skeletons())
-    steps = dict(zip(distinct, translate_traces(traces, program), strict=True))
+    unread = partial(warn_of_traces, program)
+    steps = dict(zip(distinct, translate_traces(traces, program, unread), strict=True))
     return [steps[line] for line in lines]
 
 
 def seconds_of_result(result: Any) -> tuple[float, ...]:
-    """Returns the measurements of a `RunnerResult` in seconds; none if it failed."""
+    """Returns the measurements of a `RunnerResult` in seconds; none if it failed.
+
+    A latency that no program can have, such as zero, is a failure.
+    """
     if result.error_msg is not None:
         return ()
-    return tuple(float(value) for value in result.run_secs or ())
+    seconds = tuple(float(value) for value in result.run_secs or ())
+    return seconds if latency_of_costs(seconds) < math.inf else ()
+
+
+def errors_of_results(results: Sequence[Any]) -> list[str]:
+    """Returns the last line of what TVM said of each `RunnerResult` that failed."""
+    found = []
+    for result in results:
+        if not seconds_of_result(result):
+            lines = str(result.error_msg or "").strip().splitlines()
+            found.append(lines[-1].strip() if lines else "")
+    return found
 
 
 def record_of_result(
@@ -117,14 +134,13 @@ def record_of_result(
         result: `RunnerResult`.
     """
     seconds = seconds_of_result(result)
-    valid = bool(seconds) and all(math.isfinite(value) and value > 0 for value in seconds)
     return Record(
         workload_key=program.workload_key,
         target=str(target),
         task=TaskDetails(None, ()),
         steps=schedule,
-        costs=seconds if valid else (FAILED_SECONDS,),
-        error_code=0 if valid else 1,
+        costs=seconds or (FAILED_SECONDS,),
+        error_code=0 if seconds else 1,
         measure_seconds=0.0,
         timestamp=int(time.time()),
         version=TRANSLATED,

@@ -183,8 +183,14 @@ def _last_two_swapped(value: Any) -> list[int]:
     return axes
 
 
-def relax_module(tvm: Any, network: Network) -> Any:
-    """Returns a network's `tvm.IRModule`, prepared: `main` takes the input, then the weights."""
+def relax_module(tvm: Any, network: Network, target: Any | None = None) -> Any:
+    """Returns a network's `tvm.IRModule`, prepared: `main` takes the input, then the weights.
+
+    Args:
+        tvm: A TVM with Relax.
+        network: To build.
+        target: As for `prepare_module`.
+    """
     builder = tvm.relax.BlockBuilder()
     with builder.function("main"):
         with builder.dataflow():
@@ -192,14 +198,23 @@ def relax_module(tvm: Any, network: Network) -> Any:
             out = builder.emit_output(build_network(ops, network).value)
         inputs = sorted(ops.variables, key=lambda variable: str(variable.name) != _DATA)
         builder.emit_func_output(out, inputs)
-    return prepare_module(tvm, builder.get())
+    return prepare_module(tvm, builder.get(), target)
 
 
-def prepare_module(tvm: Any, module: Any) -> Any:
-    """Lowers and fuses the operators of a module, so that MetaSchedule finds its tasks."""
-    passes = tvm.relax.transform
+def prepare_module(tvm: Any, module: Any, target: Any | None = None) -> Any:
+    """Lowers and fuses the operators of a module, so that MetaSchedule finds its tasks.
+
+    Args:
+        tvm: A TVM with Relax.
+        module: `tvm.IRModule`.
+        target: TVM target, which decides how sorts and scans are lowered; by default any CPU.
+    """
+    passes, backend = tvm.relax.transform, tvm.relax.backend
     prepare = tvm.transform.Sequential(
         [
+            # As in TVM's default pipelines: nothing else lowers sorts, scans and sampling.
+            backend.DispatchSampling(),
+            backend.DispatchSortScan(),
             passes.FoldBatchnormToConv2D(),
             passes.DecomposeOpsForInference(),
             passes.FuseTransposeMatmul(),
@@ -211,7 +226,8 @@ def prepare_module(tvm: Any, module: Any) -> Any:
             passes.DeadCodeElimination(),
         ]
     )
-    return prepare(module)
+    with target or tvm.target.Target("llvm"):
+        return prepare(module)
 
 
 def extract_modules(tvm: Any, module: Any, target: Any) -> list[tuple[Any, int]]:

@@ -22,23 +22,25 @@ class RelaxSource(NamedTuple):
     module: Any
 
 
-def load_relax_network(tvm: Any, text: str) -> RelaxSource:
+def load_relax_network(tvm: Any, text: str, target: Any | None = None) -> RelaxSource:
     """Loads a network.
 
     Args:
         tvm: A TVM with Relax.
         text: As `network_sources.networks_help` lists.
+        target: As for `relax_networks.prepare_module`.
 
     Raises:
         WorkloadError: There is no such network, it cannot be imported, or a shape is not fixed.
     """
     head, _, rest = text.partition(":")
     if head.endswith(".py"):
-        return _checked(tvm, f"{Path(head).stem}-{rest}", text, _from_pytorch(tvm, head, rest))
+        name, module = f"{Path(head).stem}-{rest}", _from_pytorch(tvm, head, rest)
+        return _checked(tvm, name, text, module, target)
     if text.endswith(".onnx"):
-        return _checked(tvm, Path(text).stem, text, _from_onnx(tvm, Path(text)))
+        return _checked(tvm, Path(text).stem, text, _from_onnx(tvm, Path(text)), target)
     network = parse_network(text)
-    return RelaxSource(str(network), relax_module(tvm, network))
+    return RelaxSource(str(network), relax_module(tvm, network, target))
 
 
 def _from_pytorch(tvm: Any, file: str, function: str) -> Any:
@@ -64,13 +66,13 @@ def _from_onnx(tvm: Any, file: Path) -> Any:
         raise WorkloadError(f"{file}: TVM cannot import it ({last_line(error)})") from error
 
 
-def _checked(tvm: Any, name: str, text: str, module: Any) -> RelaxSource:
+def _checked(tvm: Any, name: str, text: str, module: Any, target: Any | None) -> RelaxSource:
     """Prepares a user's module whose inputs have fixed shapes."""
     for variable in module["main"].params:
         shape = getattr(variable.ty, "shape", None)
         if shape is None or not all(type(extent).__name__ == "IntImm" for extent in shape):
             raise WorkloadError(f"{text}: input {variable.name!s} has no fixed shape, {shape}")
     try:
-        return RelaxSource(name, prepare_module(tvm, module))
+        return RelaxSource(name, prepare_module(tvm, module, target))
     except Exception as error:  # an operator that TVM cannot lower
         raise WorkloadError(f"{text}: TVM cannot lower it ({last_line(error)})") from error

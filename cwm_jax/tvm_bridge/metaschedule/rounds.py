@@ -1,20 +1,16 @@
 """Rounds of a MetaSchedule search: each finds candidates, measures them, and keeps what it saw."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cwm_jax.ranking.online import Schedule
 from cwm_jax.records.program import Program
-from cwm_jax.records.record import Record
+from cwm_jax.records.record import Record, latency_of_costs
 from cwm_jax.search.trace_planner import TracePlannerConfig
 from cwm_jax.tvm_bridge.interrupts import SearchInterrupted
-from cwm_jax.tvm_bridge.metaschedule.folder import line_of, tuning_record_of
-from cwm_jax.tvm_bridge.metaschedule.records import (
-    FAILED_SECONDS,
-    record_of_result,
-    steps_of_candidates,
-)
+from cwm_jax.tvm_bridge.metaschedule.records import record_of_result, steps_of_candidates
 from cwm_jax.tvm_bridge.metaschedule.session import SearchSession
 from cwm_jax.tvm_bridge.metaschedule.sources import Evolution, Imagination, Sampler, Source
 from cwm_jax.tvm_bridge.search_loop import Counts, TaskRound
@@ -110,9 +106,10 @@ class ModuleSearch:
         if known:
             candidates = [record.as_measure_candidate() for record in known]
             results = [
-                ms.runner.RunnerResult(None, "failed before")
-                if max(map(float, record.run_secs)) >= FAILED_SECONDS
-                else ms.runner.RunnerResult(record.run_secs, None)
+                ms.runner.RunnerResult(seconds, None)
+                if latency_of_costs(seconds := [float(value) for value in record.run_secs or ()])
+                < math.inf
+                else ms.runner.RunnerResult(None, "failed before")
                 for record in known
             ]
             self._timed.model.update(self._source.context, candidates, results)
@@ -170,12 +167,7 @@ class ModuleSearch:
             KeyboardInterrupt: As for `next_round`.
         """
         started = time.perf_counter()
-        folder = self._files.folder
-        lines = [line_of(folder, record) for record in records]
-        chosen = [
-            (record.steps, tuning_record_of(self._tvm, folder, line).as_measure_candidate())
-            for record, line in zip(records, lines, strict=True)
-        ]
+        chosen = [(record.steps, self._files.candidate(record)) for record in records]
         measuring = time.perf_counter()
         results = self._measure([candidate for _, candidate in chosen])
         measured = time.perf_counter()

@@ -80,7 +80,7 @@ def create_module(tvm: Any, workload: Workload | Subgraph, target: Any) -> Any:
         WorkloadError: A network has no such task, or a user's function is missing or fails.
     """
     if isinstance(workload, Subgraph):
-        tasks = extract_modules(tvm, relax_module(tvm, workload.network), target)
+        tasks = extract_modules(tvm, relax_module(tvm, workload.network, target), target)
         if workload.position >= len(tasks):
             raise WorkloadError(
                 f"{workload.network}#{workload.position}: the network has {len(tasks)} tasks, "

@@ -9,7 +9,7 @@ from cwm_jax.tvm_bridge.metaschedule.candidates import sampling_context
 from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
 from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
 from cwm_jax.tvm_bridge.metaschedule.targets import create_module, host_target
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.unread import read_program
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.tvm_bridge.throughput_benchmark import LEARNED, Boundary, pretend_latencies
 from cwm_jax.tvm_bridge.workloads import parse_workload
@@ -41,7 +41,7 @@ def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary
         trials=LEARNED + count,
         round_size=LEARNED + count,
     )
-    program = program_of_module(tvm, module, workload_key(module))
+    program = read_program(tvm, module, workload_key(module))
     drawn = list(context.generate_measure_candidates() or ())
     # What is drawn twice would be scored once by the world model, but twice by the rival.
     distinct = dict(zip(steps_of_candidates(tvm, drawn, program), drawn, strict=True))

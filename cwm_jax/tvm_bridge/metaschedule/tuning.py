@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.program import programs_path, write_programs
-from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
+from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder, Task
 from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tvm_bridge.metaschedule.session import search_session
 from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.unread import read_program
 from cwm_jax.tvm_bridge.search_loop import (
     Round,
     Searched,
@@ -44,14 +43,12 @@ def tune_module(
     Raises:
         RecordError: The folder holds another search, or was measured otherwise.
         TargetError: The settings ask for references on another device than this CPU.
-        ProgramError: MetaSchedule cannot tune the module.
     """
     from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
-    program = program_of_module(tvm, module, workload_key(module))
+    program = read_program(tvm, module, workload_key(module))
     files = SearchFolder(tvm, folder)
-    records = files.earlier([program.workload_key], str(target))
-    write_programs([program], programs_path(files.records))
+    records = files.earlier([Task(module, program)], target)
     latencies = [record.latency for record in records]
 
     def kept(found: FoundRound) -> TaskRound:
