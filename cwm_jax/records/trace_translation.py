@@ -142,8 +142,8 @@ class _Translator:
             elif name.startswith("l"):
                 self._variables[name] = self._blocks.loops(block or self._stand_in(name), 1)[0]
             else:
-                listed = isinstance(drawn, list) and at < len(drawn)
-                self._variables[name] = drawn[at] if listed else 1
+                values = drawn if isinstance(drawn, list) else []
+                self._variables[name] = values[at] if at < len(values) else 1
 
     def _stand_in(self, name: str) -> Block:
         """Returns a block of which a trace alone tells; where there are too many, the last one."""

@@ -102,8 +102,12 @@ def test_a_program_says_what_its_module_computes(create_task):
     assert [read.affine for read in convolution.reads] == [True, True]
 
 
-def test_a_scheduled_module_is_refused(tvm, create_task):
+def test_a_scheduled_module_is_read_and_one_without_blocks_is_refused(tvm, create_task):
     task = create_task("dense:16,96,128")
     (scheduled, *_) = task.sample(tvm, 3)
-    with pytest.raises(ProgramError, match="program its-key: cannot be read"):
-        program_of_module(tvm, scheduled.mod, "its-key")
+    found = program_of_module(tvm, scheduled.mod, "its-key")
+    assert {stage.name for stage in found.stages} > {"A", "B"}
+    lowered = tvm.s_tir.transform.ConvertBlocksToOpaque()(task.module)
+    lowered = tvm.s_tir.transform.LowerOpaqueBlock()(lowered)
+    with pytest.raises(ProgramError, match=r"program its-key: cannot be read \(it has no block\)"):
+        program_of_module(tvm, lowered, "its-key")
