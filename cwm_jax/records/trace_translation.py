@@ -212,7 +212,9 @@ class _Translator:
         if name in _ROOT_NAMES:
             return [None]
         if self._traces_alone and not self._blocks.has(name):
-            return [self._stand_in(name)]
+            found = self._stand_in(name)
+            found.apart = False
+            return [found]
         return [self._blocks.named(name)]
 
     def _get_loops(self, instruction: Instruction) -> list[Any]:
