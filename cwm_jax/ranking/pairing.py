@@ -1,12 +1,9 @@
 """Whether a model is asked about what it was trained for."""
 
-import re
 import warnings
 from collections.abc import Collection
 
-from cwm_jax.features.hardware import HardwareCard
-
-_CPU_TARGETS = ("llvm", "c", "hybrid")
+from cwm_jax.features.hardware import HardwareCard, kind_of_target
 
 
 class PairingWarning(UserWarning):
@@ -22,6 +19,15 @@ def warn_of_target(card: HardwareCard, target: str, cores: int | None = None) ->
         cores: CPU cores that the target runs on, if known.
     """
     kind = kind_of_target(target)
+    if kind is None:
+        warnings.warn(
+            f"the world model ranks for {card.name}, a {card.kind}, but of which kind of device "
+            f"{target!r} is is unknown: name a target kind of TVM such as llvm or cuda, or add "
+            "-keys=cpu or -keys=gpu",
+            PairingWarning,
+            stacklevel=3,
+        )
+        return
     wrong_cores = kind == card.kind == "cpu" and cores is not None and cores != card.cores
     if kind == card.kind and not wrong_cores:
         return
@@ -63,14 +69,3 @@ def warn_of_missing_program() -> None:
         PairingWarning,
         stacklevel=3,
     )
-
-
-def kind_of_target(target: str) -> str:
-    """Returns the kind of device that a target is of: `cpu` or `gpu`.
-
-    Args:
-        target: TVM target string, or the JSON of one.
-    """
-    name = re.search(r'"kind"\s*:\s*"(\w+)"', target)
-    word = name.group(1) if name else target.partition(" ")[0]
-    return "cpu" if word in _CPU_TARGETS else "gpu"

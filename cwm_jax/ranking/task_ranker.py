@@ -3,10 +3,11 @@
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
+from cwm_jax.features.hardware import kind_of_target
 from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.nearest import shipped_scorers
 from cwm_jax.ranking.online import OnlineRanker
-from cwm_jax.ranking.pairing import kind_of_target, warn_of_engine, warn_of_target
+from cwm_jax.ranking.pairing import warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.program import Program
 
@@ -58,7 +59,7 @@ class TaskRanker:
         if task not in self._programs:
             self._programs[task] = read()
             scorer = self.online.scorer
-            self._kind = kind_of_target(target)
+            self._kind = kind_of_target(target) or self._kind
             warn_of_target(scorer.hardware, target, cores)
             warn_of_engine(scorer.engines, self._engine)
         return self._programs[task]

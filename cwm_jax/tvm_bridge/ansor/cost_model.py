@@ -3,7 +3,9 @@
 Importing this module loads a TVM that has Ansor (see `cwm_jax.tvm_bridge.runtime.use`).
 """
 
+import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.features.step_text import group_text
 from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
@@ -22,10 +25,17 @@ from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.ansor.programs import program_of_task
 from cwm_jax.tvm_bridge.runtime import use
+from cwm_jax.tvm_bridge.user_code import last_line
 
 _tvm: Any = use("ansor")
 _auto_scheduler: Any = _tvm.auto_scheduler
 _RAM = Path("/dev/shm")
+_UNREADABLE = (CwmError, ArithmeticError, LookupError, TypeError, ValueError)
+"""What reading a schedule may raise: a user's task may hold anything that TVM knows."""
+
+
+class UnrankedTaskWarning(UserWarning):
+    """Schedules of a task are beyond what the world model reads, and are not told apart."""
 
 
 class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel):
@@ -52,19 +62,27 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         super().__init__()
         self._ranker = TaskRanker("ansor", checkpoint, adaptation)
         self.online = self._ranker.online
+        self._unranked: set[str] = set()
 
     def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
         """Scores states of one task, higher is better.
 
         Args:
             task: `auto_scheduler.SearchTask`.
-            states: Complete schedules.
+            states: Complete schedules. What the model cannot read of them costs the task its
+                ranking: it warns, and they score alike.
         """
         if len(states) == 0:
             return np.zeros(0, np.float32)
-        program = self.program(task)
-        with collection_paused():
-            return self.online.rank_groups(program, group_text(_log_of(task, states)))
+        key = str(task.workload_key)
+        if key not in self._unranked:
+            try:
+                program = self.program(task)
+                with collection_paused():
+                    return self.online.rank_groups(program, group_text(_log_of(task, states)))
+            except _UNREADABLE as error:
+                self._note_unranked(key, error)
+        return np.zeros(len(states), np.float32)
 
     def predict_stages(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "packed"]:
         """Scores states in Ansor's packed form, without a breakdown by stage.
@@ -84,7 +102,10 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         """
         for measured, result in zip(inputs, results, strict=True):
             line = _auto_scheduler.measure_record.dump_record_to_string(measured, result)
-            self._remember(parse_line(str(line)))
+            try:
+                self._remember(parse_line(str(line)))
+            except RecordError as error:
+                self._note_unranked(str(measured.task.workload_key), error)
 
     def update_from_file(self, file_name: str) -> None:
         """Takes in the measurements of a log."""
@@ -94,8 +115,19 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
     def _remember(self, record: Record) -> None:
         self.online.learn(record.workload_key, record.steps, record.latency)
 
+    def _note_unranked(self, key: str, error: Exception) -> None:
+        """Gives up ranking a task, and says so once; other tasks go on."""
+        if key not in self._unranked:
+            self._unranked.add(key)
+            warnings.warn(
+                f"{key[:80]}: the world model cannot read its schedules ({last_line(error)}), and "
+                "does not rank them",
+                UnrankedTaskWarning,
+                stacklevel=3,
+            )
+
     def program(self, task: Any) -> Program:
-        """Returns the compute graph of a task."""
+        """Returns the compute graph of a task; of one that cannot be read, its key alone."""
         cores = int(task.hardware_params.num_cores)
         return self._ranker.program(
             str(task.workload_key), str(task.target), cores, lambda: program_of_task(_tvm, task)
@@ -116,7 +148,7 @@ def _log_of(task: Any, states: Sequence[Any]) -> bytes:
     make_input = _auto_scheduler.measure.MeasureInput
     inputs = [make_input(task, state) for state in states]
     result = _auto_scheduler.measure.MeasureResult([0.0], 0, "", 0.0, 0.0)
-    folder = _RAM if _RAM.is_dir() else None
+    folder = _RAM if os.access(_RAM, os.W_OK | os.X_OK) else None
     with tempfile.TemporaryDirectory(prefix="cwm-", dir=folder) as work:
         log = Path(work) / "states.json"
         _auto_scheduler.measure_record.save_records(str(log), inputs, [result] * len(inputs))
