@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from cwm_jax.features.hardware import load_hardware
+from cwm_jax.features.hardware import kind_of_target, load_hardware
 from cwm_jax.ranking.pairing import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import TRANSLATED, load_records
@@ -44,6 +44,49 @@ def test_another_device_is_named(card, target, cores, says):
         warn_of_target(card, target, cores)
     assert "--hardware CARD" in str(caught[0].message)
     assert "cwm train" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        ("llvm -mcpu=core-avx2", "cpu"),
+        (" llvm", "cpu"),
+        ("llvm -keys=arm_cpu,cpu -device=arm_cpu", "cpu"),
+        ("arm_cpu", "cpu"),
+        ("hexagon -mcpu=hexagonv68", "cpu"),
+        ("c -keys=arm_cpu,cpu", "cpu"),
+        ("stackvm", "cpu"),
+        ("raspberry-pi/4b-aarch64", "cpu"),
+        ("aws/cpu/c5.large", "cpu"),
+        ("qcom/hexagon-v68", "cpu"),
+        ("opencl -keys=opencl,cpu", "cpu"),
+        ('{"kind": "llvm", "keys": ["arm_cpu", "cpu"]}', "cpu"),
+        ('{"tag": "arm/rasp4b64"}', "cpu"),
+        ("cuda -arch=sm_80", "gpu"),
+        ("opencl -device=mali", "gpu"),
+        ("ext_dev -keys=gpu", "gpu"),
+        ("vulkan", "gpu"),
+        ("rocm", "gpu"),
+        ("nvidia/nvidia-a100", "gpu"),
+        ("qcom/adreno-opencl", "gpu"),
+        ('{"kind": "metal"}', "gpu"),
+        ("", None),
+        (" ", None),
+        ("ext_dev", None),
+        ("nonsense", None),
+        ("{", None),
+        ("[]", None),
+        ('{"kind": null, "keys": 3}', None),
+    ],
+)
+def test_the_kind_of_device_of_a_target(target, kind):
+    assert kind_of_target(target) == kind
+
+
+@pytest.mark.parametrize("target", ["", "ext_dev -model=x"])
+def test_a_target_of_no_known_kind_is_said_so(target):
+    with pytest.warns(PairingWarning, match="a cpu, but of which kind of device .* is unknown"):
+        warn_of_target(CPU, target)
 
 
 def test_a_scorer_looks_at_the_records_it_scores(measured_log):

@@ -25,8 +25,8 @@ TIMINGS = 5
 def run_network(options: argparse.Namespace) -> int:
     """Tunes, compiles, times and exports a network."""
     from cwm_jax.tvm_bridge.ansor.deployment import build_network, random_inputs, time_network
-    from cwm_jax.tvm_bridge.ansor.network_sources import load_network
-    from cwm_jax.tvm_bridge.ansor.network_tuning import tune_network
+    from cwm_jax.tvm_bridge.ansor.network_sources import is_users_own, load_network
+    from cwm_jax.tvm_bridge.ansor.network_tuning import tunable_tasks, tune_network
     from cwm_jax.tvm_bridge.ansor.programs import program_of_task
     from cwm_jax.tvm_bridge.ansor.relay_networks import extract_tasks
     from cwm_jax.tvm_bridge.ansor.targets import resolve_target
@@ -41,6 +41,8 @@ def run_network(options: argparse.Namespace) -> int:
     target = resolve_target(tvm, options.target, remote=bool(options.rpc))
     console = open_console()
     tasks = extract_tasks(tvm, source.module, source.params, target)
+    if is_users_own(options.network):
+        tasks = tunable_tasks(tvm, tasks, source.name)
     check_trials(options, len(tasks))
     earlier = []
     if options.resume:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.resources
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,21 @@ from jaxtyping import Float32
 
 from cwm_jax.errors import HardwareError
 from cwm_jax.records.lines import without_mark
+
+DeviceKind = Literal["cpu", "gpu"]
+
+_KINDS_OF_WORDS: dict[str, DeviceKind] = {
+    # Target kinds of TVM, old and new, whose default keys say no more.
+    **dict.fromkeys(("llvm", "c", "cuda_host", "stackvm", "hybrid"), "cpu"),
+    **dict.fromkeys(("cuda", "nvptx", "rocm", "hip", "opencl", "metal", "vulkan", "webgpu"), "gpu"),
+    # Keys, and devices that stand for keys.
+    **dict.fromkeys(("cpu", "arm_cpu", "rasp", "x86", "riscv_cpu", "hexagon"), "cpu"),
+    **dict.fromkeys(("gpu", "mali", "bifrost", "adreno", "intel_graphics"), "gpu"),
+    # Vendors of tagged targets, such as `nvidia/nvidia-a100`.
+    **dict.fromkeys(("aws/cpu", "raspberry-pi", "arm", "riscv", "qcom/hexagon"), "cpu"),
+    **dict.fromkeys(("nvidia", "apple", "qcom/adreno"), "gpu"),
+}
+_ATTRIBUTE = re.compile(r"(?<!\S)--?(keys|device)[=\s]\s*(\S+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +50,7 @@ class HardwareCard:
     """
 
     name: str
-    kind: Literal["cpu", "gpu"]
+    kind: DeviceKind
     cores: int
     vector_bits: int
     clock_ghz: float
@@ -77,6 +93,45 @@ def hardware_from_json(text: bytes | str, where: str) -> HardwareCard:
     except (orjson.JSONDecodeError, TypeError) as error:
         raise HardwareError(f"{where}: not a hardware card ({error})") from error
     return card
+
+
+def kind_of_target(target: str) -> DeviceKind | None:
+    """Returns what kind of device a target is of, None if that is not known.
+
+    Keys decide first (`-keys=arm_cpu,cpu`), then the device (`-device=mali`), then TVM's target
+    kind: programs for `opencl` run on GPUs unless the target says otherwise.
+
+    Args:
+        target: TVM target string, the JSON of one, or a tag.
+    """
+    words = _words_of_target(target.strip().lower())
+    known: Iterator[DeviceKind | None] = (_KINDS_OF_WORDS.get(word) for word in words)
+    return next((kind for kind in known if kind), None)
+
+
+def _words_of_target(target: str) -> list[str]:
+    """The words of a target that tell its kind, the strongest first."""
+    try:
+        data = orjson.loads(target)
+    except orjson.JSONDecodeError:
+        found = {str(name): str(value) for name, value in _ATTRIBUTE.findall(target)}
+        keys, device = found.get("keys", "").split(","), found.get("device", "")
+        kind = target.partition(" ")[0]
+    else:
+        if not isinstance(data, dict):
+            return []
+        stated = data.get("keys")
+        keys = [str(key) for key in stated] if isinstance(stated, list) else []
+        device, kind = str(data.get("device", "")), str(data.get("kind") or data.get("tag", ""))
+    vendor, _, model = kind.partition("/")
+    # The general key, "cpu" or "gpu", stands last; a tag begins with its vendor.
+    return [
+        *reversed(keys),
+        device,
+        kind,
+        f"{vendor}/{model.partition('/')[0].partition('-')[0]}",
+        vendor,
+    ]
 
 
 def known_hardware() -> tuple[str, ...]:

@@ -1,13 +1,10 @@
 """Whether a model is asked about what it was trained for."""
 
-import re
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 
-from cwm_jax.features.hardware import HardwareCard
+from cwm_jax.features.hardware import HardwareCard, kind_of_target
 from cwm_jax.records.record import Record
-
-_CPU_TARGETS = ("llvm", "c", "hybrid")
 
 
 class PairingWarning(UserWarning):
@@ -66,6 +63,15 @@ def warn_of_target(card: HardwareCard, target: str, cores: int | None = None) ->
             stacklevel=3,
         )
         return
+    if kind_of_target(target) is None:
+        warnings.warn(
+            f"the world model ranks for {card.name}, a {card.kind}, but of which kind of device "
+            f"{target!r} is is unknown: name a target kind of TVM such as llvm or cuda, or add "
+            "-keys=cpu or -keys=gpu",
+            PairingWarning,
+            stacklevel=3,
+        )
+        return
     found = _other_device(card, target, cores)
     if found is None:
         return
@@ -81,9 +87,9 @@ def warn_of_target(card: HardwareCard, target: str, cores: int | None = None) ->
 
 def _other_device(card: HardwareCard, target: str, cores: int | None) -> tuple[str, str] | None:
     """What a card's device is and what a target's is; None where they do not contradict."""
-    if not target:
-        return None
     kind = kind_of_target(target)
+    if kind is None:
+        return None
     wrong_cores = kind == card.kind == "cpu" and cores is not None and cores != card.cores
     if kind == card.kind and not wrong_cores:
         return None
@@ -118,14 +124,3 @@ def warn_of_missing_program() -> None:
         PairingWarning,
         stacklevel=3,
     )
-
-
-def kind_of_target(target: str) -> str:
-    """Returns the kind of device that a target is of: `cpu` or `gpu`.
-
-    Args:
-        target: TVM target string, or the JSON of one.
-    """
-    name = re.search(r'"kind"\s*:\s*"(\w+)"', target)
-    word = name.group(1) if name else target.partition(" ")[0]
-    return "cpu" if word in _CPU_TARGETS else "gpu"

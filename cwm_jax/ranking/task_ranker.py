@@ -9,16 +9,12 @@ from typing import Any, NamedTuple
 import orjson
 
 from cwm_jax.errors import CheckpointError, RecordError
+from cwm_jax.features.hardware import kind_of_target
 from cwm_jax.files import write_atomically
 from cwm_jax.ranking.adaptation import AdaptationConfig
 from cwm_jax.ranking.nearest import shipped_scorers
 from cwm_jax.ranking.online import OnlineRanker, Schedule
-from cwm_jax.ranking.pairing import (
-    PairingWarning,
-    kind_of_target,
-    warn_of_engine,
-    warn_of_target,
-)
+from cwm_jax.ranking.pairing import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import parse_step
 from cwm_jax.records.devices import UNKNOWN_DEVICE, Device, Devices
@@ -83,7 +79,7 @@ class TaskRanker:
     def _new_ranker(self, at: int) -> OnlineRanker:
         def shipped() -> list[Scorer]:
             known = dict(self._devices[at].properties) if at < len(self._devices) else {}
-            kind = kind_of_target(known["kind"]) if "kind" in known else self._scorer.hardware.kind
+            kind = kind_of_target(known.get("kind", "")) or self._scorer.hardware.kind
             return shipped_scorers(self._engine, kind)
 
         return OnlineRanker(self._scorer, self._adaptation, shipped)

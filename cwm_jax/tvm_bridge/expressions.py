@@ -49,29 +49,38 @@ def visit_expression(
         on_load(expression)
         return
     kind = _KIND_OF_NODE.get(node)
-    children: list[Any] = []
-    if node == "Reduce":
-        children = [*expression.source, *expression.combiner.result, expression.condition]
-    elif node == "Select":
+    if node == "Select":
         kind = "select"
-        children = [expression.condition, expression.true_value, expression.false_value]
     elif node == "Call":
         kind = _kind_of_call(str(getattr(expression.op, "name", "")))
-        children = list(expression.args)
-    elif node == "Cast":
-        children = [expression.value]
-    elif node == "Let":
-        children = [expression.value, expression.body]
-    elif node == "Not":
-        children = [expression.a]
-    elif kind is not None:
-        children = [expression.a, expression.b]
     if kind is not None:
         # Conditions count as such even on indices: padding costs comparisons.
         is_float = dtype_of(expression).startswith(("float", "bfloat"))
         counts[kind if is_float or kind in ("compare", "select") else "integer"] += 1
-    for child in children:
+    for child in children_of(expression):
         visit_expression(child, counts, on_load)
+
+
+def children_of(expression: Any) -> list[Any]:
+    """Returns the operands of an expression; of a read none, since its indices are no operands."""
+    node = type(expression).__name__
+    match node:
+        case "Reduce":
+            return [*expression.source, *expression.combiner.result, expression.condition]
+        case "Select":
+            return [expression.condition, expression.true_value, expression.false_value]
+        case "Call":
+            return list(expression.args)
+        case "Cast":
+            return [expression.value]
+        case "Let":
+            return [expression.value, expression.body]
+        case "Not":
+            return [expression.a]
+        case _ if node in _KIND_OF_NODE:
+            return [expression.a, expression.b]
+        case _:
+            return []
 
 
 def dtype_of(expression: Any) -> str:

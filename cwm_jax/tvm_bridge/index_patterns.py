@@ -89,8 +89,11 @@ def evaluate_index(index: Any, variables: Sequence[Any], values: Sequence[Positi
         values: Of each variable.
 
     Raises:
-        ValueError: The expression reads data, or is of a kind that indices seldom are.
+        ValueError: The expression reads data, or is of a kind that indices seldom are; or there
+            is no axis.
     """
+    if not values:
+        raise ValueError("no axis moves the index")
 
     def evaluate(node: Any) -> Any:
         kind = type(node).__name__

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from cwm_jax.errors import WorkloadError
 
+_MOST_SAID = 400
+"""Characters of a foreign error message that are repeated."""
+
 
 def users_function(file: Path, name: str) -> Callable[..., Any]:
     """Loads a function; the file runs as a module.
@@ -23,8 +26,8 @@ def users_function(file: Path, name: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
-        raise WorkloadError(f"{file}: does not load ({error})") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise WorkloadError(f"{file}: does not load ({described(error)})") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise WorkloadError(f"{file}: has no function {name!r}")
@@ -58,8 +61,8 @@ def users_model(file: Path, function: str) -> UsersModel:
     torch = _imported("torch", text)
     try:
         made = make()
-    except Exception as error:  # the user's own code
-        raise WorkloadError(f"{text} failed ({last_line(error)})") from error
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise WorkloadError(f"{text} failed ({described(error)})") from error
     match made:
         case (torch.nn.Module() as model, tuple(examples)) if examples:
             return UsersModel(torch, model.eval(), examples)
@@ -85,10 +88,17 @@ def users_onnx(file: Path) -> Any:
         raise WorkloadError(f"{file}: cannot be read ({last_line(error)})") from error
 
 
-def last_line(error: Exception) -> str:
+def described(error: BaseException) -> str:
+    """Returns the kind of an error and what it says in the end, on one line."""
+    said = last_line(error)
+    kind = type(error).__name__
+    return said if said.startswith(kind) else f"{kind}: {said}"
+
+
+def last_line(error: BaseException) -> str:
     """Returns what an error of a long trace says in the end."""
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip()[:_MOST_SAID] if lines else type(error).__name__
 
 
 def _imported(package: str, text: str) -> Any:

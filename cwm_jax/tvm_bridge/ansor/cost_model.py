@@ -3,7 +3,9 @@
 Importing this module loads a TVM that has Ansor (see `cwm_jax.tvm_bridge.runtime.use`).
 """
 
+import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.features.step_text import group_text
 from cwm_jax.garbage import collection_paused
 from cwm_jax.ranking.adaptation import AdaptationConfig
@@ -23,6 +26,7 @@ from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.ansor.programs import program_of_task
 from cwm_jax.tvm_bridge.ansor.results import latency_of
 from cwm_jax.tvm_bridge.runtime import use
+from cwm_jax.tvm_bridge.user_code import last_line
 
 _tvm: Any = use("ansor")
 _auto_scheduler: Any = _tvm.auto_scheduler
@@ -38,6 +42,12 @@ _HARDWARE_PARAMETERS = (
     "warp_size",
 )
 """In the order of a record."""
+_UNREADABLE = (CwmError, ArithmeticError, LookupError, TypeError, ValueError)
+"""What reading a schedule may raise: a user's task may hold anything that TVM knows."""
+
+
+class UnrankedTaskWarning(UserWarning):
+    """Schedules of a task are beyond what the world model reads, and are not told apart."""
 
 
 class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel):
@@ -64,20 +74,28 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         super().__init__()
         self._ranker = TaskRanker("ansor", checkpoint, adaptation)
         self.online = self._ranker.online
+        self._unranked: set[str] = set()
 
     def predict(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "state"]:
         """Scores states of one task, higher is better.
 
         Args:
             task: `auto_scheduler.SearchTask`.
-            states: Complete schedules.
+            states: Complete schedules. What the model cannot read of them costs the task its
+                ranking: it warns, and they score alike.
         """
         if len(states) == 0:
             return np.zeros(0, np.float32)
-        program = self.program(task)
-        online = self._ranker.online_on(_device_of_task(task))
-        with collection_paused():
-            return online.rank_groups(program, group_text(_log_of(task, states)))
+        key = str(task.workload_key)
+        if key not in self._unranked:
+            try:
+                program = self.program(task)
+                online = self._ranker.online_on(_device_of_task(task))
+                with collection_paused():
+                    return online.rank_groups(program, group_text(_log_of(task, states)))
+            except _UNREADABLE as error:
+                self._note_unranked(key, error)
+        return np.zeros(len(states), np.float32)
 
     def predict_stages(self, task: Any, states: Sequence[Any]) -> Float32[np.ndarray, "packed"]:
         """Scores states in Ansor's packed form, without a breakdown by stage.
@@ -99,7 +117,11 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         done = _auto_scheduler.measure.MeasureResult([1.0], 0, "", 0.0, 0.0)
         for measured, result in zip(inputs, results, strict=True):
             line = _auto_scheduler.measure_record.dump_record_to_string(measured, done)
-            record = parse_line(str(line))
+            try:
+                record = parse_line(str(line))
+            except RecordError as error:
+                self._note_unranked(str(measured.task.workload_key), error)
+                continue
             online = self._ranker.online_on(device_of_record(record))
             online.learn(record.workload_key, record.steps, latency_of(result))
 
@@ -110,8 +132,19 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
             for record in iterate_records(Path(file_name), LogSummary())
         )
 
+    def _note_unranked(self, key: str, error: Exception) -> None:
+        """Gives up ranking a task, and says so once; other tasks go on."""
+        if key not in self._unranked:
+            self._unranked.add(key)
+            warnings.warn(
+                f"{key[:80]}: the world model cannot read its schedules ({last_line(error)}), and "
+                "does not rank them",
+                UnrankedTaskWarning,
+                stacklevel=3,
+            )
+
     def program(self, task: Any) -> Program:
-        """Returns the compute graph of a task."""
+        """Returns the compute graph of a task; of one that cannot be read, its key alone."""
         self._ranker.online_on(_device_of_task(task))
         cores = int(task.hardware_params.num_cores)
         return self._ranker.program(
@@ -138,7 +171,7 @@ def _log_of(task: Any, states: Sequence[Any]) -> bytes:
     make_input = _auto_scheduler.measure.MeasureInput
     inputs = [make_input(task, state) for state in states]
     result = _auto_scheduler.measure.MeasureResult([0.0], 0, "", 0.0, 0.0)
-    folder = _RAM if _RAM.is_dir() else None
+    folder = _RAM if os.access(_RAM, os.W_OK | os.X_OK) else None
     with tempfile.TemporaryDirectory(prefix="cwm-", dir=folder) as work:
         log = Path(work) / "states.json"
         _auto_scheduler.measure_record.save_records(str(log), inputs, [result] * len(inputs))

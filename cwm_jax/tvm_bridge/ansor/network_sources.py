@@ -10,7 +10,7 @@ import numpy as np
 from cwm_jax.errors import WorkloadError
 from cwm_jax.tvm_bridge.ansor.relay_networks import network_module
 from cwm_jax.tvm_bridge.networks import NETWORKS, parse_network
-from cwm_jax.tvm_bridge.user_code import last_line, users_model, users_onnx
+from cwm_jax.tvm_bridge.user_code import described, last_line, users_model, users_onnx
 
 _INPUT = "data"
 _SCALE = 0.1
@@ -45,6 +45,11 @@ def networks_help() -> str:
             "  FILE.onnx  an ONNX model with fixed shapes; pip install 'cwm-jax[onnx]' first",
         ]
     )
+
+
+def is_users_own(text: str) -> bool:
+    """Whether a network is a user's, and not built in."""
+    return text.partition(":")[0].endswith(".py") or text.endswith(".onnx")
 
 
 def load_network(tvm: Any, text: str, seed: int = 0) -> NetworkSource:
@@ -86,8 +91,11 @@ def _built_in(tvm: Any, text: str, seed: int) -> NetworkSource:
 def _from_pytorch(tvm: Any, file: Path, function: str) -> NetworkSource:
     text = f"{file}:{function}"
     torch, model, examples = users_model(file, function)
-    with torch.no_grad():
-        traced = torch.jit.trace(model, examples)
+    try:
+        with torch.no_grad():
+            traced = torch.jit.trace(model, examples)
+    except Exception as error:  # the model's own code
+        raise WorkloadError(f"{text}: PyTorch cannot trace it ({described(error)})") from error
     inputs = {
         f"input{at}": (tuple(example.shape), str(example.dtype).removeprefix("torch."))
         for at, example in enumerate(examples)
@@ -103,10 +111,10 @@ def _from_onnx(tvm: Any, file: Path) -> NetworkSource:
     model = users_onnx(file)
     try:
         module, params = tvm.relay.frontend.from_onnx(model)
+        passes = (tvm.relay.transform.DynamicToStatic(), tvm.relay.transform.InferType())
+        module = tvm.transform.Sequential(passes)(module)
     except Exception as error:  # TVM raises whatever it stumbles over
         raise WorkloadError(f"{file}: cannot be imported ({last_line(error)})") from error
-    passes = (tvm.relay.transform.DynamicToStatic(), tvm.relay.transform.InferType())
-    module = tvm.transform.Sequential(passes)(module)
     inputs: dict[str, tuple[tuple[int, ...], str]] = {}
     for variable in module["main"].params:
         name, kind = str(variable.name_hint), variable.checked_type

@@ -1,10 +1,12 @@
 """Tuning all tasks of a network together: one model, one log, Ansor's gradient scheduler."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.record import Record
 from cwm_jax.search.task_gradient import TaskProgress
@@ -12,6 +14,7 @@ from cwm_jax.tvm_bridge.ansor.rounds import NextRound, start_confirming, start_s
 from cwm_jax.tvm_bridge.ansor.session import search_session
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.ansor.tuning import measured_records
+from cwm_jax.tvm_bridge.ansor.workloads import why_not_tunable
 from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,
     NetworkRound,
@@ -24,6 +27,31 @@ from cwm_jax.tvm_bridge.search_loop import TaskRound
 
 _TAG = "auto_scheduler_task_scheduler_tag"
 _LOG_BASE = 1.618
+
+
+def tunable_tasks(
+    tvm: Any, tasks: Sequence[tuple[Any, int]], network: str
+) -> list[tuple[Any, int]]:
+    """Returns the tasks that Ansor can tune, and warns of each other one.
+
+    Args:
+        tvm: A TVM with Ansor.
+        tasks: `auto_scheduler.SearchTask`s and how often each occurs in the network.
+        network: Its name.
+
+    Raises:
+        WorkloadError: There is none.
+    """
+    found = []
+    for task, weight in tasks:
+        reason = why_not_tunable(tvm, task)
+        if reason is None:
+            found.append((task, weight))
+        else:
+            warnings.warn(f"{network}, {task.desc}: {reason}; it is left as it is", stacklevel=2)
+    if not found:
+        raise WorkloadError(f"{network}: holds no task that Ansor can tune")
+    return found
 
 
 def tune_network(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cwm_jax.errors import WorkloadError
 from cwm_jax.features.program import encode_program
 from cwm_jax.features.steps import StepArrays
 from cwm_jax.ranking.scorer import Scorer, Scores, take_scores
@@ -16,8 +17,9 @@ from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 from cwm_jax.search.planner import Planner, PlannerConfig
 from cwm_jax.tvm_bridge.ansor.cost_model import WorldModelCostModel, schedules_of_states
-from cwm_jax.tvm_bridge.ansor.policies import Size, sketch_policy
+from cwm_jax.tvm_bridge.ansor.policies import search_size, sketch_policy
 from cwm_jax.tvm_bridge.clock import Clock
+from cwm_jax.tvm_bridge.user_code import last_line
 
 _LATER_SAMPLE = 256
 _PROPOSED_PER_TRIAL = 8
@@ -85,8 +87,10 @@ class PlannedSearch:
         self._rng = np.random.default_rng([seed, 1])
         self._planner, self._scorer = self._new_planner(seed), self._current_scorer()
         first = self._config.population
-        self._first = sketch_policy(tvm, task, seed + 1, size=Size(first))
-        self._later = sketch_policy(tvm, task, seed + 2, size=Size(min(first, _LATER_SAMPLE)))
+        self._first = sketch_policy(tvm, task, seed + 1, size=search_size(first))
+        self._later = sketch_policy(
+            tvm, task, seed + 2, size=search_size(min(first, _LATER_SAMPLE))
+        )
         self._sampled = False
         self._seen: set[str] = set()
         self._form: Record | None = None
@@ -200,7 +204,12 @@ class PlannedSearch:
         distrusted = self._model.online.trusted(self._program.workload_key) is False
         policy = self._later if self._sampled and not distrusted else self._first
         self._sampled = True
-        return schedules_of_states(self._task, list(policy.sample_initial_population()))
+        try:
+            sampled = list(policy.sample_initial_population())
+        except self._error as error:
+            key = str(self._task.workload_key)[:80]
+            raise WorkloadError(f"{key}: Ansor cannot sample it ({last_line(error)})") from error
+        return schedules_of_states(self._task, sampled)
 
     def _state_of(self, schedule: tuple[Step, ...]) -> Any:
         if self._form is None:

@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from cwm_jax.errors import WorkloadError
 from cwm_jax.tvm_bridge.ansor.packed_layouts import packed_dense_layers
 from cwm_jax.tvm_bridge.networks import Network, build_network
+from cwm_jax.tvm_bridge.user_code import last_line
 
 _TOPHUB = "TOPHUB_LOCATION"
 
@@ -43,9 +45,17 @@ def extract_tasks(
         module: `tvm.IRModule`.
         params: Weights by name.
         target: `tvm.target.Target`.
+
+    Raises:
+        WorkloadError: TVM cannot lower the module.
     """
-    with relay_build_context(tvm):
-        tasks, weights = tvm.auto_scheduler.extract_tasks(module, dict(params), target)
+    try:
+        with relay_build_context(tvm):
+            tasks, weights = tvm.auto_scheduler.extract_tasks(module, dict(params), target)
+    except Exception as error:  # TVM raises whatever it stumbles over
+        raise WorkloadError(
+            f"TVM cannot extract the network's tasks ({last_line(error)})"
+        ) from error
     return list(zip(tasks, (int(weight) for weight in weights), strict=True))
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from cwm_jax.errors import TargetError
+from cwm_jax.features.loop_nest import MAX_STAGES
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.record import Record
 from cwm_jax.search.planner import PlannerConfig
-from cwm_jax.tvm_bridge.ansor.policies import Size, sketch_policy
+from cwm_jax.tvm_bridge.ansor.policies import search_size, sketch_policy
 from cwm_jax.tvm_bridge.ansor.remote import LOST_ROUNDS, device_lost
 from cwm_jax.tvm_bridge.ansor.results import first_error, latency_of
 from cwm_jax.tvm_bridge.ansor.session import SearchSession
@@ -19,6 +20,9 @@ from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
 from cwm_jax.tvm_bridge.interrupts import Interrupt
 from cwm_jax.tvm_bridge.search_loop import Counts, TaskRound
 from cwm_jax.tvm_bridge.tracker import Tracker
+
+_INSERTED_STAGES = 20
+"""Room for stages that schedules add: copies of buffers, and parts of reductions."""
 
 
 class Found(NamedTuple):
@@ -124,7 +128,7 @@ def _evolution(session: SearchSession, task: Any, earlier: list[Record]) -> Next
             task,
             _search_seed(session.config, earlier),
             model=model,
-            size=Size(session.config.population),
+            size=search_size(session.config.population),
             callbacks=callbacks,
         )
     measurer = session.measuring.program_measurer()
@@ -142,10 +146,12 @@ def _evolution(session: SearchSession, task: Any, earlier: list[Record]) -> Next
 
 
 def _planner(session: SearchSession, task: Any, earlier: list[Record]) -> NextRound:
-    """Rounds of the planner."""
+    """Rounds of the planner, or of Ansor where a program has more stages than it replays."""
     from cwm_jax.tvm_bridge.ansor.planned_search import PlannedSearch
 
     ansor, model = session.tvm.auto_scheduler, session.model
+    if len(model.program(task).stages) > MAX_STAGES - _INSERTED_STAGES:
+        return _evolution(session, task, earlier)
     seed = _search_seed(session.config, earlier)
     planner = PlannerConfig(population=session.config.population)
     search = PlannedSearch(session.tvm, task, model, session.measuring.measure, seed, planner)
