@@ -83,9 +83,15 @@ def test_the_kind_of_device_of_a_target(target, kind):
     assert kind_of_target(target) == kind
 
 
-@pytest.mark.parametrize("target", ["", "ext_dev -model=x"])
-def test_a_target_of_no_known_kind_is_said_so(target):
-    with pytest.warns(PairingWarning, match="a cpu, but of which kind of device .* is unknown"):
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("", "records do not say their target"),
+        ("ext_dev -model=x", "a cpu, but of which kind of device .* is unknown"),
+    ],
+)
+def test_a_target_of_no_known_kind_is_said_so(target, message):
+    with pytest.warns(PairingWarning, match=message):
         warn_of_target(CPU, target)
 
 
