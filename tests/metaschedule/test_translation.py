@@ -107,6 +107,7 @@ def test_a_scheduled_module_is_read_and_one_without_blocks_is_refused(tvm, creat
     task = create_task("dense:16,96,128")
     (scheduled, *_) = task.sample(tvm, 3)
     found = program_of_module(tvm, scheduled.mod, "its-key")
-    assert {stage.name for stage in found.stages} > {stage.name for stage in task.program.stages}
+    computed = [stage.name for stage in found.stages if stage.kind == "compute"]
+    assert any(name.startswith("T_matmul_NT") for name in computed)
     with pytest.raises(ProgramError, match=r"program its-key: cannot be read \(it has no block\)"):
         program_of_module(tvm, no_block(), "its-key")
