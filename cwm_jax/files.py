@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -21,3 +22,19 @@ def write_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     path.chmod(0o644)
+
+
+def user_cache() -> Path:
+    """Returns this package's folder in the user's cache, which may not be there yet.
+
+    Raises:
+        OSError: The user's home is missing: it is not made for a cache.
+        RuntimeError: The user has no home.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named) / "cwm_jax"
+    home = Path.home()
+    if not home.is_dir():
+        raise FileNotFoundError(f"{home}: no such folder")
+    return home / ".cache" / "cwm_jax"

@@ -12,7 +12,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cwm_jax.cli.common import add_json_option, positive, say, write_json
+from cwm_jax.cli.common import add_json_option, positive, say, seed, write_json
 from cwm_jax.cli.model_card import (
     describe_file,
     git_commit,
@@ -80,7 +80,7 @@ def add_parser(commands: Any) -> None:
         help="train a single model that learns what this checkpoint's ensemble says of the "
         "records, too, and ranks several times as fast",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--epochs",
         type=positive,
@@ -112,7 +112,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains and writes the checkpoint."""
-    from cwm_jax.compilation import keep_compiled_programs
+    from cwm_jax.compilation import check_devices, keep_compiled_programs
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.model.checkpoint import load_checkpoint, save_checkpoint
     from cwm_jax.model.config import ModelConfig
@@ -125,6 +125,7 @@ def run(options: argparse.Namespace) -> int:
 
     keep_compiled_programs()
     first = _join_hosts(options)
+    check_devices()
     console = Console(stderr=True, quiet=not first)
     hardware = load_hardware(options.hardware)
     config = TrainingConfig(seed=options.seed, epochs=options.epochs, precision=options.precision)

@@ -12,6 +12,7 @@ from cwm_jax.cli.common import (
     not_negative,
     positive,
     say,
+    seed,
 )
 from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, log_path, shared_settings, shown_search
@@ -89,7 +90,7 @@ def add_parser(commands: Any) -> None:
         help="log to write, for MetaSchedule a folder (default: a new one in runs/)",
     )
     parser.add_argument("--resume", type=Path, metavar="LOG", help="go on with this log or folder")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--round",
         type=positive,
