@@ -7,6 +7,9 @@ from pathlib import Path
 
 import jax
 
+from cwm_jax.errors import DeviceError
+from cwm_jax.files import user_cache
+
 _LEAST_SECONDS = 0.3
 
 
@@ -19,8 +22,7 @@ def keep_compiled_programs() -> None:
     if jax.config.values.get("jax_compilation_cache_dir") is not None:
         return
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = home / "cwm_jax" / f"compiled-{_cpu()}"
+        folder = user_cache() / f"compiled-{_cpu()}"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # a home that is missing or read-only
         return
@@ -28,6 +30,23 @@ def keep_compiled_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+
+
+def check_devices() -> None:
+    """Initialises JAX's devices, which nothing works without.
+
+    Raises:
+        DeviceError: The platforms that `JAX_PLATFORMS` names cannot be used here.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        named = jax.config.values.get("jax_platforms")
+        said = next(iter(str(error).strip().splitlines()), "not one of its platforms is here")
+        raise DeviceError(
+            f"JAX finds no device ({said}); JAX_PLATFORMS is {named!r}, unset it or name platforms "
+            "that this machine has, such as cpu"
+        ) from error
 
 
 def _cpu() -> str:

@@ -25,6 +25,10 @@ class TargetError(CwmError):
     """A target cannot be compiled for on this machine."""
 
 
+class DeviceError(CwmError):
+    """JAX cannot use the devices that it is told to use."""
+
+
 class TvmError(CwmError):
     """No suitable TVM can be loaded, or another one is already in the process."""
 

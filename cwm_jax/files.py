@@ -44,6 +44,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     path.chmod(0o644)
 
 
+def user_cache() -> Path:
+    """Returns this package's folder in the user's cache, which may not be there yet.
+
+    Raises:
+        OSError: The user's home is missing: it is not made for a cache.
+        RuntimeError: The user has no home.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return Path(named) / "cwm_jax"
+    home = Path.home()
+    if not home.is_dir():
+        raise FileNotFoundError(f"{home}: no such folder")
+    return home / ".cache" / "cwm_jax"
+
+
 def append_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Appends lines to a file, on a new line where its last one is not ended.
 

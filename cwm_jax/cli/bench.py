@@ -61,10 +61,12 @@ def _boundary(engine: str) -> "Callable[[str, Scorer, int], Boundary]":
 
 def run_throughput_benchmark(options: argparse.Namespace) -> int:
     """Times both models and the start-up, prints the table."""
+    from cwm_jax.compilation import check_devices
     from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.tvm_bridge import throughput_benchmark as benchmark
 
     check_outputs(Output("--json", options.json))
+    check_devices()
     parse_workload(options.workload)
     checkpoint = checkpoint_of(options)
     starts = benchmark.first_score_seconds(checkpoint, options.repeats)

@@ -21,6 +21,7 @@ from cwm_jax.cli.common import (
     open_progress,
     output_path,
     positive,
+    seed,
     write_json,
 )
 from cwm_jax.cli.search_table import (
@@ -75,7 +76,7 @@ def add_search_parser(kinds: Any) -> None:
         default=["world-model", RIVAL],
         choices=list(dict.fromkeys(name for names in VARIANTS.values() for name in names)),
     )
-    search.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    search.add_argument("--seeds", nargs="+", type=seed, default=[0, 1, 2])
     search.add_argument("--trials", nargs="+", type=positive, default=[16, 64])
     search.add_argument(
         "--reference",

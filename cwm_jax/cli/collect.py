@@ -17,6 +17,7 @@ from cwm_jax.cli.common import (
     output_path,
     positive,
     say,
+    seed,
     write_json,
 )
 from cwm_jax.files import Output, check_outputs
@@ -101,7 +102,7 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="instead, measure N random records of the corpus once more, to know the noise",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     add_json_option(parser)
     parser.set_defaults(run=run)
 

@@ -195,6 +195,14 @@ def not_negative(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """Reads a seed: TVM's random numbers take 31 bits."""
+    value = not_negative(text)
+    if value >= 2**31:
+        raise argparse.ArgumentTypeError(f"{value} is not below 2^31")
+    return value
+
+
 def milliseconds(latency: float) -> str:
     """Shows a latency in seconds."""
     return f"{latency * 1e3:.4f} ms" if math.isfinite(latency) else "none yet"

@@ -40,8 +40,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
+    from cwm_jax.compilation import check_devices
     from cwm_jax.features.hardware import known_hardware
 
+    check_devices()
     packages = ("jax", "flax", "orbax-checkpoint", "numpy", "apache-tvm", "bitblas", "xgboost")
     return {
         "cwm-jax": __version__,

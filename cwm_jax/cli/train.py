@@ -22,6 +22,7 @@ from cwm_jax.cli.common import (
     output_path,
     positive,
     say,
+    seed,
     write_json,
 )
 from cwm_jax.cli.model_card import (
@@ -96,7 +97,7 @@ def add_parser(commands: Any) -> None:
         help="train a single model that learns what this checkpoint's ensemble says of the "
         "records, too, and ranks several times as fast",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--epochs",
         type=positive,
@@ -131,7 +132,7 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains and writes the checkpoint."""
-    from cwm_jax.compilation import keep_compiled_programs
+    from cwm_jax.compilation import check_devices, keep_compiled_programs
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.model.checkpoint import load_checkpoint, save_checkpoint
     from cwm_jax.model.config import ModelConfig
@@ -155,6 +156,7 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(Output("--out", snapshots.folder, folder=True))
     keep_compiled_programs()
     first = _join_hosts(options)
+    check_devices()
     if first:
         lock_output(options, snapshots.folder, folder=True)
     console = open_console(stderr=True, quiet=not first)

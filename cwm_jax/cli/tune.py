@@ -12,6 +12,7 @@ from cwm_jax.cli.common import (
     output_path,
     positive,
     say,
+    seed,
 )
 from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, log_path, shared_settings, shown_search
@@ -94,7 +95,7 @@ def add_parser(commands: Any) -> None:
         metavar="LOG",
         help="go on with this log or folder",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument(
         "--round",
         type=positive,

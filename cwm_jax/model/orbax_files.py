@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from cwm_jax.compilation import check_devices
+
 
 def save_arrays(path: Path, tree: Any) -> None:
     """Writes a tree of arrays to a new folder, and waits until it is there.
@@ -48,7 +50,9 @@ def restore_arrays(path: Path, like: Any) -> Any:
     Raises:
         ValueError: The folder holds another tree.
         OSError: It cannot be read.
+        DeviceError: JAX has no device.
     """
+    check_devices()
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like

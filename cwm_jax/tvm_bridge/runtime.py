@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Literal
 
 from cwm_jax.errors import TvmError
+from cwm_jax.files import user_cache
 from cwm_jax.interrupts import own_temporary_folder, tidy_at_end
 from cwm_jax.tvm_bridge.cores import run_on_all_cores
 
@@ -59,6 +60,9 @@ _CUDA_LIBRARIES = {"cuda_runtime": "libcudart.so.12", "cuda_nvrtc": "libnvrtc.so
 # An empty cache folder that TVM 0.17 makes in the working directory when it is imported.
 _LITTER = ".pkl_memoize_py3"
 
+# TVM 0.17 makes a folder for the data of its own tests when it is imported, here or in the home.
+_TEST_DATA, _TEST_DATA_AT_HOME = "TEST_DATA_ROOT_PATH", ".tvm_test_data"
+
 
 def use(kind: Kind) -> ModuleType:
     """Returns a working `tvm` of a kind, importing it on the first call.
@@ -77,11 +81,16 @@ def use(kind: Kind) -> ModuleType:
         _check_loaded(kind)
         return _import(kind)
     run_on_all_cores()
+    _check_temporary_folder()
     if kind == "ansor":
+        _make_no_folder_at_home()
         _prepare_ansor()
     else:
         _prepare_metaschedule()
-    litter = Path(_LITTER).absolute()
+    try:
+        litter = Path(_LITTER).absolute()
+    except OSError as error:
+        raise TvmError(f"the working directory is gone ({error}); change to another") from error
     littered_before = litter.exists()
     if not littered_before:
         tidy_at_end(lambda: _remove_if_empty(litter))
@@ -91,6 +100,32 @@ def use(kind: Kind) -> ModuleType:
         # The builder's child processes make it again, so it can go only at the very end.
         atexit.register(_remove_if_empty, litter)
     return tvm
+
+
+def check_builder_tools() -> None:
+    """Checks that programs can be built, which TVM finds out one by one.
+
+    Raises:
+        TvmError: There is no C++ compiler, or no `tar`.
+    """
+    _compiler()
+    if not shutil.which("tar"):
+        raise TvmError("the command tar is needed: TVM packs every program with it")
+
+
+def _check_temporary_folder() -> None:
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise TvmError(f"TVM needs a temporary folder ({error}); set TMPDIR to one") from error
+
+
+def _make_no_folder_at_home() -> None:
+    """Names a folder that is there for TVM's test data: a home may be read-only, or missing."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: this user has no home
+        if (Path.home() / _TEST_DATA_AT_HOME).is_dir():
+            return
+    os.environ.setdefault(_TEST_DATA, tempfile.gettempdir())
 
 
 def loaded_kind() -> Kind | None:
@@ -119,6 +154,11 @@ def _import(kind: Kind) -> ModuleType:
             if _has(Path(tvm.__path__[0]), name):
                 importlib.import_module(f"tvm.{name}")
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        if getattr(error, "filename", None) == _LITTER:
+            raise TvmError(
+                f"TVM makes the folder {_LITTER} where it runs, which fails here ({error}); run "
+                "this in a folder that exists and can be written"
+            ) from error
         raise TvmError(f"the {kind} TVM does not load: {error}") from error
     return tvm
 
@@ -261,8 +301,7 @@ def driver_stand_in() -> Path:
     # Homes are shared between machines and versions: the name tells what is inside.
     digest = hashlib.sha256(_STAND_IN_SOURCE.encode()).hexdigest()[:8]
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = cache / "cwm_jax" / f"no-driver-{platform.machine()}-{digest}"
+        folder = user_cache() / f"no-driver-{platform.machine()}-{digest}"
         if (folder / _DRIVER).is_file():
             return folder / _DRIVER
         folder.mkdir(parents=True, exist_ok=True)

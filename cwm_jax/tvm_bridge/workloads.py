@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import textwrap
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from cwm_jax.tvm_bridge.networks import Network, parse_network
 from cwm_jax.tvm_bridge.operators import OPERATORS, Operator
 
 _MAX_ELEMENTS = 2**31
+_INTEGER = re.compile(r"-?[0-9]+")
+_MOST_DIGITS = 20
+_MOST_INTEGER = 2**63 - 1
 
 Argument = int | str
 
@@ -75,7 +79,7 @@ def parse_workload(text: str) -> Workload | Subgraph:
         function, _, arguments = rest.partition(":")
         if not function.isidentifier():
             raise WorkloadError(f"{text!r}: expected FILE.py:FUNCTION:ARGUMENTS")
-        values = tuple(_integer_or_text(part) for part in arguments.split(",") if part)
+        values = tuple(_integer_or_text(part, text) for part in arguments.split(",") if part)
         return Workload(function, values, Path(head))
     network, _, position = text.rpartition("#")
     if network:
@@ -108,6 +112,14 @@ def parse_workload(text: str) -> Workload | Subgraph:
     return Workload(head, (*numbers, option))
 
 
-def _integer_or_text(part: str) -> Argument:
+def _integer_or_text(part: str, workload: str) -> Argument:
     part = part.strip()
-    return int(part) if part.isascii() and part.lstrip("-").isdecimal() else part
+    if not _INTEGER.fullmatch(part):
+        return part
+    value = int(part) if len(part) <= _MOST_DIGITS else _MOST_INTEGER + 1
+    if not -_MOST_INTEGER <= value <= _MOST_INTEGER:
+        raise WorkloadError(
+            f"{workload[:80]!r}: the argument {part[:40]} is no integer that TVM can hold, "
+            "expected one of at most 64 bits"
+        )
+    return value

@@ -9,7 +9,9 @@ from cwm_jax.errors import TargetError, WorkloadError
 from cwm_jax.tvm_bridge.cores import usable_cores
 from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
 from cwm_jax.tvm_bridge.operators import OPERATORS
-from cwm_jax.tvm_bridge.user_code import users_function
+from cwm_jax.tvm_bridge.runtime import check_builder_tools
+from cwm_jax.tvm_bridge.target_checks import check_cores, check_triple, shown, stated_target
+from cwm_jax.tvm_bridge.user_code import described, last_line, users_function
 from cwm_jax.tvm_bridge.workloads import Subgraph, Workload
 
 _EXAMPLE = 'for example \'{"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 4}\''
@@ -17,6 +19,7 @@ _EXAMPLE = 'for example \'{"kind": "llvm", "mcpu": "skylake-avx512", "num-cores"
 # LLVM names a CPU whose features a hypervisor hides in part after an older one; what it has
 # beyond that decides which of MetaSchedule's tensor intrinsics are tried.
 _EXTRA_FEATURES = ("avx512vnni", "avx512bf16", "avx512fp16", "avxvnni", "amx-tile", "amx-int8")
+_VECTOR_FEATURES = ("sse", "avx", "fma", "f16c", "amx", "neon", "sve", "dotprod", "i8mm", "bf16")
 
 
 def host_target(tvm: Any) -> Any:
@@ -42,26 +45,65 @@ def resolve_target(tvm: Any, text: str | None, *, remote: bool = False) -> Any:
     Raises:
         TargetError: TVM does not know it, or was built without it; or it does not say the cores
             of a remote CPU.
+        TvmError: Programs cannot be built here.
     """
+    if not remote:
+        check_builder_tools()
     if text is None:
         return host_target(tvm)
+    stated = stated_target(text, _EXAMPLE)
     try:
-        target = tvm.target.Target(orjson.loads(text) if text.lstrip().startswith("{") else text)
+        target = tvm.target.Target(stated)
         kind = str(target.kind.name)
         if "num-cores" not in target.attrs and kind == "llvm" and not remote:
             attributes = orjson.loads(str(target)) | {"num-cores": usable_cores()}
             target = tvm.target.Target(attributes)
     except Exception as error:  # TVM raises what its parser meets
-        raise TargetError(f"unknown target {text!r}; {_EXAMPLE}") from error
-    if not tvm.runtime.enabled(kind):
-        raise TargetError(f"target {text!r}: {tvm.__file__} was built without {kind}")
-    if kind == "llvm" and "num-cores" not in target.attrs:
-        raise TargetError(f"target {text!r}: say the num-cores of the device; {_EXAMPLE}")
-    cpu = str(target.attrs.get("mcpu", ""))
-    triple = str(target.attrs.get("mtriple", "")) or _triple(tvm)
-    if kind == "llvm" and cpu and not tvm.target.codegen.llvm_is_valid_cpu(cpu, triple):
-        raise TargetError(f"target {text!r}: this TVM's LLVM does not know {cpu!r}; {_EXAMPLE}")
+        why = last_line(error)
+        raise TargetError(f"unknown target {shown(text)} ({why}); {_EXAMPLE}") from error
+    if not _is_enabled(tvm, kind):
+        raise TargetError(f"target {shown(text)}: {tvm.__file__} was built without {kind}")
+    if kind == "llvm":
+        _check_cpu(tvm, target, text, remote=remote)
+    check_cores(target.attrs, text, remote=remote, example=_EXAMPLE)
     return target
+
+
+def _is_enabled(tvm: Any, kind: str) -> bool:
+    try:
+        return bool(tvm.runtime.enabled(kind))
+    except tvm.error.InternalError:  # a kind that no runtime is of
+        return False
+
+
+def _check_cpu(tvm: Any, target: Any, text: str, *, remote: bool) -> None:
+    if "num-cores" not in target.attrs:
+        raise TargetError(f"target {shown(text)}: say the num-cores of the device; {_EXAMPLE}")
+    stated = str(target.attrs.get("mtriple", ""))
+    if not remote:
+        check_triple(stated, text, _EXAMPLE)
+    cpu, triple = str(target.attrs.get("mcpu", "")), stated or _triple(tvm)
+    if cpu and not tvm.target.codegen.llvm_is_valid_cpu(cpu, triple):
+        raise TargetError(
+            f"target {shown(text)}: this TVM's LLVM does not know {cpu!r}; {_EXAMPLE}"
+        )
+    if remote:
+        return
+    found = tvm.get_global_func("tvm.codegen.llvm.GetHostCPUFeatures")()
+    here = {str(name): bool(present) for name, present in found.items()}
+    # Hypervisors hide parts of a CPU, but not what its vectors can do.
+    implied = [
+        name
+        for name in map(str, tvm.target.codegen.llvm_get_cpu_features(target) if cpu else ())
+        if name.startswith(_VECTOR_FEATURES)
+    ]
+    asked = [str(name)[1:] for name in target.attrs.get("mattr", ()) if str(name)[:1] == "+"]
+    lacking = sorted(name for name in {*implied, *asked} if here.get(name) is False)
+    if lacking:
+        raise TargetError(
+            f"target {shown(text)}: this CPU lacks {', '.join(lacking)}, so its programs would "
+            f"crash; for this machine use {str(host_target(tvm))!r}"
+        )
 
 
 def _triple(tvm: Any) -> str:
@@ -95,5 +137,5 @@ def create_module(tvm: Any, workload: Workload | Subgraph, target: Any) -> Any:
         return tvm.IRModule({"main": tvm.te.create_prim_func(list(tensors))})
     except WorkloadError:
         raise
-    except Exception as error:  # a user's code may raise anything
-        raise WorkloadError(f"{workload.operator}: cannot be built ({error})") from error
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
+        raise WorkloadError(f"{workload.operator}: cannot be built ({described(error)})") from error
