@@ -17,7 +17,7 @@ from cwm_jax.cli.common import (
     seed,
     write_json,
 )
-from cwm_jax.errors import CwmError
+from cwm_jax.errors import CwmError, WorkloadError
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
@@ -111,6 +111,12 @@ def run(options: argparse.Namespace) -> int:
 
     console = Console(stderr=True)
     plan = _plan(options)
+    refused: list[WorkloadError] = []
+
+    def refuse(error: WorkloadError) -> None:
+        refused.append(error)
+        say(console, f"cwm collect: {error}; the others go on")
+
     config = MeasureConfig(tolerance=options.tolerance, reference_every=options.reference_every)
     start = _ansor if options.engine == "ansor" else _metaschedule
     engine = start(options.target, _scorer(options), config)
@@ -118,7 +124,9 @@ def run(options: argparse.Namespace) -> int:
         engine.collector,
         options.out,
         machine_identity(engine.target),
-        lambda: plan_tasks(engine.source, plan, lambda name: say(console, f"extracting {name}")),
+        lambda: plan_tasks(
+            engine.source, plan, lambda name: say(console, f"extracting {name}"), refuse
+        ),
         extend=options.networks is not None or options.workloads is not None,
     )
     measurer = kept_in(Corpus(options.out).reference, engine.device, config)
@@ -169,6 +177,8 @@ def run(options: argparse.Namespace) -> int:
             ) from None
     say(console, f"{dict(totals)} in {options.out}")
     write_json(options.json, {"folder": str(options.out), "tasks": len(tasks), **totals})
+    if refused:
+        return 2
     return 0 if totals["valid"] or not totals["rounds"] else 1
 
 

@@ -152,8 +152,8 @@ def _import(kind: Kind) -> ModuleType:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         if getattr(error, "filename", None) == _LITTER:
             raise TvmError(
-                f"TVM makes the folder {_LITTER} where it runs, which fails here ({error}); run this "
-                "in a folder that exists and can be written"
+                f"TVM makes the folder {_LITTER} where it runs, which fails here ({error}); run "
+                "this in a folder that can be written"
             ) from error
         raise TvmError(f"the {kind} TVM does not load: {error}") from error
     return tvm
