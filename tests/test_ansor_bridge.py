@@ -150,6 +150,15 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search)
 
 
 @pytest.mark.parametrize("search", ["evolutionary", "planner"])
+def test_any_seed_and_any_population_search(tvm, scorer, tmp_path, search):
+    """TVM's seeds have 31 bits, and it gives up where all states of a sample are invalid."""
+    task = create_task(tvm, parse_workload("transpose_batch_matmul:1,16,2,8"), "llvm -num-cores=2")
+    config = TuningConfig(population=1, trials=2, search=search, seed=2**31 - 1, min_repeat_ms=1)
+    result = tune_task(tvm, task, config, tmp_path / "log.jsonl", scorer=scorer)
+    assert len(result.latencies) == 2
+
+
+@pytest.mark.parametrize("search", ["evolutionary", "planner"])
 def test_a_search_measures_between_references(tvm, task, scorer, tmp_path, search):
     log, other = tmp_path / "log.jsonl", tmp_path / "other.jsonl"
     config = _small(

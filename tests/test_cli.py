@@ -261,3 +261,13 @@ def test_compiled_programs_are_kept_between_processes(tmp_path, measured_log):
         kept.append({path.name for path in tmp_path.rglob("*-cache")})
     assert kept[0]
     assert kept[1] == kept[0]
+
+
+@pytest.mark.parametrize("command", [["tune", "--workload", "matmul:8,8,8"], ["bench", "search"]])
+@pytest.mark.parametrize("value", ["-1", "2147483648", "1.5"])
+def test_seeds_that_tvm_cannot_hold_are_refused(command, value, capsys):
+    option = "--seed" if command[0] == "tune" else "--seeds"
+    with pytest.raises(SystemExit) as caught:
+        main([*command, option, value])
+    assert caught.value.code == 2
+    assert f"argument {option}" in capsys.readouterr().err

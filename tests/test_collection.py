@@ -44,6 +44,25 @@ def collect(out, *more: str) -> int:
     return main([*arguments, *LOUD, "--round", "3", "--checkpoint", "none", *more])
 
 
+def test_the_other_workloads_go_on(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(
+        "from tvm import te, topi\n\n"
+        "def sorted_rows():\n"
+        "    a = te.placeholder((8, 64), name='a')\n"
+        "    return [a, topi.argsort(a)]\n"
+    )
+    out, bad = tmp_path / "corpus", f"{tmp_path}/mine.py:sorted_rows"
+    arguments = ["collect", "--out", str(out), *LOUD, "--records", "1", "--checkpoint", "none"]
+    assert main([*arguments, "--workloads", bad, "matmul:8,8,8"]) == 2
+    assert [record.workload_key for record in load_records(Corpus(out).records)] == [
+        '["matmul", 8, 8, 8, "float32"]'
+    ]
+    assert "sorted_rows: Ansor cannot tune it" in capsys.readouterr().err
+    arguments[2] = str(tmp_path / "none")
+    assert main([*arguments, "--workloads", bad]) == 2
+    assert not Corpus(tmp_path / "none").records.exists()
+
+
 def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     out = tmp_path / "corpus"
     corpus = Corpus(out)

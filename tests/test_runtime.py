@@ -1,6 +1,7 @@
 """Loading a TVM of either kind, each in a process of its own."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,67 @@ def test_unwritable_cache_is_no_obstacle(tmp_path):
     blocked.write_text("")
     done = run_python(BUILD_AND_RUN, XDG_CACHE_HOME=str(blocked))
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("home", ["under a file", "missing"])
+def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path, home):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    folder = blocked / "home" if home == "under a file" else tmp_path / "home"
+    environment = {k: v for k, v in os.environ.items() if k != "TEST_DATA_ROOT_PATH"}
+    # Programs are built by child processes, which import TVM anew.
+    code = f"{BUILD_AND_RUN}\nimport subprocess, sys, os\n" + (
+        "subprocess.run([sys.executable, '-c', 'import tvm.auto_scheduler'], check=True)\n"
+        "assert os.environ['HOME'] == sys.argv[1]\n"
+    )
+    work = tmp_path / "work"
+    work.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        env={**environment, "HOME": str(folder), "XDG_CACHE_HOME": ""},
+        cwd=work,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not list(work.iterdir())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "work"]
+
+
+def test_a_working_directory_that_is_gone_is_said_so(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = run_python(f"""
+import os
+os.chdir({str(gone)!r})
+os.rmdir({str(gone)!r})
+from cwm_jax.errors import TvmError
+from cwm_jax.tvm_bridge import use
+try:
+    use("ansor")
+except TvmError as error:
+    print(error)
+""")
+    assert "the working directory is gone" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("platforms", ["cuda", "nonsense", "tpu"])
+def test_platforms_that_jax_does_not_find_are_said(platforms, measured_log):
+    if platforms != "nonsense" and Path("/dev/nvidia0").exists():
+        pytest.skip("this machine has a GPU")
+    done = subprocess.run(
+        [sys.executable, "-m", "cwm_jax.cli.main", "eval", str(measured_log)],
+        env={**os.environ, "JAX_PLATFORMS": platforms},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        f"cwm eval: JAX finds no device .* JAX_PLATFORMS is '{platforms}', unset it.*\n",
+        done.stderr,
+    )
 
 
 @pytest.mark.parametrize(

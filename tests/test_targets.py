@@ -1,11 +1,14 @@
 """Targets: the host's CPU and what a user asks for."""
 
+import warnings
 from pathlib import Path
 
 import pytest
 
-from cwm_jax.errors import TargetError
+from cwm_jax.errors import TargetError, TvmError
+from cwm_jax.tvm_bridge.ansor import targets
 from cwm_jax.tvm_bridge.ansor.targets import host_target, llvm_cpu_name, resolve_target
+from cwm_jax.tvm_bridge.target_checks import TargetWarning, usable_threads
 
 AVX2 = {"avx", "avx2", "fma", "sse4_2"}
 SKYLAKE = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"}
@@ -58,6 +61,24 @@ def test_host_target_uses_the_widest_vectors(tvm):
         ("cuda", "no CUDA device is present"),
         ("llvm -mtriple=riscv64-linux-gnu", "could not run it"),
         ("llvm -mcpu=z80", "does not know the CPU 'z80'"),
+        # TVM crashes on these.
+        (" ", "target ' ': is empty"),
+        ("", "is empty"),
+        ('{"kind": null}', "'kind' is null"),
+        ('{"kind": "llvm", "host": {"kind": "llvm", "mcpu": null}}', "'mcpu' is null"),
+        ('{"kind": "llvm", "mattr": [null]}', "'mattr' is null"),
+        ("{", "is no valid JSON"),
+        ("[]", "is no JSON object"),
+        ("llvm -num-cores=0", "num-cores is 0, expected a positive integer"),
+        ("llvm -num-cores=-1", "num-cores is -1, expected a positive integer"),
+        ("llvm -num-cores=2.5", "num-cores is 2.5, expected a positive integer"),
+        ("llvm -num-cores", "num-cores is not given, expected a positive integer"),
+        ('{"kind": "llvm", "num-cores": -2}', "num-cores is -2"),
+        ('{"kind": "llvm", "num-cores": true}', "num-cores is no number"),
+        ('{"kind": "llvm", "num-cores": 99999999999}', "99999999999"),
+        ('{"kind": "llvm", "keys": [" "]}', "unknown target"),
+        ("llvm -mtriple=x86_64-apple-darwin", "could not run it"),
+        ("llvm " + "x" * 9999, "unknown target 'llvm x{100,200}'\\.\\.\\. "),
     ],
 )
 def test_bad_targets(tvm, text, says):
@@ -68,4 +89,32 @@ def test_bad_targets(tvm, text, says):
 def test_cores_are_filled_in(tvm):
     target = resolve_target(tvm, "llvm -mcpu=core-avx2")
     assert int(target.attrs["num-cores"]) == int(host_target(tvm).attrs["num-cores"])
-    assert int(resolve_target(tvm, "llvm -num-cores=7").attrs["num-cores"]) == 7
+    assert int(resolve_target(tvm, "llvm -num-cores=1").attrs["num-cores"]) == 1
+    assert str(resolve_target(tvm, ' {"kind": "llvm", "mcpu": "core-avx2"} ')) == str(target)
+
+
+def test_more_cores_than_there_are_is_said(tvm):
+    with pytest.warns(TargetWarning, match=f"says 4096 cores, but .* {usable_threads()};"):
+        target = resolve_target(tvm, "llvm -num-cores=4096")
+    assert int(target.attrs["num-cores"]) == 4096
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve_target(tvm, "llvm -num-cores=4096", remote=True)
+
+
+def test_features_that_this_cpu_lacks_are_named(tvm, monkeypatch):
+    monkeypatch.setattr(targets, "_cpu_flags", lambda: frozenset(AVX2))
+    with pytest.raises(TargetError, match="this CPU lacks avx512f, avx512vl, so its programs"):
+        resolve_target(tvm, "llvm -mattr=+avx2,+avx512f,+avx512vl")
+
+
+def test_a_machine_that_cannot_build_is_said_so(tvm, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(TvmError, match="C\\+\\+ compiler is needed"):
+        resolve_target(tvm, None)
+    compiler = tmp_path / "g++"
+    compiler.write_text("")
+    compiler.chmod(0o755)
+    with pytest.raises(TvmError, match="tar is needed"):
+        resolve_target(tvm, "llvm")

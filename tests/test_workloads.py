@@ -63,6 +63,8 @@ def test_a_task_of_a_network_is_a_workload(tvm):
         ("my.py:", "expected FILE.py:FUNCTION"),
         ("mlp#x", "expected NETWORK#N"),
         ("alexnet#1", "unknown network 'alexnet'"),
+        ("my.py:f:99999999999999999999", "no integer that TVM can hold"),
+        (f"my.py:f:-{'9' * 5000}", "no integer that TVM can hold"),
     ],
 )
 def test_bad_workloads(text, says):
@@ -72,7 +74,7 @@ def test_bad_workloads(text, says):
 
 
 OWN = """
-from tvm import te
+from tvm import te, topi
 
 def scale(n, name):
     a = te.placeholder((n,), name=name)
@@ -83,6 +85,41 @@ def broken(n):
 
 def failing(n):
     raise KeyError("no")
+
+def leaving():
+    raise SystemExit(0)
+
+def nested():
+    return [scale(8, "a")]
+
+def copied(n):
+    a = te.placeholder((n,), name="a")
+    return [a, te.compute((n,), lambda i: a[i], name="out")]
+
+def dynamic():
+    return copied(te.var("n"))
+
+def sorted_rows():
+    a = te.placeholder((8, 64), name="a")
+    return [a, topi.argsort(a)]
+
+def scanned():
+    x, state = te.placeholder((4, 8), name="x"), te.placeholder((4, 8), name="state")
+    first = te.compute((1, 8), lambda _, i: x[0, i])
+    update = te.compute((4, 8), lambda t, i: state[t - 1, i] + x[t, i])
+    return [x, te.scan(first, update, state, inputs=[x])]
+
+def unlisted():
+    return copied(8)[1:]
+
+def unbound():
+    a, by = te.placeholder((8,), name="a"), te.var("by", "float32")
+    return [a, te.compute((8,), lambda i: a[i] * by, name="out")]
+
+def twice():
+    a = te.placeholder((8,), name="a")
+    x, y = te.compute((8,), lambda i: (a[i] + 1.0, a[i] * 2.0), name="two")
+    return [a, te.compute((8,), lambda i: x[i] + y[i], name="out")]
 """
 
 
@@ -103,12 +140,28 @@ def test_a_users_own_function(tvm, tmp_path):
         ("mine.py:absent:1", "has no function 'absent'"),
         ("mine.py:broken:1", "expected it to return the TE tensors"),
         ("mine.py:failing:1", "cannot be built"),
-        ("syntax.py:scale:1", "does not load"),
+        ("mine.py:leaving", r"mine.py:leaving: cannot be built \(SystemExit: 0\)"),
+        ("mine.py:copied", "missing 1 required positional argument"),
+        ("mine.py:copied:x", "mine.py:copied:x: cannot be built"),
+        ("mine.py:copied:-5", r"'a' has the shape \[-5\]"),
+        ("mine.py:nested", "got a list of list"),
+        ("mine.py:dynamic", r"'a' has the shape \[n\], expected constants"),
+        ("mine.py:sorted_rows", r"Ansor cannot tune it \(.*extern\(argsort_cpu\)\)$"),
+        ("mine.py:scanned", r"Ansor cannot tune it \(.*scan\(scan\)\)$"),
+        ("mine.py:unlisted", "the input 'a' is not among the tensors"),
+        ("mine.py:unbound", r"cannot compile it .*\[by\]"),
+        ("mine.py:twice", "would inline 'two'"),
+        ("syntax.py:scale:1", "does not load .*SyntaxError"),
+        ("importing.py:scale:1", "does not load .*nosuchmodule"),
+        ("leaving.py:scale:1", "does not load .*SystemExit"),
     ],
 )
 def test_a_users_bad_function(tvm, tmp_path, monkeypatch, text, says):
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "syntax.py").write_text("def")
+    (tmp_path / "importing.py").write_text("import nosuchmodule")
+    (tmp_path / "leaving.py").write_text("raise SystemExit")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WorkloadError, match=says):
+    with pytest.raises(WorkloadError, match=says) as caught:
         create_task(tvm, parse_workload(text), "llvm")
+    assert "\n" not in str(caught.value)

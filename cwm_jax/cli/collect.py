@@ -20,6 +20,7 @@ from cwm_jax.cli.common import (
     seed,
     write_json,
 )
+from cwm_jax.errors import WorkloadError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept
 
@@ -119,6 +120,12 @@ def run(options: argparse.Namespace) -> int:
     check_outputs(Output("--out", options.out, folder=True), Output("--json", options.json))
     plan = _plan(options)
     lock_output(options, options.out, folder=True)
+    refused: list[WorkloadError] = []
+
+    def refuse(error: WorkloadError) -> None:
+        refused.append(error)
+        say(console, f"cwm collect: {error}; the others go on")
+
     config = MeasureConfig(tolerance=options.tolerance, reference_every=options.reference_every)
     start = _ansor if options.engine == "ansor" else _metaschedule
     engine = start(options.target, _scorer(options), config)
@@ -126,7 +133,9 @@ def run(options: argparse.Namespace) -> int:
         engine.collector,
         options.out,
         machine_identity(engine.target),
-        lambda: plan_tasks(engine.source, plan, lambda name: say(console, f"extracting {name}")),
+        lambda: plan_tasks(
+            engine.source, plan, lambda name: say(console, f"extracting {name}"), refuse
+        ),
         extend=options.networks is not None or options.workloads is not None,
     )
     measurer = kept_in(Corpus(options.out).reference, engine.device, config)
@@ -174,6 +183,8 @@ def run(options: argparse.Namespace) -> int:
             collect(engine.collector, options.out, tasks, measurer, wanted, report=report)
     say(console, f"{dict(totals)} in {options.out}")
     write_json(options.json, {"folder": str(options.out), "tasks": len(tasks), **totals})
+    if refused:
+        return 2
     return 0 if totals["valid"] or not totals["rounds"] else 1
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import orjson
 
-from cwm_jax.errors import CorpusError
+from cwm_jax.errors import CorpusError, WorkloadError
 from cwm_jax.files import write_atomically
 from cwm_jax.records.lines import every_line
 from cwm_jax.tvm_bridge.networks import Network
@@ -76,7 +76,10 @@ class TaskSource(Protocol):
 
 
 def plan_tasks(
-    source: TaskSource, plan: TaskPlan, report: Callable[[str], None] = lambda _: None
+    source: TaskSource,
+    plan: TaskPlan,
+    report: Callable[[str], None] = lambda _: None,
+    refuse: Callable[[WorkloadError], None] | None = None,
 ) -> list[CorpusTask]:
     """Extracts the tasks of a plan, each workload once, in a random order.
 
@@ -84,6 +87,10 @@ def plan_tasks(
         source: Of the tasks.
         plan: What to extract.
         report: Called with the name of each network before it is extracted.
+        refuse: Called with what is wrong with a workload that is left out.
+
+    Raises:
+        WorkloadError: A workload cannot be tuned, and there is no `refuse`; or none can.
     """
     rng = np.random.default_rng(plan.seed)
     tasks: dict[str, CorpusTask] = {}
@@ -105,12 +112,22 @@ def plan_tasks(
             occurrences[key][str(network)] = weight
             if at in chosen:
                 kept.add(key)
+    refused: list[WorkloadError] = []
     for text, workload in plan.workloads:
-        task = source.workload_task(workload)
+        try:
+            task = source.workload_task(workload)
+        except WorkloadError as error:
+            refused.append(error)
+            if refuse is None:
+                raise
+            refuse(error)
+            continue
         key = task.workload_key
         tasks.setdefault(key, task)
         occurrences[key][text] = 1
         kept.add(key)
+    if refused and not kept:
+        raise refused[0]
     found_tasks = [
         dataclasses.replace(tasks[key], occurrences=occurrences[key]) for key in sorted(kept)
     ]

@@ -2,12 +2,15 @@
 
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cwm_jax.errors import WorkloadError
 
+_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ?")
+"""Time and source file, which TVM writes before what it says."""
 _MOST_SAID = 400
 """Characters of a foreign error message that are repeated."""
 
@@ -98,7 +101,7 @@ def described(error: BaseException) -> str:
 def last_line(error: BaseException) -> str:
     """Returns what an error of a long trace says in the end."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip()[:_MOST_SAID] if lines else type(error).__name__
+    return _PLACE.sub("", lines[-1].strip())[:_MOST_SAID] if lines else type(error).__name__
 
 
 def _imported(package: str, text: str) -> Any:

@@ -66,10 +66,10 @@ def why_not_tunable(tvm: Any, task: Any) -> str | None:
         return "it computes nothing, so there is nothing to tune"
     for operation in operations:
         for tensor in (operation.output(at) for at in range(operation.num_outputs)):
-            if not all(isinstance(extent, tvm.tir.IntImm) for extent in tensor.shape):
+            if not all(_is_size(tvm, extent) for extent in tensor.shape):
                 return (
                     f"Ansor cannot tune it: {str(operation.name)!r} has the shape "
-                    f"{list(tensor.shape)}, expected constants"
+                    f"{list(tensor.shape)}, expected constants of at least 0"
                 )
     policy = sketch_policy(tvm, task, 0, size=_SAMPLE)
     try:
@@ -85,6 +85,10 @@ def why_not_tunable(tvm: Any, task: Any) -> str | None:
         # Of a larger sample, some may be valid.
         return None if "All states are invalid" in said else _cannot(error)
     return None
+
+
+def _is_size(tvm: Any, extent: Any) -> bool:
+    return isinstance(extent, tvm.tir.IntImm) and int(extent) >= 0
 
 
 def _why_refused(tvm: Any, task: Any, sketch: Any) -> str | None:
@@ -124,10 +128,9 @@ def _cannot(error: Exception) -> str:
 
 
 def _shown(workload: Workload) -> str:
-    arguments = ",".join(map(str, workload.arguments))
-    return f"{workload.file or workload.operator}:" + (
-        f"{workload.operator}:{arguments}" if workload.file else arguments
-    )
+    file = [str(workload.file)] if workload.file else []
+    arguments = [",".join(map(str, workload.arguments))] if workload.arguments else []
+    return ":".join([*file, workload.operator, *arguments])
 
 
 def _check_tensors(tvm: Any, function: Callable[..., Any], workload: Workload) -> None:
