@@ -24,6 +24,8 @@ def keep_compiled_programs() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # a home that is missing or read-only
         return
+    if not os.access(folder, os.W_OK | os.X_OK):  # JAX would warn of every program
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
 

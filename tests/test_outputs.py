@@ -6,11 +6,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import CwmError
 from cwm_jax.files import Output, check_outputs, locked_file, locked_folder, write_atomically
+from cwm_jax.model.orbax_files import save_arrays
 
 ROOT = Path(__file__).parents[1]
 LOG = str(ROOT / "tests" / "data" / "measured.jsonl.gz")
@@ -241,3 +243,10 @@ def test_the_second_process_is_refused(command, locked, place, tmp_path, monkeyp
     with locked(Path(place)):
         error = refused(command, capsys)
         assert f"is being written by another process ({os.getpid()})" in error
+
+
+def test_arrays_that_do_not_fit_on_the_disk_are_not_begun(tmp_path):
+    huge = np.broadcast_to(np.float32(0), (1 << 50,))
+    with pytest.raises(OSError, match="No space left on device"):
+        save_arrays(tmp_path / "arrays", {"huge": huge})
+    assert not names(tmp_path)

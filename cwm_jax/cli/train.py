@@ -249,6 +249,8 @@ def _join_hosts(options: argparse.Namespace) -> bool:
     if options.coordinator:
         import jax
 
+        # Nothing here asks the service, and it would take SIGTERM away.
+        jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(options.coordinator, options.processes, options.process)
     elif options.processes > 1:
         raise CwmError("--processes: several hosts need the --coordinator that they meet at")

@@ -1,6 +1,9 @@
 """Trees of arrays on disk: all that this package asks of Orbax."""
 
+import errno
 import logging
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ def save_arrays(path: Path, tree: Any) -> None:
     Raises:
         OSError: It cannot be written.
     """
+    _check_space(path, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
     try:
         with _checkpointer() as checkpointer:
             checkpointer.save(path.absolute(), jax.tree.map(np.asarray, tree))
@@ -25,6 +29,13 @@ def save_arrays(path: Path, tree: Any) -> None:
         raise OSError(str(error).partition("\n")[0]) from error
     # A note to readers of object stores that holds nothing but this machine's path.
     (path / "commit_success.txt").unlink(missing_ok=True)
+
+
+def _check_space(path: Path, size: int) -> None:
+    """Refuses what does not fit on the disk: the storage library prints hundreds of lines then."""
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if shutil.disk_usage(parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def restore_arrays(path: Path, like: Any) -> Any:
