@@ -3,6 +3,7 @@
 import gzip
 import random
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -166,3 +167,10 @@ def test_reads_must_point_at_stages(tvm):
 def test_any_bytes_give_a_program_error(line):
     with pytest.raises(ProgramError):
         program_from_json(line)
+
+
+@pytest.mark.parametrize("step", [["XX", 0], ["FU", 0], [], "FU", None])
+def test_initial_steps_that_are_none_are_refused(step):
+    line = orjson.loads(program_to_json(shape_only_program("key"))) | {"initial_steps": [step]}
+    with pytest.raises(ProgramError, match="log:3: not a serialised program"):
+        program_from_json(orjson.dumps(line), "log:3")

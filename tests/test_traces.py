@@ -1,6 +1,7 @@
 """MetaSchedule's traces: real ones against the loops that TVM made of them, and bad ones."""
 
 import copy
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -21,10 +22,12 @@ from cwm_jax.records.metaschedule_database import (
     iterate_database,
     parse_trace_lines,
 )
-from cwm_jax.records.program import read_programs
-from cwm_jax.records.trace_translation import translate_trace
+from cwm_jax.records.program import read_programs, shape_only_program
+from cwm_jax.records.steps import ANNOTATIONS, Step
+from cwm_jax.records.trace_translation import translate_trace, translate_traces
 from cwm_jax.records.traces import Skeletons, parse_trace
 
+PARALLEL = ANNOTATIONS.index("parallel")
 DATA = Path(__file__).parent / "data"
 PROGRAMS = read_programs(DATA / "traces.programs.jsonl.gz")
 GOLDEN = [
@@ -187,6 +190,47 @@ def test_what_would_fill_the_memory_is_refused():
     many = [["Split", ["l0", *[2] * 400], [1, 0], [f"m{at}" for at in range(400)]]]
     refused(begin + many, r"\(Split\): 400 factors, expected at most 256 loops")
     refused(loops_of(block, 400), r"\(GetLoops\): 400 loops around a block")
+
+
+def test_traces_go_on_from_the_steps_that_a_program_begins_with():
+    program = PROGRAMS[GOLDEN[0]["workload"]]
+    block, depth = first_block()
+    stage = next(at for at, found in enumerate(program.stages) if found.name == block)
+    begun = Step("FU", (stage, tuple(range(depth))))
+    instructions = [*loops_of(block, 1), ["Parallel", ["l0"], [], []]]
+    trace = parse_trace([instructions, []])
+    fused = dataclasses.replace(program, initial_steps=(begun,))
+    assert translate_trace(trace, fused) == (begun, Step("AN", (stage, 0, PARALLEL)))
+    for wrong in (Step("FU", (stage, (0, 99))), Step("RE", (99, (0,))), Step("CI", (stage,))):
+        with pytest.raises(RecordError, match="initial step"):
+            translate_trace(trace, dataclasses.replace(program, initial_steps=(wrong,)))
+
+
+def test_what_cannot_be_followed_is_left_open_where_none_may_be_refused():
+    program = PROGRAMS[GOLDEN[0]["workload"]]
+    block, depth = first_block()
+    instructions = [
+        ["GetSBlock", [], ["unheard", "main"], ["b9"]],
+        ["GetLoops", ["b9"], [], ["l8", "l9"]],
+        ["SamplePerfectTile", ["l8"], [2, 64], ["v1", "v2"]],
+        ["Split", ["l8", "v1", "v2"], [1, 0], ["l10", "l11"]],
+        ["Conjure", ["b9"], [], ["b10", "l12", "v3"]],
+        ["Parallel", ["l12"], [], []],
+        *loops_of(block, depth),
+        ["Unroll", ["l0"], [], []],
+    ]
+    traces = [parse_trace([instructions, [[2, drawn]]]) for drawn in ([2, 4], [4, 2])]
+    reasons: list[RecordError] = []
+    first, second = translate_traces(traces, program, reasons.append)
+    assert [str(reason)[:26] for reason in reasons] == ["instruction 0 (GetSBlock):"] * 2
+    assert first != second
+    assert np.isfinite(encode_schedules([first, second], program).values).all()
+    with pytest.raises(RecordError, match="'unheard' is not in the program"):
+        list(translate_traces(traces, program))
+    alone = shape_only_program("key")
+    told = list(translate_traces([parse_trace(g["trace"]) for g in GOLDEN], alone, reasons.append))
+    assert np.isfinite(encode_schedules(told, alone).values).all()
+    assert len(set(told)) > 0.9 * len(GOLDEN)  # without blocks and loops, annotations are lost
 
 
 def test_a_block_cannot_move_under_its_own_loop():

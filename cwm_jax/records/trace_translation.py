@@ -142,8 +142,8 @@ class _Translator:
             elif name.startswith("l"):
                 self._variables[name] = self._blocks.loops(block or self._stand_in(name), 1)[0]
             else:
-                listed = isinstance(drawn, list) and at < len(drawn)
-                self._variables[name] = drawn[at] if listed else 1
+                values = drawn if isinstance(drawn, list) else []
+                self._variables[name] = values[at] if at < len(values) else 1
 
     def _stand_in(self, name: str) -> Block:
         """Returns a block of which a trace alone tells; where there are too many, the last one."""
@@ -212,7 +212,9 @@ class _Translator:
         if name in _ROOT_NAMES:
             return [None]
         if self._traces_alone and not self._blocks.has(name):
-            return [self._stand_in(name)]
+            found = self._stand_in(name)
+            found.apart = False
+            return [found]
         return [self._blocks.named(name)]
 
     def _get_loops(self, instruction: Instruction) -> list[Any]:

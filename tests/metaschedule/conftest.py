@@ -1,12 +1,22 @@
 """Fixtures: the TVM with MetaSchedule, which needs a process without the one that has Ansor."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 import pytest
 from tasks import Task, make_task
 
 from cwm_jax.tvm_bridge.metaschedule.targets import host_target
+from cwm_jax.tvm_bridge.metaschedule.unread import UnreadWarning
 from cwm_jax.tvm_bridge.runtime import use
+
+
+@pytest.fixture(autouse=True)
+def _failures_in_ranking_fail() -> Iterator[None]:
+    """A search goes on where ranking fails, with a warning; a test should not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* cannot be ranked", UnreadWarning)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -68,9 +68,9 @@ def test_a_second_process_reads_most_and_changes_no_score(tvm, task, scorer, mon
 
     read_here = []
 
-    def counted(lines, program):
+    def counted(lines, program, unread):
         read_here.extend(lines)
-        return group_trace_lines(lines, program)
+        return group_trace_lines(lines, program, unread)
 
     monkeypatch.setattr(reading, "group_trace_lines", counted)
     fresh = WorldModelCostModel(scorer, reader=reader)

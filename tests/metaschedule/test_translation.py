@@ -2,6 +2,7 @@
 
 import pytest
 from final_loops import final_loops
+from hand_written import no_block
 from tasks import make_task
 from tvm_loops import tvm_loops
 
@@ -102,8 +103,11 @@ def test_a_program_says_what_its_module_computes(create_task):
     assert [read.affine for read in convolution.reads] == [True, True]
 
 
-def test_a_scheduled_module_is_refused(tvm, create_task):
+def test_a_scheduled_module_is_read_and_one_without_blocks_is_refused(tvm, create_task):
     task = create_task("dense:16,96,128")
     (scheduled, *_) = task.sample(tvm, 3)
-    with pytest.raises(ProgramError, match="program its-key: cannot be read"):
-        program_of_module(tvm, scheduled.mod, "its-key")
+    found = program_of_module(tvm, scheduled.mod, "its-key")
+    computed = [stage.name for stage in found.stages if stage.kind == "compute"]
+    assert any(name.startswith("T_matmul_NT") for name in computed)
+    with pytest.raises(ProgramError, match=r"program its-key: cannot be read \(it has no block\)"):
+        program_of_module(tvm, no_block(), "its-key")

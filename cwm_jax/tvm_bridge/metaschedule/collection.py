@@ -20,7 +20,7 @@ from cwm_jax.tvm_bridge.metaschedule.records import Entry, database_lines, recor
 from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
 from cwm_jax.tvm_bridge.metaschedule.targets import create_module
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import flop_of_module
-from cwm_jax.tvm_bridge.metaschedule.unread import read_program
+from cwm_jax.tvm_bridge.metaschedule.unread import read_program, warn_of_search
 from cwm_jax.tvm_bridge.mix import mix_of_round
 from cwm_jax.tvm_bridge.networks import Network
 from cwm_jax.tvm_bridge.workloads import Subgraph, Workload
@@ -93,17 +93,21 @@ class MetaScheduleCollector:
                     known.add(record.steps)
         mix = mix_of_round(earlier, size, guided=self._scorer is not None, boosted=True)
         key = task.workload_key
-        found = draw_candidates(
-            self._tvm,
-            module,
-            program,
-            self._target,
-            mix,
-            seed,
-            scorer=self._scorer,
-            known=known,
-            traces=valid_traces(corpus, {key})[key] if earlier else (),
-        )
+        try:
+            found = draw_candidates(
+                self._tvm,
+                module,
+                program,
+                self._target,
+                mix,
+                seed,
+                scorer=self._scorer,
+                known=known,
+                traces=valid_traces(corpus, {key})[key] if earlier else (),
+            )
+        except Exception as error:  # whatever TVM meets in one, the other tasks are measured
+            warn_of_search(key, error)
+            found = {}
         inputs = list(found.values())
 
         def keep(results: Sequence[Any]) -> None:

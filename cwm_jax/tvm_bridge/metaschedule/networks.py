@@ -26,7 +26,7 @@ from cwm_jax.tvm_bridge.metaschedule.remote import connect
 from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tvm_bridge.metaschedule.session import search_session
 from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
-from cwm_jax.tvm_bridge.metaschedule.unread import read_program
+from cwm_jax.tvm_bridge.metaschedule.unread import read_program, warn_of_search
 from cwm_jax.tvm_bridge.network_rounds import (
     Confirming,
     NetworkRound,
@@ -97,6 +97,13 @@ def tune_modules(
                 searches[at] = ModuleSearch(session, module, programs[at], records[at])
             return searches[at]
 
+        def next_round(at: int, count: int) -> FoundRound:
+            try:
+                return search_of(at).next_round(count)
+            except Exception as error:  # whatever TVM meets in one, the other modules are tuned
+                warn_of_search(programs[at].workload_key, error)
+                return FoundRound([], last_line(error), (0.0, 0.0, 0.0), 0)
+
         def noted(at: int, found: FoundRound) -> TaskRound:
             measured[at] += found.records
             return found.told()
@@ -107,7 +114,7 @@ def tune_modules(
             [len(found) for found in records],
             config.trials,
             size,
-            lambda at, count: noted(at, search_of(at).next_round(count)),
+            lambda at, count: noted(at, next_round(at, count)),
             Confirming(
                 config.confirm // len(tasks),
                 lambda at: measured[at],

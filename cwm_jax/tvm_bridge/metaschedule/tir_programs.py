@@ -266,11 +266,10 @@ class _Builder:
         steps = _initial_steps(axes, known, extents)
         if steps is None:
             return _Nest(tuple(axes), variables, [])
-        steps += [
-            Step("AN", (at, _annotation(loop)))
-            for at, loop in enumerate(found.loops, sum(not parts for parts in known))
-            if _annotation(loop) is not None
-        ]
+        for at, loop in enumerate(found.loops, sum(not parts for parts in known)):
+            annotation = _annotation(loop)
+            if annotation is not None:
+                steps.append(Step("AN", (at, annotation)))
         return _Nest(tuple(axes), variables, steps)
 
     def _ordered(self, found: _FoundBlock, body: "_Body") -> list[tuple[Any, Any]]:

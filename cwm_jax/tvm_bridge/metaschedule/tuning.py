@@ -4,11 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cwm_jax.errors import CwmError, WorkloadError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder, Task
 from cwm_jax.tvm_bridge.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tvm_bridge.metaschedule.session import search_session
 from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
+from cwm_jax.tvm_bridge.metaschedule.tir_programs import name_of_function
 from cwm_jax.tvm_bridge.metaschedule.unread import read_program
 from cwm_jax.tvm_bridge.search_loop import (
     Round,
@@ -17,6 +19,7 @@ from cwm_jax.tvm_bridge.search_loop import (
     TaskRound,
     search_in_rounds,
 )
+from cwm_jax.tvm_bridge.user_code import last_line
 
 
 def tune_module(
@@ -43,6 +46,7 @@ def tune_module(
     Raises:
         RecordError: The folder holds another search, or was measured otherwise.
         TargetError: The settings ask for references on another device than this CPU.
+        WorkloadError: TVM finds no design space for the module.
     """
     from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
@@ -56,7 +60,13 @@ def tune_module(
         return found.told()
 
     with search_session(tvm, target, config, files, scorer) as session:
-        search = ModuleSearch(session, module, program, records)
+        try:
+            search = ModuleSearch(session, module, program, records)
+        except (CwmError, OSError):
+            raise
+        except Exception as error:  # TVM raises what its rules meet
+            name = name_of_function(module)
+            raise WorkloadError(f"{name}: TVM cannot tune it ({last_line(error)})") from error
         searched = Searched(
             program.workload_key,
             str(target),

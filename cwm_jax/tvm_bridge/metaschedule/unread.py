@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from cwm_jax.errors import ProgramError
+from cwm_jax.errors import CwmError, ProgramError
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.tvm_bridge.metaschedule.tir_programs import name_of_function, program_of_module
+from cwm_jax.tvm_bridge.user_code import last_line
 
 _names: dict[str, str] = {}
 """By workload key: what to call the function."""
@@ -20,6 +21,8 @@ _said: set[tuple[str, str]] = set()
 
 _BY_TRACE = "its schedules are ranked by what their traces say alone"
 _NOT_AT_ALL = "they are measured in no order of preference"
+_UNTUNED = "it stays as it is"
+_NOTHING_LEARNED = "nothing is learned from that"
 
 
 class UnreadWarning(UserWarning):
@@ -57,18 +60,31 @@ def warn_of_ranking(workload_key: str, error: Exception) -> None:
     _warn(workload_key, f"its schedules cannot be ranked, {reason}", _NOT_AT_ALL)
 
 
+def warn_of_search(workload_key: str, error: Exception) -> None:
+    """Warns that TVM cannot search for schedules of a function.
+
+    Raises:
+        CwmError: The error is no matter of the function.
+        OSError: As for `CwmError`.
+    """
+    if isinstance(error, (CwmError, OSError, MemoryError)):
+        raise error
+    _warn(workload_key, f"TVM's search of it failed, {last_line(error)}", _UNTUNED)
+
+
 def warn_of_failures(workload_key: str, errors: Sequence[str]) -> None:
     """Warns that none of the candidates measured for a function ran.
 
     Args:
         workload_key: Of the function.
-        errors: What was said of each.
+        errors: What was said of each; TVM's own callback tells nothing of failures.
     """
-    reason, count = Counter(errors).most_common(1)[0]
-    failed = (
-        f"all {len(errors)} candidates failed, {count} of them by: {reason or 'no reason given'}"
-    )
-    _warn(workload_key, failed, "nothing can be learned from them")
+    if errors:
+        said, count = Counter(errors).most_common(1)[0]
+        failed = f"all {len(errors)} candidates failed, {count} of them by: {said or 'no reason'}"
+    else:
+        failed = "no candidate could be built and run (TVM writes why to `logs` in its work_dir)"
+    _warn(workload_key, failed, _NOTHING_LEARNED)
 
 
 def _warn(workload_key: str, reason: str, consequence: str) -> None:
