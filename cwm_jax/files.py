@@ -109,9 +109,9 @@ class Output(NamedTuple):
 
 
 def check_outputs(*outputs: Output, inputs: Sequence[Path] = ()) -> None:
-    """Refuses outputs that could not be written, before any work is done.
+    """Refuses outputs that could not be written, or would overwrite what a command did not write.
 
-    Nothing is created, and nothing that exists is changed.
+    No work is done yet. Nothing is created, and nothing that exists is changed.
 
     Args:
         outputs: Of a command.
@@ -137,6 +137,7 @@ def check_outputs(*outputs: Output, inputs: Sequence[Path] = ()) -> None:
             raise CwmError(f"{option} {path}: is what {clash} names; name another")
         if same:
             raise CwmError(f"{option} {path}: is read by the same command; name another")
+        _refuse_foreign(option, path)
 
 
 def _kind(folder: bool) -> str:
@@ -164,6 +165,34 @@ def _check(path: Path, folder: bool) -> None:
             raise PermissionError(13, "Permission denied")
     else:
         _probe(path.resolve().parent)
+
+
+_WRITTEN = {
+    "--json": (b"{",),
+    "--export": (b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),
+    "--out": (b'{"workload_key":', b"PAR1"),
+    "--report": (b"# How ",),
+}
+"""How what a command writes begins, by its option; what begins otherwise is somebody else's."""
+_TAR = slice(257, 262), b"ustar"
+
+
+def _refuse_foreign(option: str, path: Path) -> None:
+    """Refuses to replace a file that begins as nothing that the option's command writes."""
+    if option == "--report":
+        path = path / "report.md"
+    if option not in _WRITTEN or not path.is_file() or not os.access(path, os.R_OK):
+        return
+    with path.open("rb") as file:
+        start = file.read(512)
+    at, magic = _TAR
+    if not start or start.startswith(_WRITTEN[option]):
+        return
+    if option == "--export" and start[at] == magic:
+        return
+    raise CwmError(
+        f"{option} {path}: exists, and is nothing that this command writes; name another"
+    )
 
 
 def _probe(folder: Path) -> None:

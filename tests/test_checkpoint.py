@@ -21,6 +21,7 @@ from cwm_jax.errors import CheckpointError
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
 from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.locations import find_checkpoint, shipped_checkpoints
 from cwm_jax.model.world_model import create_ensemble
 from cwm_jax.ranking.scorer import Scorer
@@ -28,6 +29,7 @@ from cwm_jax.records.program import shape_only_program
 from cwm_jax.records.steps import Step
 
 CONFIG = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8, members=2)
+SIZES = dataclasses.asdict(CONFIG)
 CARD = load_hardware("cpu-x86-2core")
 
 
@@ -85,15 +87,54 @@ def edit_card(path: Path, **changes) -> None:
     [
         ({"format": 99}, "checkpoint format 99, this version reads 2"),
         ({"features": "0" * 16}, "trained with features '0000000000000000'"),
-        ({"model": {"latent_width": 8}}, "cannot be loaded"),
-        ({"model": {"no_such": 8}}, "cannot be loaded"),
-        ({"hardware": {"name": "x"}}, "cannot be loaded"),
+        ({"features": None}, "trained with features None"),
+        ({"model": None}, 'field "model": found None, expected an object'),
+        ({"model": {"latent_width": 8}}, r'field "model\.\w+" is missing'),
+        ({"model": SIZES | {"no_such": 8}}, r'field "model\.no_such" is unknown'),
+        ({"model": SIZES | {"members": "2"}}, r"members\": found '2', expected an integer of 1"),
+        ({"model": SIZES | {"members": True}}, r'members": found True, expected an integer'),
+        ({"model": SIZES | {"head_width": 10**9}}, r'head_width": found 1000000000, expected'),
+        ({"model": SIZES | {"head_width": 16}}, r"parameters: cannot be loaded as a model of the"),
+        ({"model": SIZES | {"members": 3}}, r"parameters: cannot be loaded as a model of the"),
+        ({"hardware": None}, r"card\.json: hardware: found None, expected an object"),
+        ({"hardware": {"name": "x"}}, r"card\.json: hardware: field '\w+' is missing"),
+        ({"hardware": dataclasses.asdict(CARD) | {"cores": "2"}}, "cores is '2', expected a num"),
+        ({"hardware": dataclasses.asdict(CARD) | {"kind": []}}, r"kind \[\] or name"),
+        ({"hardware": dataclasses.asdict(CARD) | {"colour": 1}}, "field 'colour' is unknown"),
+        ({"engines": "ansor"}, "field \"engines\": found 'ansor', expected a list of words"),
+        ({"engines": [1]}, r'field "engines": found \[1\], expected a list of words'),
+        ({"split": []}, r'field "split": found \[\], expected an object of lists'),
+        ({"split": {"train": 3}}, r'field "split\.train": found 3, expected a list of words'),
+        ({"other_devices": 3}, 'field "other_devices": found 3, expected a list'),
+        ({"files": []}, r'field "files": found \[\], expected an object'),
+        ({"files": {}}, r"truncated or changed, parameters/\S+ does not match"),
     ],
 )
 def test_card_that_does_not_fit(saved, changes, says):
     edit_card(saved, **changes)
     with pytest.raises(CheckpointError, match=says):
         load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '"card"', "NaN", '{"format": 2', '{"format": NaN}'])
+def test_what_is_no_card_is_refused(saved, text):
+    (saved / "card.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"card\.json is missing or no model card"):
+        load_checkpoint(saved)
+
+
+def test_a_card_may_have_a_byte_order_mark(saved):
+    text = (saved / "card.json").read_bytes()
+    (saved / "card.json").write_bytes(b"\xef\xbb\xbf" + text)
+    assert load_checkpoint(saved).config == CONFIG
+
+
+def test_parameters_that_are_no_numbers_are_refused(tmp_path):
+    model = create_ensemble(CONFIG, 3)
+    state = jax.tree.map(lambda leaf: leaf.at[...].set(np.nan), model.state)
+    save_checkpoint(tmp_path / "nan", Ensemble(model.graph, state), CONFIG, CARD, {})
+    with pytest.raises(CheckpointError, match="holds numbers that are not finite"):
+        load_checkpoint(tmp_path / "nan")
 
 
 def test_truncated_parameters(saved):
@@ -180,6 +221,7 @@ from cwm_jax.errors import CheckpointError
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.checkpoint import save_checkpoint
 from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.world_model import create_ensemble
 model = create_ensemble(ModelConfig(), 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))

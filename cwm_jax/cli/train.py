@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from cwm_jax.training.snapshots import Snapshots
 
 
+_WRITTEN = ("card.json", "parameters", "curves.jsonl")
+"""What the folder of a checkpoint holds."""
+
+
 def add_parser(commands: Any) -> None:
     """Adds the subcommand."""
     parser = commands.add_parser(
@@ -234,6 +238,14 @@ def _place_of(options: argparse.Namespace) -> Path:
     if out.is_dir() and any(out.iterdir()) and not (out / "card.json").exists():
         raise CwmError(
             f"--out {out}: holds something else than a checkpoint, which would be lost; name a new "
+            "folder"
+        )
+    others = sorted(
+        path.name for path in (out.iterdir() if out.is_dir() else ()) if path.name not in _WRITTEN
+    )
+    if others:
+        raise CwmError(
+            f"--out {out}: holds {others[0]} beside a checkpoint, which would be lost; name a new "
             "folder"
         )
     return out

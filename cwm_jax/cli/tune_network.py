@@ -13,7 +13,7 @@ from cwm_jax.cli.network_outcome import (
 )
 from cwm_jax.cli.searching import load_scorer, log_path, shown_search
 from cwm_jax.cli.tune import tuning_config
-from cwm_jax.records.program import programs_path, write_programs
+from cwm_jax.records.program import add_programs, programs_path
 
 if TYPE_CHECKING:
     from cwm_jax.tvm_bridge.network_rounds import NetworkRound
@@ -49,7 +49,7 @@ def run_network(options: argparse.Namespace) -> int:
         keys = [str(task.workload_key) for task, _ in tasks]
         earlier = resumable_records(log, keys, str(target))
     log.parent.mkdir(parents=True, exist_ok=True)
-    write_programs([program_of_task(tvm, task) for task, _ in tasks], programs_path(log))
+    add_programs([program_of_task(tvm, task) for task, _ in tasks], programs_path(log))
     config = tuning_config(options, len(tasks))
     say(console, f"{source.name}: {len(tasks)} tasks on {target}, log {log}")
     what = "estimated latency"

@@ -83,6 +83,12 @@ def hardware_from_json(text: bytes | str, where: str) -> HardwareCard:
     """
     try:
         data = orjson.loads(without_mark(text.encode() if isinstance(text, str) else text))
+        fields = {field.name for field in dataclasses.fields(HardwareCard)}
+        if not isinstance(data, dict):
+            raise HardwareError(f"{where}: found {str(data)[:40]}, expected an object of {fields}")
+        for name in sorted(data.keys() ^ fields):
+            what = "is unknown" if name in data else "is missing"
+            raise HardwareError(f"{where}: field {name!r} {what}")
         card = HardwareCard(**data)
         if card.kind not in ("cpu", "gpu") or not re.fullmatch(r"[\w.-]{1,64}", card.name):
             raise HardwareError(f"{where}: kind {card.kind!r} or name {card.name!r} is invalid")

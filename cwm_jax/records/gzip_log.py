@@ -2,12 +2,14 @@
 
 import gzip
 import os
+import warnings
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 from cwm_jax.errors import RecordError
+from cwm_jax.files import keep_copy
 
 _CHUNK = 1 << 14
 
@@ -27,7 +29,7 @@ def append_member(path: Path, lines: Iterable[str]) -> None:
 
 
 def drop_unfinished_member(path: Path) -> int:
-    """Cuts off a last member that a kill left unfinished.
+    """Cuts off a last member that a kill left unfinished; a copy of the file as it was is kept.
 
     Returns:
         How many bytes were cut.
@@ -37,7 +39,7 @@ def drop_unfinished_member(path: Path) -> int:
     """
     size = path.stat().st_size
     good = 0
-    with path.open("rb+") as file:
+    with path.open("rb") as file:
         while good < size:
             try:
                 end = _member_end(file, good)
@@ -48,7 +50,15 @@ def drop_unfinished_member(path: Path) -> int:
             if end is None:
                 break
             good = end
-        file.truncate(good)
+    if good < size:
+        copy = keep_copy(path)
+        warnings.warn(
+            f"{path}: its last {size - good} bytes were cut off and are left out; {copy} is as it "
+            "was",
+            stacklevel=2,
+        )
+        with path.open("rb+") as file:
+            file.truncate(good)
     return size - good
 
 

@@ -34,6 +34,18 @@ def without_mark(data: bytes) -> bytes:
     return data.removeprefix(_BYTE_ORDER_MARK)
 
 
+def is_packed(path: Path) -> bool:
+    """Whether a file is there and gzip'd, whatever its name.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(2) == _GZIP_MAGIC
+
+
 def iterate_lines(path: Path) -> Iterator[bytes | None]:
     """Streams the lines of a file, gzip'd or plain; None in place of one that is too long.
 

@@ -12,7 +12,7 @@ import numpy as np
 from cwm_jax.errors import CorpusError
 from cwm_jax.records.ansor_log import LogSummary, iterate_records, load_records
 from cwm_jax.records.gzip_log import drop_unfinished_member
-from cwm_jax.records.program import Program, write_programs
+from cwm_jax.records.program import Program, add_programs
 from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, read_tasks, write_tasks
@@ -136,11 +136,12 @@ def open_corpus(
     tasks += added
     # Before the tasks: no task may lack its program.
     if added or not corpus.programs.exists():
-        write_programs(map(collector.program, tasks), corpus.programs)
+        add_programs(map(collector.program, tasks), corpus.programs)
     if added:
         write_tasks(corpus.tasks, tasks)
-    if corpus.records.exists():
-        drop_unfinished_member(corpus.records)
+    for log in (corpus.records, corpus.traces, corpus.remeasured):
+        if log.exists():
+            drop_unfinished_member(log)
     return tasks, {task.workload_key for task in planned}
 
 

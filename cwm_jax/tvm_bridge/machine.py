@@ -11,6 +11,7 @@ import orjson
 from cwm_jax.errors import CorpusError
 from cwm_jax.features.host import host_caches
 from cwm_jax.files import write_atomically
+from cwm_jax.records.lines import without_mark
 from cwm_jax.tvm_bridge.cores import threads_in_use, usable_cores
 
 NOTE = "machine.json"
@@ -41,9 +42,12 @@ def machine_of(file: Path) -> dict[str, Any]:
         CorpusError: There is no note that can be read.
     """
     try:
-        return orjson.loads(file.read_bytes())
+        found = orjson.loads(without_mark(file.read_bytes()))
     except (OSError, orjson.JSONDecodeError) as error:
         raise CorpusError(f"{file}: cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise CorpusError(f"{file}: found {str(found)[:40]}, expected what a machine is")
+    return found
 
 
 def add_figures(file: Path, name: str, figures: Mapping[str, Any]) -> None:

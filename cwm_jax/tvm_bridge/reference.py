@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import orjson
 
+from cwm_jax.files import append_lines
+
 _FASTER_SHARE = 0.25
 
 
@@ -50,17 +52,16 @@ def read_reference(path: Path) -> list[ReferenceRun]:
     for line in path.read_bytes().splitlines():
         try:
             fields = orjson.loads(line)
-        except orjson.JSONDecodeError:
+            fields["latencies"] = tuple(fields["latencies"])
+            runs.append(ReferenceRun(**{name: fields[name] for name in names if name in fields}))
+        except (orjson.JSONDecodeError, KeyError, TypeError):
             continue
-        fields["latencies"] = tuple(fields["latencies"])
-        runs.append(ReferenceRun(**{name: fields[name] for name in names if name in fields}))
     return runs
 
 
 def append_reference(path: Path, run: ReferenceRun) -> None:
     """Appends a run of the reference program to a file."""
-    with path.open("ab") as file:
-        file.write(orjson.dumps(dataclasses.asdict(run)) + b"\n")
+    append_lines(path, [orjson.dumps(dataclasses.asdict(run))])
 
 
 def level_of(history: Sequence[ReferenceRun], latencies: Sequence[float]) -> float:

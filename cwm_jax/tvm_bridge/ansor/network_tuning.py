@@ -100,7 +100,8 @@ def tune_network(
             return start_confirming(session, tasks[at][0])(programs).told()
 
         def measured(at: int) -> list[Record]:
-            return measured_records(records[at], log, tasks[at][0].workload_key)
+            task = tasks[at][0]
+            return measured_records(records[at], log, task.workload_key, str(task.target))
 
         trials = [len(found) for found in records]
         confirming = Confirming(config.confirm // len(tasks), measured, again)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.errors import RecordError
+from cwm_jax.files import append_lines
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
+from cwm_jax.records.lines import is_packed
 from cwm_jax.records.record import Record
 from cwm_jax.tvm_bridge.ansor.rounds import start_confirming, start_search
 from cwm_jax.tvm_bridge.ansor.session import search_session
@@ -16,7 +18,9 @@ from cwm_jax.tvm_bridge.search_loop import Round, Searched, SearchResult, search
 
 
 def resumable_records(log: Path, workload_keys: Collection[str], target: str) -> list[Record]:
-    """Reads the records of a log that belong to a search, and mends an unfinished last line.
+    """Reads the records of a log that belong to a search, and ends an unfinished last line.
+
+    Lines of other workloads and targets stay, and count nothing.
 
     Args:
         log: Ansor log.
@@ -24,8 +28,10 @@ def resumable_records(log: Path, workload_keys: Collection[str], target: str) ->
         target: TVM target string.
 
     Raises:
-        RecordError: The log cannot be read, or holds only other workloads or targets.
+        RecordError: The log cannot be read or added to, or holds only other workloads or targets.
     """
+    if is_packed(log):
+        raise RecordError(f"{log}: cannot be added to, unpack it by `gunzip` first")
     summary = LogSummary()
     found = load_records(log, summary=summary)
     mine = [r for r in found if r.workload_key in workload_keys and r.target == target]
@@ -35,10 +41,7 @@ def resumable_records(log: Path, workload_keys: Collection[str], target: str) ->
             f"{log}: cannot resume, it holds {other.workload_key} on {other.target!r}, "
             f"expected {' or '.join(list(workload_keys)[:3])} on {target!r}"
         )
-    with log.open("rb+") as file:
-        file.seek(-1, 2)
-        if file.read(1) != b"\n":
-            file.write(b"\n")
+    append_lines(log, [])
     return mine
 
 
@@ -79,22 +82,25 @@ def tune_task(
             float(task.compute_dag.flop_ct),
             lambda count: next_round(count).told(),
             lambda records: again(records).told(),
-            partial(measured_records, earlier, log, task.workload_key),
+            partial(measured_records, earlier, log, task.workload_key, str(task.target)),
         )
         latencies = [record.latency for record in earlier]
         return search_in_rounds(searched, config, latencies, report)
 
 
-def measured_records(earlier: Sequence[Record], log: Path, workload_key: str) -> list[Record]:
-    """Returns the records of a workload in a log.
+def measured_records(
+    earlier: Sequence[Record], log: Path, workload_key: str, target: str
+) -> list[Record]:
+    """Returns the records of a workload on a target in a log.
 
     Args:
         earlier: What the log held before; looked at if there is no log.
         log: Ansor log.
         workload_key: Of the workload.
+        target: TVM target string.
     """
     records = load_records(log, summary=LogSummary()) if log.exists() else earlier
-    return [record for record in records if record.workload_key == workload_key]
+    return [r for r in records if r.workload_key == workload_key and r.target == target]
 
 
 def schedule_text(tvm: Any, task: Any, record: Record) -> str:
