@@ -117,7 +117,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
         except Exception as error:  # whatever it is, the other functions are tuned
             warn_of_ranking(key, error)
         errors = errors_of_results(results)
-        if errors and len(errors) == len(results) and not _ran(online, key):
+        if len(errors) == len(results) and not _ran(online, key):
             warn_of_failures(key, errors)
 
     def predict(self, context: Any, candidates: Sequence[Any]) -> Float64[np.ndarray, "candidate"]:
