@@ -30,7 +30,12 @@ from cwm_jax.tvm_bridge.ansor.planned_search import PlannedSearch
 from cwm_jax.tvm_bridge.ansor.programs import program_of_task
 from cwm_jax.tvm_bridge.ansor.results import as_measured, latency_of
 from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
-from cwm_jax.tvm_bridge.ansor.tuning import resumable_records, schedule_text, tune_task
+from cwm_jax.tvm_bridge.ansor.tuning import (
+    measured_records,
+    resumable_records,
+    schedule_text,
+    tune_task,
+)
 from cwm_jax.tvm_bridge.ansor.workloads import create_task
 from cwm_jax.tvm_bridge.reference import append_reference, read_reference
 from cwm_jax.tvm_bridge.steady_search import reference_path
@@ -147,6 +152,26 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search)
     with pytest.warns(UserWarning, match="1 lines skipped"):
         records = load_records(log)
     assert len({format_line(r).split('"r"')[0] for r in records}) == 9  # none measured twice
+
+
+def test_a_log_of_several_searches_keeps_all_and_the_best_is_of_its_own(measured_log, tmp_path):
+    records = load_records(measured_log)
+    own = records[0]
+    others = [r for r in records if r.workload_key != own.workload_key][:3]
+    faster = dataclasses.replace(own, target="cuda -arch=sm_70", costs=(1e-8,))
+    log = tmp_path / "log.jsonl"
+    append_records(log, [*others, own, faster])
+    text = log.read_bytes()[:-1]
+    log.write_bytes(text)  # as an editor may leave it
+    found = resumable_records(log, [own.workload_key], own.target)
+    assert found == [own]
+    assert log.read_bytes() == text + b"\n"
+    assert measured_records(found, log, own.workload_key, own.target) == [own]
+    packed = tmp_path / "packed.jsonl"
+    packed.write_bytes(measured_log.read_bytes())
+    with pytest.raises(RecordError, match="cannot be added to, unpack it by `gunzip`"):
+        resumable_records(packed, [own.workload_key], own.target)
+    assert packed.read_bytes() == measured_log.read_bytes()
 
 
 @pytest.mark.parametrize("search", ["evolutionary", "planner"])

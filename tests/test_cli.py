@@ -11,8 +11,9 @@ import pytest
 
 from cwm_jax import load_records
 from cwm_jax.cli.main import main
-from cwm_jax.records.ansor_log import format_line
+from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.program import read_programs
+from cwm_jax.training.dataset import split_workloads
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,6 +111,32 @@ def test_a_checkpoint_ranks_for_another_device_when_asked(trained, tmp_path, mea
     assert written[0] == written[1] != written[2]
     assert main([*arguments, "--hardware", "abacus", "--out", str(tmp_path / "none")]) == 2
     assert "known are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workloads", [1, 2])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_log_of_few_workloads_trains_and_says_that_it_cannot_judge(
+    tmp_path, measured_log, capsys, workloads, stream
+):
+    records = load_records(measured_log)
+    keys = [*dict.fromkeys(record.workload_key for record in records)]
+    log, out = tmp_path / "log.jsonl", tmp_path / "out"
+    arguments = ["train", str(log), "--hardware", "cpu-x86-2core", "--epochs", "1"]
+    arguments += ["--out", str(out), *(["--stream", str(tmp_path)] if stream else [])]
+    # A workload that the split would hold out, alone or beside another.
+    seed = next(
+        seed
+        for seed in range(10_000)
+        if not split_workloads(keys[:workloads], test=0.15, seed=seed).train
+    )
+    append_records(log, [r for r in records if r.workload_key in keys[:workloads]])
+    assert main([*arguments, "--seed", str(seed)]) == 0
+    split = json.loads((out / "card.json").read_text())["split"]
+    assert (len(split["train"]), len(split["test"])) == (1, workloads - 1)
+    told = " ".join(capsys.readouterr().err.split())
+    assert ("too small for a test set" in told) == (workloads == 1)
+    assert ("not judged" in told) == (workloads == 1)
+    assert "nan" not in told
 
 
 def failed_log(path: Path, measured_log: Path) -> Path:

@@ -23,7 +23,14 @@ def test_a_cut_loses_the_member_that_it_cuts_and_nothing_else(tmp_path_factory, 
     with path.open("rb+") as file:
         file.truncate(cut)
     whole = sum(end <= cut for end in ends) - 1
-    assert drop_unfinished_member(path) == cut - ends[whole]
+    before, copy = path.read_bytes(), path.with_name(f"{path.name}.backup1")
+    if cut == ends[whole]:
+        assert drop_unfinished_member(path) == 0
+        assert not copy.exists()
+    else:
+        with pytest.warns(UserWarning, match="backup1 is as it was"):
+            assert drop_unfinished_member(path) == cut - ends[whole]
+        assert copy.read_bytes() == before
     expected = [line for lines in members[:whole] for line in lines]
     assert gzip.decompress(path.read_bytes()).decode().split("\n")[:-1] == expected
     append_member(path, ["more"])

@@ -49,6 +49,44 @@ COMMANDS = [(command, "a-folder") for command in FILES] + [
 ]
 
 
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["score", LOG, "--out"], "notes.txt"),
+        (["score", LOG, "--out", "scores", "--json"], "notes.txt"),
+        (["eval", LOG, "--json"], "notes.txt"),
+        (["info", "--json"], "notes.txt"),
+        (["eval", LOG, "--report"], "folder/report.md"),
+        ([*TRAIN, "--out"], "folder/notes.txt"),
+        (["tune", "--network", "mobilenet-v2", "--export"], "net.so"),
+        (["import", "work", "--out"], "notes.txt"),
+        (["import", "work", "--out"], "log.programs.jsonl"),
+    ],
+)
+def test_what_a_command_did_not_write_is_not_replaced(command, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = Path(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("my own notes")
+    given = {"folder": "folder", "log.programs.jsonl": "log.jsonl"}
+    asked = given.get(path.parts[0], name)
+    told = " ".join(refused([*command, asked], capsys).split())
+    assert "name another" in told or "name a new folder" in told
+    assert path.read_text() == "my own notes"
+    assert [str(found) for found in tmp_path.rglob("*") if found.is_file()] == [
+        str(tmp_path / name)
+    ]
+
+
+def test_a_checkpoint_with_files_of_its_owner_is_not_replaced(tmp_path, capsys):
+    out = tmp_path / "checkpoint"
+    out.mkdir()
+    (out / "card.json").write_text("{}")
+    (out / "notes.txt").write_text("my own notes")
+    assert "notes.txt beside a checkpoint" in refused([*TRAIN, "--out", str(out)], capsys)
+    assert names(out) == ["card.json", "notes.txt"]
+
+
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
@@ -137,7 +175,7 @@ def test_permissions_count():
 
 
 def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path):
-    (tmp_path / "there").write_text("precious")
+    (tmp_path / "there").write_text('{"precious": 1}')
     (tmp_path / "folder").mkdir()
     check_outputs(
         Output("--log", tmp_path / "new" / "folders" / "log.jsonl"),
@@ -148,7 +186,7 @@ def test_a_place_that_can_be_written_is_left_as_it_is(tmp_path):
         Output("--more", Path("/dev/null")),
         Output("--nothing", None),
     )
-    assert (tmp_path / "there").read_text() == "precious"
+    assert (tmp_path / "there").read_text() == '{"precious": 1}'
     assert names(tmp_path) == ["folder", "there"]
     assert not names(tmp_path / "folder")
 

@@ -15,6 +15,7 @@ from cwm_jax.records.program import (
     Axis,
     BufferRead,
     Fold,
+    add_programs,
     program_from_json,
     program_to_json,
     programs_beside,
@@ -70,6 +71,23 @@ def test_a_grouped_convolution_folds_at_its_groups(tvm):
     assert image.known
     assert [fold.axis for fold in image.folds] == [channel]
     assert image.folds[0].period == 4
+
+
+def test_programs_that_are_added_replace_no_others(tmp_path):
+    path = tmp_path / "log.programs.jsonl"
+    one, other = shape_only_program("one"), shape_only_program("other")
+    add_programs([one], path)
+    add_programs([other, one], path)
+    assert [*read_programs(path)] == ["one", "other"]
+    packed = tmp_path / "packed.programs.jsonl.gz"
+    write_programs([one], packed)
+    add_programs([other], tmp_path / "packed.programs.jsonl")
+    assert [*read_programs(packed)] == ["one", "other"]
+    assert not (tmp_path / "packed.programs.jsonl").exists()
+    path.write_text("my own notes\n")
+    with pytest.raises(ProgramError, match=r"log\.programs\.jsonl:1: not a serialised program"):
+        add_programs([one], path)
+    assert path.read_text() == "my own notes\n"
 
 
 @given(st.integers(1, 5), st.integers(2, 5), st.integers(2, 40))
