@@ -18,8 +18,8 @@ from cwm_jax import load_records
 from cwm_jax.errors import RecordError
 from cwm_jax.features.replay import Notes, Replay
 from cwm_jax.features.steps import split_step
-from cwm_jax.ranking.adaptation import AdaptationConfig
-from cwm_jax.ranking.online import OnlineRanker, TrustWarning
+from cwm_jax.ranking import task_ranker
+from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.pairing import PairingWarning
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import append_records, format_line
@@ -237,12 +237,12 @@ def test_the_best_are_measured_again_at_the_end(tvm, task, scorer, tmp_path, sea
     assert len(load_records(log)) == 12
 
 
-def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, tmp_path):
+def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, monkeypatch):
     """On two sketches with fused consumers: what is imagined there must still be a program."""
+    monkeypatch.setattr(task_ranker, "shipped_scorers", lambda *_: [])  # none takes over
     for text in ("conv2d_bias_relu:1,14,14,16,32,3,1,1", "softmax:64,128"):
         task = create_task(tvm, parse_workload(text), "llvm -mcpu=core-avx2 -num-cores=2")
         model = WorldModelCostModel(scorer)
-        model.online = OnlineRanker(scorer, AdaptationConfig())  # none to take over from it
         measured = []
 
         def measure(inputs, measured=measured):
@@ -265,11 +265,11 @@ def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, tmp_path):
             tvm.lower(schedule, args)
 
 
-def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task):
+def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task, monkeypatch):
     """What is measured is ordered by another model, but too level for any choice to stand out."""
     other = Scorer.load("cpu-x86-zen5")
+    monkeypatch.setattr(task_ranker, "shipped_scorers", lambda *_: [other])
     model = WorldModelCostModel(scorer)
-    model.online = OnlineRanker(scorer, AdaptationConfig(), lambda: [other])
     program = model.program(task)
     batches = []
 
