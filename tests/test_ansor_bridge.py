@@ -294,9 +294,11 @@ def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task, mo
     assert np.median(other.rank_schedules(program, second).score) > typical
 
 
-def test_a_log_of_another_workload_is_not_resumed(measured_log, task):
+def test_a_log_of_another_workload_is_not_resumed(measured_log, task, tmp_path):
+    log = tmp_path / "log.jsonl"
+    append_records(log, load_records(measured_log))
     with pytest.raises(RecordError, match="cannot resume"):
-        resumable_records(measured_log, [task.workload_key], str(task.target))
+        resumable_records(log, [task.workload_key], str(task.target))
 
 
 @pytest.mark.parametrize("name", ["xgboost", "random"])

@@ -16,7 +16,7 @@ from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.program import program_from_json, program_to_json, shape_only_program
-from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel, measuring
+from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel, builder, local_builder
 from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 from cwm_jax.tvm_bridge.metaschedule.networks import check_network, programs_of_tasks, tune_modules
 from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
@@ -177,7 +177,6 @@ def test_functions_are_tuned_beside_one_that_cannot_be_read(tvm, target, scorer,
     module = tvm.IRModule(
         {name: make()["main"].with_attr("global_symbol", name) for name, make in functions.items()}
     )
-    builder = ms.builder.LocalBuilder(timeout_sec=120, f_build=measuring._build_function())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         database = ms.tune_tir(
@@ -187,7 +186,7 @@ def test_functions_are_tuned_beside_one_that_cannot_be_read(tvm, target, scorer,
             max_trials_global=8,
             max_trials_per_task=2,
             num_trials_per_iter=2,
-            builder=builder,
+            builder=local_builder(timeout=120),
             strategy=ms.search_strategy.EvolutionarySearch(
                 population_size=32, init_min_unmeasured=2, genetic_num_iters=1
             ),
@@ -245,7 +244,7 @@ def broken_build():
 
 @pytest.mark.parametrize("option", ["--workload", "--network"])
 def test_a_search_in_which_nothing_was_built_fails(option, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(measuring, "_build_function", broken_build)
+    monkeypatch.setattr(builder, "_build_function", broken_build)
     network = onnx_network(tmp_path / "relu.onnx", [helper.make_node("Relu", ["x"], ["y"])])
     what = "dense:8,16,16" if option == "--workload" else str(network)
     command = ["tune", "--engine", "metaschedule", option, what, "--trials", "3", "--round", "3"]
