@@ -73,12 +73,18 @@ ansor() { # PYTHON PACKAGE
   rm -rf "$folder"
 }
 
-lowest() { # PYTHON PACKAGE: the lower bounds of all direct dependencies
+lowest() { # PYTHON WHEEL: the lower bounds of all direct dependencies
   local folder=$work/lowest-environment
+  # As requirements of their own: those of a wheel are not direct ones. In another folder, or uv
+  # would read the exact versions of the repository's pyproject.toml.
+  cd "$work"
+  python3 -c "import sys, zipfile; z = zipfile.ZipFile(sys.argv[1]); print(next(z.read(n).decode() for n in z.namelist() if n.endswith('/METADATA')))" "$2" |
+    sed -n 's/^Requires-Dist: //p' |
+    grep -E "^[^;]*$|extra == '(ansor-slim|xgboost|report|parquet|onnx|tensorboard)'" |
+    sed 's/ *;.*//' >lowest.txt
   "$uv" venv --quiet --python "$1" "$folder"
-  "$uv" pip install --quiet --python "$folder/bin/python" --resolution lowest-direct \
-    "$2[ansor-slim,xgboost,report,parquet,onnx,tensorboard]"
-  "$uv" pip install --quiet --python "$folder/bin/python" --no-deps bitblas==0.1.0.post1
+  "$uv" pip install --quiet --python "$folder/bin/python" --resolution lowest-direct -r lowest.txt
+  "$uv" pip install --quiet --python "$folder/bin/python" --no-deps "$2" bitblas==0.1.0.post1
   searches "$folder" metaschedule "$work/metaschedule.py"
   rm -rf "$folder/run" "$folder/measured.jsonl"
   searches "$folder" ansor "$work/ansor.py"
