@@ -215,9 +215,28 @@ def iterate_records(
         known = {**load_programs(path), **(programs or {})}
         yield from iterate_database(path, known, summary)
         return
+    known_steps: dict[Step, Step] = {}
+    for record in iterate_parsed(path, parse_line, summary):
+        # Schedules repeat most of their steps: sharing equal ones keeps large logs in memory.
+        steps = tuple(known_steps.setdefault(step, step) for step in record.steps)
+        yield dataclasses.replace(record, steps=steps)
+
+
+def iterate_parsed(
+    path: Path, parse: Callable[[bytes], Record], summary: LogSummary
+) -> Iterator[Record]:
+    """Streams the records of a file of lines, gzip'd or plain, skipping what does not parse.
+
+    Args:
+        path: The file.
+        parse: Reads a line; raises `RecordError` if it is none.
+        summary: Counts what is read and what is skipped.
+
+    Raises:
+        RecordError: The file does not exist, is empty, or holds no readable record.
+    """
     before = summary.records
     first_problem = ""
-    known_steps: dict[Step, Step] = {}
 
     def skip(problem: str) -> None:
         nonlocal first_problem
@@ -228,15 +247,13 @@ def iterate_records(
         if is_blank(line):
             continue
         try:
-            record = parse_line(line)
+            record = parse(line)
         except RecordError as error:
             skip(f"{path}:{number}: {error}")
             continue
-        # Schedules repeat most of their steps: sharing equal ones keeps large logs in memory.
-        steps = tuple(known_steps.setdefault(step, step) for step in record.steps)
         summary.records += 1
         summary.valid += record.valid
-        yield dataclasses.replace(record, steps=steps)
+        yield record
     if summary.records == before:
         found = f"first problem: {first_problem}" if first_problem else "it is empty"
         raise RecordError(f"{path}: no readable tuning record ({found})")

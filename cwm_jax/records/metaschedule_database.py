@@ -9,13 +9,14 @@ a record's steps are what its trace says alone.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, is_blank, read_lines
+from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, iterate_parsed
 from cwm_jax.records.lines import every_line
 from cwm_jax.records.program import Program, shape_only_program
 from cwm_jax.records.record import Record, TaskDetails, latency_of_costs
@@ -151,27 +152,8 @@ def iterate_database(
     keys = [key for _, key, _ in iterate_workloads(folder)]
     path = _plain_or_packed(folder, RECORDS_FILE)
     graphs = {key: programs.get(key) or shape_only_program(key) for key in keys}
-    before, first_problem = summary.records, ""
-
-    def skip(problem: str) -> None:
-        nonlocal first_problem
-        first_problem = first_problem or problem
-        summary.skip(problem)
-
-    for number, line in read_lines(path, skip):
-        if is_blank(line):
-            continue
-        try:
-            record = _parse_record(line, keys, graphs, target)
-        except RecordError as error:
-            skip(f"{path}:{number}: {error}")
-            continue
-        summary.records += 1
-        summary.valid += record.valid
-        yield record
-    if summary.records == before:
-        found = f"first problem: {first_problem}" if first_problem else "it is empty"
-        raise RecordError(f"{path}: no readable tuning record ({found})")
+    parse = partial(_parse_record, keys=keys, programs=graphs, target=target)
+    yield from iterate_parsed(path, parse, summary)
 
 
 def _parse_record(
