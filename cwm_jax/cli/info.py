@@ -40,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _facts() -> dict[str, Any]:
+    import jax
+
     from cwm_jax.compilation import check_devices
     from cwm_jax.features.hardware import known_hardware
 
@@ -49,21 +51,12 @@ def _facts() -> dict[str, Any]:
         "cwm-jax": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
-        "jax devices": _devices(),
+        "jax devices": ", ".join(str(device) for device in jax.devices()),
         "ansor": _ansor(),
         "metaschedule": _metaschedule(),
         "hardware cards": ", ".join(known_hardware()),
         "checkpoints": _checkpoints(),
     }
-
-
-def _devices() -> str:
-    import jax
-
-    try:
-        return ", ".join(str(device) for device in jax.devices())
-    except RuntimeError as error:  # JAX_PLATFORMS names what is not there
-        return f"not usable: {error}"
 
 
 def _version(package: str) -> str:
