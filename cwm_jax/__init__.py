@@ -4,7 +4,7 @@ TYPE_CHECKING = False  # `cwm` starts faster without `typing`
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.records.ansor_log import load_records
-    from cwm_jax.records.program import load_programs
+    from cwm_jax.records.graph import load_programs
 
 __version__ = "0.1.0"
 __all__ = ["Scorer", "__version__", "load_programs", "load_records"]
@@ -12,7 +12,7 @@ __all__ = ["Scorer", "__version__", "load_programs", "load_records"]
 # Reading logs should not cost the import of JAX, nor the command line that of anything.
 _MODULES = {
     "Scorer": "cwm_jax.ranking.scorer",
-    "load_programs": "cwm_jax.records.program",
+    "load_programs": "cwm_jax.records.graph",
     "load_records": "cwm_jax.records.ansor_log",
 }
 

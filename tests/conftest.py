@@ -7,10 +7,10 @@ import pytest
 from hypothesis import settings
 from rpc_device import running_device
 
+from cwm_jax.bench import ansor_best_candidates as ansor_winners
+from cwm_jax.bench import best_candidates as winners
+from cwm_jax.bench import metaschedule_best_candidates as metaschedule_winners
 from cwm_jax.compilation import keep_compiled_programs
-from cwm_jax.tvm_bridge import winners
-from cwm_jax.tvm_bridge.ansor import winners as ansor_winners
-from cwm_jax.tvm_bridge.metaschedule import winners as metaschedule_winners
 from cwm_jax.tvm_bridge.runtime import use
 
 keep_compiled_programs()

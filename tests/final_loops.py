@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from cwm_jax.features.replay import Notes, Replay
-from cwm_jax.features.steps import split_step
-from cwm_jax.records.program import Program
+from cwm_jax.features.batch import split_step
+from cwm_jax.features.step_features import Notes, Replay
+from cwm_jax.records.graph import Program
 from cwm_jax.records.steps import ANNOTATIONS, Step
 
 Loops = list[tuple[int, str]]

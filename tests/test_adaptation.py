@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.evaluation.metrics import pairwise_accuracy
-from cwm_jax.ranking.adaptation import (
+from cwm_jax.ranking.gaussian_process import (
     AdaptationConfig,
     adapted_score,
     choose_batch,
     fit_adaptation,
     prior_adaptation,
 )
+from cwm_jax.ranking.metrics import pairwise_accuracy
 
 CONFIG = AdaptationConfig()
 

@@ -16,30 +16,30 @@ import pytest
 
 from cwm_jax import load_records
 from cwm_jax.errors import RecordError
-from cwm_jax.features.replay import Notes, Replay
-from cwm_jax.features.steps import split_step
+from cwm_jax.features.batch import split_step
+from cwm_jax.features.step_features import Notes, Replay
 from cwm_jax.ranking import task_ranker
 from cwm_jax.ranking.online import TrustWarning
-from cwm_jax.ranking.pairing import PairingWarning
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.ranking.suitability import PairingWarning
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.search.planner import PlannerConfig
-from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
-from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
-from cwm_jax.tvm_bridge.ansor.planned_search import PlannedSearch
-from cwm_jax.tvm_bridge.ansor.programs import program_of_task
-from cwm_jax.tvm_bridge.ansor.results import as_measured, latency_of
-from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
-from cwm_jax.tvm_bridge.ansor.tuning import (
+from cwm_jax.tuning.ansor.settings import TuningConfig
+from cwm_jax.tuning.ansor.sketch import PlannedSearch
+from cwm_jax.tuning.ansor.tasks import create_task
+from cwm_jax.tuning.ansor.tuning import (
     measured_records,
     resumable_records,
     schedule_text,
     tune_task,
 )
-from cwm_jax.tvm_bridge.ansor.workloads import create_task
-from cwm_jax.tvm_bridge.reference import append_reference, read_reference
+from cwm_jax.tuning.reference import append_reference, read_reference
+from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
+from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
+from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
+from cwm_jax.tvm_bridge.ansor.states import as_measured, latency_of
 from cwm_jax.tvm_bridge.steady_search import reference_path
-from cwm_jax.tvm_bridge.workloads import parse_workload
+from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[1]

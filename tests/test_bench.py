@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from cwm_jax.bench.best_candidates import Remeasured, Winner, remeasure, to_winners_level
+from cwm_jax.bench.search import folders_of, plan_runs, run_search
+from cwm_jax.bench.throughput import distinct_beginnings
 from cwm_jax.cli.main import main
 from cwm_jax.errors import CwmError
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.reference import ReferenceRun, append_reference
-from cwm_jax.tvm_bridge.search_benchmark import folders_of, plan_runs, run_search
-from cwm_jax.tvm_bridge.throughput_benchmark import distinct_beginnings
-from cwm_jax.tvm_bridge.winners import Remeasured, Winner, remeasure, to_winners_level
+from cwm_jax.tuning.reference import ReferenceRun, append_reference
 
 pytestmark = pytest.mark.long
 WORKLOAD = "matmul:64,64,64"

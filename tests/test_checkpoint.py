@@ -25,7 +25,7 @@ from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.locations import find_checkpoint, shipped_checkpoints
 from cwm_jax.model.world_model import create_ensemble
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.program import shape_only_program
+from cwm_jax.records.graph import shape_only_program
 from cwm_jax.records.steps import Step
 
 CONFIG = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8, members=2)

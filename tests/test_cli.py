@@ -12,7 +12,7 @@ import pytest
 from cwm_jax import load_records
 from cwm_jax.cli.main import main
 from cwm_jax.records.ansor_log import append_records, format_line
-from cwm_jax.records.program import read_programs
+from cwm_jax.records.graph import read_programs
 from cwm_jax.training.dataset import split_workloads
 
 ROOT = Path(__file__).parents[1]

@@ -16,20 +16,20 @@ from cwm_jax import load_records
 from cwm_jax.cli.main import main
 from cwm_jax.errors import CorpusError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.program import read_programs
+from cwm_jax.records.graph import read_programs
+from cwm_jax.tuning.ansor.measure import AnsorDevice
+from cwm_jax.tuning.ansor.relay import network_tasks
+from cwm_jax.tuning.ansor.tasks import create_task
+from cwm_jax.tuning.corpus import Corpus
+from cwm_jax.tuning.measurement import MeasureConfig
+from cwm_jax.tuning.reference import read_reference
 from cwm_jax.tvm_bridge.ansor.candidates import draw_candidates
-from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
-from cwm_jax.tvm_bridge.ansor.relay_networks import network_tasks
 from cwm_jax.tvm_bridge.ansor.tasks import AnsorTasks, search_task
-from cwm_jax.tvm_bridge.ansor.workloads import create_task
-from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS, default_plan
 from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, plan_tasks, read_tasks, write_tasks
-from cwm_jax.tvm_bridge.measuring import MeasureConfig
 from cwm_jax.tvm_bridge.mix import Mix, mix_of_round
-from cwm_jax.tvm_bridge.networks import Network, parse_network
-from cwm_jax.tvm_bridge.reference import read_reference
-from cwm_jax.tvm_bridge.workloads import parse_workload
+from cwm_jax.workloads.networks import Network, parse_network
+from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = pytest.mark.long
 TARGET = "llvm -mcpu=core-avx2 -num-cores=2"

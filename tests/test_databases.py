@@ -14,9 +14,9 @@ from cwm_jax import load_programs, load_records
 from cwm_jax.cli.main import main
 from cwm_jax.errors import RecordError
 from cwm_jax.records.lines import every_line
-from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
-from cwm_jax.records.trace_translation import translate_trace
-from cwm_jax.records.traces import parse_trace
+from cwm_jax.records.metaschedule.database import RECORDS_FILE, WORKLOADS_FILE
+from cwm_jax.records.metaschedule.trace import parse_trace
+from cwm_jax.records.metaschedule.translate import translate_trace
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = [orjson.loads(line) for _, line in every_line(DATA / "traces.jsonl.gz")]

@@ -13,24 +13,24 @@ from strategies import schedules
 from test_model import CONFIG, HARDWARE, PROGRAMS, padded
 
 from cwm_jax import load_records
-from cwm_jax.cli.training_data import split_of
-from cwm_jax.errors import CwmError, RecordError
-from cwm_jax.evaluation.baselines import (
+from cwm_jax.bench.baselines import (
     TensetMlp,
     Tlp,
     tokens_of_primitives,
     tokens_of_stores,
 )
+from cwm_jax.bench.noise import noise_ceiling, remeasured_ratios
+from cwm_jax.bench.offline_search import adapted_best, chosen_best, replay_summary
+from cwm_jax.cli.training_data import split_of
+from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.evaluation.boosted_trees import score_trees, train_trees
 from cwm_jax.evaluation.calibration import calibrate, pair_probabilities
-from cwm_jax.evaluation.noise import noise_ceiling, remeasured_ratios
-from cwm_jax.evaluation.replay import adapted_best, chosen_best, replay_summary
 from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceModel
 from cwm_jax.evaluation.splits import split_by_network
-from cwm_jax.features.program import encode_program
-from cwm_jax.features.steps import encode_schedules
+from cwm_jax.features.batch import encode_schedules
+from cwm_jax.features.graph import encode_program
 from cwm_jax.model.inputs import to_schedules
-from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.records.steps import Step
 from cwm_jax.records.store_features import (
     STORE_WIDTH,
@@ -40,7 +40,7 @@ from cwm_jax.records.store_features import (
 )
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import Split
-from cwm_jax.tvm_bridge.corpus_files import Corpus
+from cwm_jax.tuning.corpus import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
 
 several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)

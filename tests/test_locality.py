@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.features.locality import (
+from cwm_jax.features.cache_model import (
     CAPACITIES,
     Access,
     Cover,
@@ -20,7 +20,7 @@ from cwm_jax.features.locality import (
     traffic,
     unrolled_loops,
 )
-from cwm_jax.records.program import Fold
+from cwm_jax.records.graph import Fold
 
 SIZES = st.integers(1, 6)
 

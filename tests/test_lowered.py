@@ -6,11 +6,11 @@ import pytest
 from cwm_jax import load_records
 from cwm_jax.records.ansor_log import parse_line
 from cwm_jax.records.store_features import STORE_WIDTH
+from cwm_jax.tuning.ansor.tasks import create_task
+from cwm_jax.tvm_bridge.ansor.graphs import program_of_dag
 from cwm_jax.tvm_bridge.ansor.named_workloads import _variants, rebuild_workload, replays
-from cwm_jax.tvm_bridge.ansor.programs import program_of_dag
 from cwm_jax.tvm_bridge.ansor.store_features import extract_stores
-from cwm_jax.tvm_bridge.ansor.workloads import create_task
-from cwm_jax.tvm_bridge.workloads import parse_workload
+from cwm_jax.workloads.parse import parse_workload
 
 TARGET = "llvm -mcpu=core-avx2 -num-cores=2"
 CONV = '["conv2d_layer", 1, 8, 14, 14, 16, 3, 3, 1, "SAME"]'

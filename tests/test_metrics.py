@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.evaluation.metrics import (
+from cwm_jax.ranking.metrics import (
     pairwise_accuracy,
     rank_metrics,
     top_k_latency,

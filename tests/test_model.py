@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from strategies import schedules
 from test_steps import SHAPE_ONLY, matmul
 
+from cwm_jax.features.batch import StepArrays, encode_schedules
+from cwm_jax.features.graph import encode_program
 from cwm_jax.features.hardware import encode_hardware, load_hardware
-from cwm_jax.features.program import encode_program
-from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble, parameter_count
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.transition import Action, Latent, rollout
 from cwm_jax.model.world_model import create_ensemble, create_model
-from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
 from cwm_jax.records.steps import Step

@@ -7,9 +7,9 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.features.host import Caches, host_caches
 from cwm_jax.model.checkpoint import read_card
 from cwm_jax.model.locations import checkpoints_folder
-from cwm_jax.ranking import nearest
-from cwm_jax.ranking.nearest import nearest_checkpoint, shipped_scorers
-from cwm_jax.tvm_bridge.machine import machine_identity, note_machine
+from cwm_jax.ranking import catalog as nearest
+from cwm_jax.ranking.catalog import nearest_checkpoint, shipped_scorers
+from cwm_jax.tuning.machine import machine_identity, note_machine
 
 
 def _index(folder, name, kind, level, size):

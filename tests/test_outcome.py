@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from cwm_jax.bench.search_summary import Found
 from cwm_jax.cli import evaluate, info
 from cwm_jax.cli.common import open_console, say
 from cwm_jax.cli.main import main
@@ -14,11 +15,10 @@ from cwm_jax.cli.network_outcome import NetworkTask, print_tasks
 from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.search_table import print_table
 from cwm_jax.cli.searching import shown_search
-from cwm_jax.evaluation.metrics import RankingMetrics
-from cwm_jax.evaluation.search_summary import Found
+from cwm_jax.ranking.metrics import RankingMetrics
 from cwm_jax.records.record import Record, TaskDetails
-from cwm_jax.tvm_bridge.network_rounds import NetworkTuningResult
-from cwm_jax.tvm_bridge.search_loop import SearchResult
+from cwm_jax.tuning.loop import SearchResult
+from cwm_jax.tuning.network import NetworkTuningResult
 
 CPU = "llvm -mcpu=core-avx2 -num-cores=2"
 OPTIONS = Namespace(

@@ -6,10 +6,10 @@ import warnings
 import pytest
 
 from cwm_jax.features.hardware import kind_of_target, load_hardware
-from cwm_jax.ranking.pairing import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.ranking.suitability import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.records.ansor_log import TRANSLATED, load_records
-from cwm_jax.records.program import load_programs
+from cwm_jax.records.graph import load_programs
 
 CPU, GPU = load_hardware("cpu-x86-2core"), load_hardware("cuda-v100")
 

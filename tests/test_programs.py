@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.errors import ProgramError
-from cwm_jax.features.program import STAGE_COLUMNS, encode_program
-from cwm_jax.records.program import (
+from cwm_jax.features.graph import STAGE_COLUMNS, encode_program
+from cwm_jax.records.graph import (
     OPERATION_KINDS,
     Axis,
     BufferRead,
@@ -23,10 +23,10 @@ from cwm_jax.records.program import (
     shape_only_program,
     write_programs,
 )
-from cwm_jax.tvm_bridge.ansor.programs import program_of_task
-from cwm_jax.tvm_bridge.ansor.workloads import create_task
+from cwm_jax.tuning.ansor.tasks import create_task
+from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
 from cwm_jax.tvm_bridge.index_patterns import digits_of_index
-from cwm_jax.tvm_bridge.workloads import OPERATORS, parse_workload
+from cwm_jax.workloads.parse import OPERATORS, parse_workload
 
 
 def program_of(tvm, text: str):

@@ -10,7 +10,7 @@ import ray
 from cwm_jax.ranking.ray_scoring import score_with_ray
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
-from cwm_jax.records.program import load_programs, programs_beside
+from cwm_jax.records.graph import load_programs, programs_beside
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 
 from cwm_jax import load_records
 from cwm_jax.errors import TargetError
-from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
-from cwm_jax.tvm_bridge.ansor.targets import host_target
-from cwm_jax.tvm_bridge.ansor.tuning import tune_task
-from cwm_jax.tvm_bridge.ansor.workloads import create_task
-from cwm_jax.tvm_bridge.search_loop import Round
-from cwm_jax.tvm_bridge.tracker import Tracker, parse_tracker
-from cwm_jax.tvm_bridge.workloads import parse_workload
+from cwm_jax.tuning.ansor.settings import TuningConfig
+from cwm_jax.tuning.ansor.targets import host_target
+from cwm_jax.tuning.ansor.tasks import create_task
+from cwm_jax.tuning.ansor.tuning import tune_task
+from cwm_jax.tuning.loop import Round
+from cwm_jax.tuning.tracker import Tracker, parse_tracker
+from cwm_jax.workloads.parse import parse_workload
 
 
 def task_of(tvm):

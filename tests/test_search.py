@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from strategies import schedules
 from test_steps import matmul
 
-from cwm_jax.features.replay import COLUMNS
-from cwm_jax.features.steps import group_schedules
+from cwm_jax.features.batch import group_schedules
+from cwm_jax.features.step_features import COLUMNS
 from cwm_jax.ranking.scorer import Scores
 from cwm_jax.records.steps import Step
 from cwm_jax.search.moves import (

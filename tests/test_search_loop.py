@@ -6,7 +6,7 @@ import pytest
 
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.search_loop import (
+from cwm_jax.tuning.loop import (
     Counts,
     Searched,
     SearchSettings,

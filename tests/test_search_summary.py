@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.evaluation.search_summary import (
+from cwm_jax.bench.search_summary import (
     Found,
     best_so_far,
     captured_headroom,

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from strategies import schedules
 from test_steps import SHAPE_ONLY, matmul
 
+from cwm_jax.features.batch import StepArrays, encode_schedules
+from cwm_jax.features.graph import encode_program
 from cwm_jax.features.hardware import encode_hardware, load_hardware
-from cwm_jax.features.program import encode_program
-from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.segments import SEGMENT
 from cwm_jax.model.world_model import create_ensemble

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.errors import CorpusError, RecordError, TargetError
-from cwm_jax.tvm_bridge.measuring import MeasureConfig, SteadyMeasurer, kept_in
-from cwm_jax.tvm_bridge.reference import ReferenceRun, group_scales, level_of, read_reference
-from cwm_jax.tvm_bridge.search_loop import SearchSettings
+from cwm_jax.tuning.loop import SearchSettings
+from cwm_jax.tuning.measurement import MeasureConfig, SteadyMeasurer, kept_in
+from cwm_jax.tuning.reference import ReferenceRun, group_scales, level_of, read_reference
 from cwm_jax.tvm_bridge.steady_search import check_reference, reference_path
 
 LEVEL = 1e-3

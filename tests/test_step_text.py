@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from strategies import schedules
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features import step_text
-from cwm_jax.features.step_text import group_text
-from cwm_jax.features.steps import group_schedules
+from cwm_jax.features import log_text as step_text
+from cwm_jax.features.batch import group_schedules
+from cwm_jax.features.log_text import group_text
 from cwm_jax.records.ansor_log import format_line, load_records
 from cwm_jax.records.record import Record, TaskDetails
 

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from strategies import schedules
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.loop_nest import ScheduleState
-from cwm_jax.features.replay import COLUMNS, Replay
-from cwm_jax.features.steps import cut_groups, encode_groups, encode_schedules, group_schedules
-from cwm_jax.records.program import Axis, BufferRead, Program, ProgramStage, shape_only_program
+from cwm_jax.features.batch import cut_groups, encode_groups, encode_schedules, group_schedules
+from cwm_jax.features.schedule_state import ScheduleState
+from cwm_jax.features.step_features import COLUMNS, Replay
+from cwm_jax.records.graph import Axis, BufferRead, Program, ProgramStage, shape_only_program
 from cwm_jax.records.steps import STEP_KIND_IDS, Step
 
 SHAPE_ONLY = shape_only_program('["f", 8, 8]')

@@ -17,7 +17,7 @@ from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import create_ensemble, create_model
 from cwm_jax.ranking.scorer import BATCH_BUCKETS
 from cwm_jax.records.ansor_log import load_records
-from cwm_jax.records.program import load_programs
+from cwm_jax.records.graph import load_programs
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import build_dataset
 from cwm_jax.training.disk_arrays import RowFile

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.search.task_gradient import (
+from cwm_jax.search.task_scheduler import (
     GradientConfig,
     TaskProgress,
     network_latency,

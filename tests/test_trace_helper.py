@@ -9,11 +9,11 @@ import pytest
 from trace_process import answering
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.steps import encode_groups, encode_schedules
+from cwm_jax.features.batch import encode_groups, encode_schedules
 from cwm_jax.features.trace_helper import TraceHelper, group_trace_lines
-from cwm_jax.records.program import read_programs
-from cwm_jax.records.trace_translation import translate_trace
-from cwm_jax.records.traces import parse_trace
+from cwm_jax.records.graph import read_programs
+from cwm_jax.records.metaschedule.trace import parse_trace
+from cwm_jax.records.metaschedule.translate import translate_trace
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = [

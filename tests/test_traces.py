@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.steps import encode_schedules
+from cwm_jax.features.batch import encode_schedules
 from cwm_jax.records.ansor_log import LogSummary
-from cwm_jax.records.metaschedule_database import (
+from cwm_jax.records.graph import read_programs, shape_only_program
+from cwm_jax.records.metaschedule.database import (
     RECORDS_FILE,
     WORKLOADS_FILE,
     iterate_database,
     parse_trace_lines,
 )
-from cwm_jax.records.program import read_programs, shape_only_program
+from cwm_jax.records.metaschedule.trace import Skeletons, parse_trace
+from cwm_jax.records.metaschedule.translate import translate_trace, translate_traces
 from cwm_jax.records.steps import ANNOTATIONS, Step
-from cwm_jax.records.trace_translation import translate_trace, translate_traces
-from cwm_jax.records.traces import Skeletons, parse_trace
 
 PARALLEL = ANNOTATIONS.index("parallel")
 DATA = Path(__file__).parent / "data"

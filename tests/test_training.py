@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.errors import RecordError
-from cwm_jax.evaluation.metrics import mean_metrics, rank_metrics
 from cwm_jax.evaluation.sequence_models import SequenceModel
+from cwm_jax.features.graph import pad_slots
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.features.program import pad_slots
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.world_model import WorldModel, create_model
+from cwm_jax.ranking.metrics import mean_metrics, rank_metrics
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
-from cwm_jax.records.program import load_programs
+from cwm_jax.records.graph import load_programs
 from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
 from cwm_jax.training.batching import EpochBatches, load_batches

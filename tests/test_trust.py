@@ -12,7 +12,7 @@ from test_steps import matmul
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import create_ensemble
-from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker, TrustWarning
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.trust import earns_trust, most_agreeing

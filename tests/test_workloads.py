@@ -3,8 +3,8 @@
 import pytest
 
 from cwm_jax.errors import WorkloadError
-from cwm_jax.tvm_bridge.ansor.workloads import create_task
-from cwm_jax.tvm_bridge.workloads import OPERATORS, Workload, operators_help, parse_workload
+from cwm_jax.tuning.ansor.tasks import create_task
+from cwm_jax.workloads.parse import OPERATORS, Workload, operators_help, parse_workload
 
 
 @pytest.mark.parametrize("name", OPERATORS)

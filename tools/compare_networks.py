@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 
-from cwm_jax.evaluation.in_turn import speedup, time_in_turn
+from cwm_jax.bench.interleaved_timing import speedup, time_in_turn
+from cwm_jax.tuning.machine import add_figures
 from cwm_jax.tvm_bridge.cores import run_on_all_cores
-from cwm_jax.tvm_bridge.machine import add_figures
 
 _TUNED = """
 import sys, json

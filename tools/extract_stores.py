@@ -12,9 +12,9 @@ from rich.progress import Progress
 
 from cwm_jax.records.ansor_log import LogSummary, load_records
 from cwm_jax.records.store_features import stores_path, write_stores
+from cwm_jax.tuning.corpus import Corpus
 from cwm_jax.tvm_bridge.ansor.store_features import extract_stores
 from cwm_jax.tvm_bridge.ansor.tasks import search_task
-from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 from cwm_jax.tvm_bridge.runtime import use
 

@@ -24,21 +24,21 @@ import orjson
 
 with atheris.instrument_imports(include=["cwm_jax"]):  # type: ignore[attr-defined]
     from cwm_jax.errors import CwmError
+    from cwm_jax.features.batch import encode_schedules
     from cwm_jax.features.hardware import hardware_from_json, load_hardware
-    from cwm_jax.features.step_text import group_text
-    from cwm_jax.features.steps import encode_schedules
+    from cwm_jax.features.log_text import group_text
     from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
     from cwm_jax.model.config import ModelConfig
     from cwm_jax.model.world_model import create_ensemble
     from cwm_jax.records.ansor_log import LogSummary, iterate_records
+    from cwm_jax.records.graph import Program, read_programs, shape_only_program
     from cwm_jax.records.lines import every_line
-    from cwm_jax.records.metaschedule_database import (
+    from cwm_jax.records.metaschedule.database import (
         RECORDS_FILE,
         WORKLOADS_FILE,
         iterate_database,
         iterate_workloads,
     )
-    from cwm_jax.records.program import Program, read_programs, shape_only_program
 
 ROOT = Path(__file__).parents[1]
 _SEED_BYTES = 1 << 15

@@ -17,12 +17,12 @@ import numpy as np
 
 from cwm_jax.evaluation.splits import hold_out_workloads
 from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records
+from cwm_jax.records.graph import Program, write_programs
 from cwm_jax.records.gzip_log import append_member
-from cwm_jax.records.program import Program, write_programs
 from cwm_jax.records.record import Record
+from cwm_jax.tuning.corpus import Corpus
+from cwm_jax.tvm_bridge.ansor.graphs import NO_REWRITE
 from cwm_jax.tvm_bridge.ansor.named_workloads import rebuild_workload
-from cwm_jax.tvm_bridge.ansor.programs import NO_REWRITE
-from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
 from cwm_jax.tvm_bridge.runtime import use
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cwm_jax.bench.noise import QUANTILES, noise_ceiling, remeasured_ratios
 from cwm_jax.cli.common import write_json
-from cwm_jax.evaluation.noise import QUANTILES, noise_ceiling, remeasured_ratios
 from cwm_jax.records.ansor_log import LogSummary, load_records
-from cwm_jax.tvm_bridge.corpus_files import Corpus
+from cwm_jax.tuning.corpus import Corpus
 
 _DRAWS = 20
 

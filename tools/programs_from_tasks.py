@@ -6,8 +6,8 @@ uv run python tools/programs_from_tasks.py tasks.jsonl.gz --out records.programs
 import argparse
 from pathlib import Path
 
-from cwm_jax.records.program import write_programs
-from cwm_jax.tvm_bridge.ansor.programs import programs_of_tasks_file
+from cwm_jax.records.graph import write_programs
+from cwm_jax.tvm_bridge.ansor.graphs import programs_of_tasks_file
 from cwm_jax.tvm_bridge.runtime import use
 
 

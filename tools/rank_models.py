@@ -9,7 +9,7 @@ train on corpora of other devices, too, where they are given, less the held-out 
 with an existing file: a model and seed that are in it are not trained again, and several processes
 can share the work (of two that write in the same moment, one may have to be trained again). The
 replay column is the latency of the recorded search over the model's after 64 measurements, where
-histories are long enough (`cwm_jax.evaluation.replay`).
+histories are long enough (`cwm_jax.bench.offline_search`).
 """
 
 import argparse
@@ -20,17 +20,17 @@ from typing import Any
 
 import orjson
 
+from cwm_jax.bench.ranking import Corpus, contenders, judge
 from cwm_jax.compilation import keep_compiled_programs
-from cwm_jax.evaluation.comparison import Corpus, contenders, judge
 from cwm_jax.evaluation.splits import NetworkSplit, hold_out_workloads, split_by_network
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.files import write_atomically
 from cwm_jax.records.ansor_log import LogSummary, load_records
-from cwm_jax.records.program import programs_beside, read_programs
+from cwm_jax.records.graph import programs_beside, read_programs
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores, read_stores, stores_path
 from cwm_jax.training.dataset import build_dataset, group_records
-from cwm_jax.tvm_bridge import corpus_files
+from cwm_jax.tuning import corpus as corpus_files
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS
 from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 

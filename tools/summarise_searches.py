@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from cwm_jax.evaluation.search_summary import Found, captured_headroom, pace
+from cwm_jax.bench.search_summary import Found, captured_headroom, pace
 
 _COLUMNS = 4
 _INK = {"world-model": "#d1495b", "xgboost": "#30638e"}

@@ -24,12 +24,12 @@ from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.world_model import create_model
 from cwm_jax.records.ansor_log import LogSummary
-from cwm_jax.records.program import programs_beside, read_programs
+from cwm_jax.records.graph import programs_beside, read_programs
 from cwm_jax.records.store_features import load_with_stores
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import WorkloadData, build_dataset, split_workloads
 from cwm_jax.training.loop import evaluate_model, train
-from cwm_jax.tvm_bridge.corpus_files import Corpus
+from cwm_jax.tuning.corpus import Corpus
 
 _FEW = (64, 256, 1024)
 _MEMBERS = 2

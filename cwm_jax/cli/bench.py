@@ -19,12 +19,12 @@ from cwm_jax.cli.common import (
     write_json,
 )
 from cwm_jax.files import Output, check_outputs
-from cwm_jax.tvm_bridge.machine import describe_machine
-from cwm_jax.tvm_bridge.workloads import parse_workload
+from cwm_jax.tuning.machine import describe_machine
+from cwm_jax.workloads.parse import parse_workload
 
 if TYPE_CHECKING:
+    from cwm_jax.bench.throughput import Boundary
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.tvm_bridge.throughput_benchmark import Boundary
 
 _BATCHES = {"ansor": [64, 2048, 10000], "metaschedule": [64, 512, 2048]}
 
@@ -51,19 +51,19 @@ def add_parser(commands: Any) -> None:
 def _boundary(engine: str) -> "Callable[[str, Scorer, int], Boundary]":
     """Returns the engine's part; a process holds one TVM."""
     if engine == "ansor":
-        from cwm_jax.tvm_bridge.ansor.throughput import ansor_boundary
+        from cwm_jax.bench.ansor_throughput import ansor_boundary
 
         return ansor_boundary
-    from cwm_jax.tvm_bridge.metaschedule.throughput import metaschedule_boundary
+    from cwm_jax.bench.metaschedule_throughput import metaschedule_boundary
 
     return metaschedule_boundary
 
 
 def run_throughput_benchmark(options: argparse.Namespace) -> int:
     """Times both models and the start-up, prints the table."""
+    from cwm_jax.bench import throughput as benchmark
     from cwm_jax.compilation import check_devices
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.tvm_bridge import throughput_benchmark as benchmark
 
     check_outputs(Output("--json", options.json))
     check_devices()

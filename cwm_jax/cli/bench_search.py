@@ -12,6 +12,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
+from cwm_jax.bench.search_summary import Found, scored_ratio
 from cwm_jax.cli.common import (
     LIKEST,
     add_json_option,
@@ -33,10 +34,9 @@ from cwm_jax.cli.search_table import (
     summarise,
 )
 from cwm_jax.errors import CwmError
-from cwm_jax.evaluation.search_summary import Found, scored_ratio
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept
-from cwm_jax.tvm_bridge.machine import (
+from cwm_jax.tuning.machine import (
     NOTE,
     describe_machine,
     machine_identity,
@@ -45,8 +45,8 @@ from cwm_jax.tvm_bridge.machine import (
 )
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.search_benchmark import SearchRun
-    from cwm_jax.tvm_bridge.winners import Remeasured, Winner, Winners
+    from cwm_jax.bench.best_candidates import Remeasured, Winner, Winners
+    from cwm_jax.bench.search import SearchRun
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
 _CORPORA = {
@@ -60,7 +60,7 @@ _REFERENCE_BEST = 5  # of a long search, each measured but once, count
 
 def add_search_parser(kinds: Any) -> None:
     """Adds the subcommand of `cwm bench`."""
-    from cwm_jax.tvm_bridge.search_benchmark import VARIANTS
+    from cwm_jax.bench.search import VARIANTS
 
     search = kinds.add_parser(
         "search",
@@ -172,7 +172,7 @@ class _Findings(NamedTuple):
 
 def run_search_benchmark(options: argparse.Namespace) -> int:
     """Runs the searches, measures the winners, prints the table."""
-    from cwm_jax.tvm_bridge import search_benchmark as benchmark
+    from cwm_jax.bench import search as benchmark
 
     missing = [name for name in options.variants if name not in benchmark.VARIANTS[options.engine]]
     if missing:
@@ -254,8 +254,8 @@ def _run_all(
     console: Console,
 ) -> _Measured:
     """Runs and measures what is not finished."""
-    from cwm_jax.tvm_bridge.search_benchmark import log_of
-    from cwm_jax.tvm_bridge.winners import WINNERS_FILE, to_winners_level
+    from cwm_jax.bench.best_candidates import WINNERS_FILE, to_winners_level
+    from cwm_jax.bench.search import log_of
 
     logs = {run: log_of(run, options.engine, folder) for run, folder in folders.items()}
     columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
@@ -321,7 +321,7 @@ def _search(
     progress: Progress,
 ) -> "dict[SearchRun, dict[str, Any]]":
     """Runs what is not finished; returns what `cwm tune` told of each search."""
-    from cwm_jax.tvm_bridge.search_benchmark import run_search
+    from cwm_jax.bench.search import run_search
 
     bar = progress.add_task("searching", total=len(folders))
     corpus = options.corpus or _CORPORA[options.engine]
@@ -342,7 +342,7 @@ def _measure(
     progress: Progress,
 ) -> dict[tuple[Path, str], list[float]]:
     """Measures this machine's winners; returns all latencies by folder and winner's name."""
-    from cwm_jax.tvm_bridge.winners import WINNERS_FILE, measurer_of, remeasure
+    from cwm_jax.bench.best_candidates import WINNERS_FILE, measurer_of, remeasure
 
     by_folder: dict[Path, list[Winner]] = defaultdict(list)
     for stop in stops:
@@ -378,9 +378,9 @@ def _refuse_to_measure(folder: Path) -> "Callable[[Sequence[Winner]], list[Remea
 def _winners(engine: str, workloads: Sequence[str]) -> "Winners":
     """Returns the engine's part; a process holds one TVM."""
     if engine == "ansor":
-        from cwm_jax.tvm_bridge.ansor.winners import AnsorWinners
+        from cwm_jax.bench.ansor_best_candidates import AnsorWinners
 
         return AnsorWinners(workloads)
-    from cwm_jax.tvm_bridge.metaschedule.winners import MetaScheduleWinners
+    from cwm_jax.bench.metaschedule_best_candidates import MetaScheduleWinners
 
     return MetaScheduleWinners(workloads)

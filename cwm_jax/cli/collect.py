@@ -26,9 +26,9 @@ from cwm_jax.interrupts import note_kept
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.tvm_bridge.collection import CollectedRound, Collector
+    from cwm_jax.tuning.collection import CollectedRound, Collector
+    from cwm_jax.tuning.measurement import Device, MeasureConfig
     from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, TaskSource
-    from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig
 
 
 def add_parser(commands: Any) -> None:
@@ -110,11 +110,11 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Collects and reports."""
-    from cwm_jax.tvm_bridge.collection import CollectionConfig, collect, open_corpus, remeasure_some
-    from cwm_jax.tvm_bridge.corpus_files import Corpus
+    from cwm_jax.tuning.collection import CollectionConfig, collect, open_corpus, remeasure_some
+    from cwm_jax.tuning.corpus import Corpus
+    from cwm_jax.tuning.machine import machine_identity
+    from cwm_jax.tuning.measurement import MeasureConfig, kept_in
     from cwm_jax.tvm_bridge.corpus_tasks import plan_tasks
-    from cwm_jax.tvm_bridge.machine import machine_identity
-    from cwm_jax.tvm_bridge.measuring import MeasureConfig, kept_in
 
     console = open_console(stderr=True)
     check_outputs(Output("--out", options.out, folder=True), Output("--json", options.json))
@@ -196,9 +196,9 @@ class _Engine(NamedTuple):
 
 
 def _ansor(target: str | None, scorer: "Scorer | None", config: "MeasureConfig") -> _Engine:
-    from cwm_jax.tvm_bridge.ansor.collection import AnsorCollector
-    from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
-    from cwm_jax.tvm_bridge.ansor.targets import resolve_target
+    from cwm_jax.tuning.ansor.collection import AnsorCollector
+    from cwm_jax.tuning.ansor.measure import AnsorDevice
+    from cwm_jax.tuning.ansor.targets import resolve_target
     from cwm_jax.tvm_bridge.ansor.tasks import AnsorTasks
     from cwm_jax.tvm_bridge.runtime import use
 
@@ -213,9 +213,9 @@ def _ansor(target: str | None, scorer: "Scorer | None", config: "MeasureConfig")
 
 
 def _metaschedule(target: str | None, scorer: "Scorer | None", config: "MeasureConfig") -> _Engine:
-    from cwm_jax.tvm_bridge.metaschedule.collection import MetaScheduleCollector, ModuleTasks
-    from cwm_jax.tvm_bridge.metaschedule.measuring import MetaScheduleDevice
-    from cwm_jax.tvm_bridge.metaschedule.targets import resolve_target
+    from cwm_jax.tuning.metaschedule.collection import MetaScheduleCollector, ModuleTasks
+    from cwm_jax.tuning.metaschedule.measure import MetaScheduleDevice
+    from cwm_jax.tuning.metaschedule.targets import resolve_target
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
@@ -231,8 +231,8 @@ def _metaschedule(target: str | None, scorer: "Scorer | None", config: "MeasureC
 def _plan(options: argparse.Namespace) -> "TaskPlan":
     from cwm_jax.tvm_bridge.corpus_plan import default_plan
     from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan
-    from cwm_jax.tvm_bridge.networks import parse_network
-    from cwm_jax.tvm_bridge.workloads import parse_workload
+    from cwm_jax.workloads.networks import parse_network
+    from cwm_jax.workloads.parse import parse_workload
 
     if options.networks is None and options.workloads is None:
         return default_plan()

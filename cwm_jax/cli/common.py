@@ -13,7 +13,7 @@ from rich.progress import Progress, ProgressColumn, TextColumn
 
 from cwm_jax.errors import CwmError, OutputError
 from cwm_jax.files import locked_file, locked_folder, write_atomically
-from cwm_jax.records.program import Program, load_programs, read_programs
+from cwm_jax.records.graph import Program, load_programs, read_programs
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def checkpoint_of(options: argparse.Namespace) -> str:
     Raises:
         CheckpointError: None is asked for, and none for a CPU is shipped.
     """
-    from cwm_jax.ranking.nearest import nearest_checkpoint
+    from cwm_jax.ranking.catalog import nearest_checkpoint
 
     return options.checkpoint or nearest_checkpoint(options.engine)
 
@@ -129,7 +129,7 @@ def occurrences_beside(log: Path) -> dict[str, dict[str, int]]:
 
     Empty for any other log.
     """
-    from cwm_jax.tvm_bridge.corpus_files import Corpus
+    from cwm_jax.tuning.corpus import Corpus
     from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 
     path = Corpus(log.parent).tasks

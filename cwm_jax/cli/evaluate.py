@@ -23,8 +23,8 @@ from cwm_jax.cli.common import (
 )
 from cwm_jax.cli.model_card import trained_on
 from cwm_jax.errors import RecordError
-from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
 from cwm_jax.files import Output, check_outputs
+from cwm_jax.ranking.metrics import RankingMetrics, mean_metrics, rank_metrics
 from cwm_jax.records.ansor_log import LogSummary, load_records
 
 _RANDOM_DRAWS = 200
@@ -69,8 +69,8 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.model.checkpoint import load_checkpoint
     from cwm_jax.model.locations import find_checkpoint
-    from cwm_jax.ranking.pairing import warn_of_missing_program, warn_of_records
     from cwm_jax.ranking.scorer import Scorer
+    from cwm_jax.ranking.suitability import warn_of_missing_program, warn_of_records
     from cwm_jax.training.dataset import build_dataset
 
     console = open_console()

@@ -9,8 +9,8 @@ from cwm_jax.cli.common import add_json_option, open_console, output_path, say, 
 from cwm_jax.errors import CwmError, OutputError, RecordError, TvmError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.records.ansor_log import LogSummary, format_line
-from cwm_jax.records.metaschedule_database import database_files, iterate_database
-from cwm_jax.records.program import Program, load_programs, programs_path, write_programs
+from cwm_jax.records.graph import Program, load_programs, programs_path, write_programs
+from cwm_jax.records.metaschedule.database import database_files, iterate_database
 
 
 def add_parser(commands: Any) -> None:

@@ -67,7 +67,7 @@ def _version(package: str) -> str:
 
 
 def _ansor() -> str:
-    from cwm_jax.tvm_bridge.ansor.targets import host_target
+    from cwm_jax.tuning.ansor.targets import host_target
     from cwm_jax.tvm_bridge.runtime import use
 
     try:
@@ -78,7 +78,7 @@ def _ansor() -> str:
 
 
 _ASK_METASCHEDULE = """
-from cwm_jax.tvm_bridge.metaschedule.targets import host_target
+from cwm_jax.tuning.metaschedule.targets import host_target
 from cwm_jax.tvm_bridge.runtime import use
 tvm = use("metaschedule")
 print(f"TVM {tvm.__version__}, host target {host_target(tvm)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax import __version__
-from cwm_jax.records.metaschedule_database import database_files
+from cwm_jax.records.metaschedule.database import database_files
 
 _VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 

@@ -16,7 +16,7 @@ from cwm_jax.cli.outcome import seconds_by_phase
 from cwm_jax.errors import CwmError, OutputError
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.network_rounds import NetworkTuningResult
+    from cwm_jax.tuning.network import NetworkTuningResult
 
 
 class NetworkTask(NamedTuple):

@@ -13,7 +13,7 @@ from cwm_jax.cli.common import milliseconds, say, write_json
 from cwm_jax.records.record import Record
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.search_loop import SearchResult
+    from cwm_jax.tuning.loop import SearchResult
 
 _PHASES = ("search", "measure", "model")
 _APART = 1.2

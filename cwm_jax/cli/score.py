@@ -23,7 +23,7 @@ from cwm_jax.cli.common import (
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept
 from cwm_jax.records.ansor_log import LogSummary
-from cwm_jax.records.program import programs_beside
+from cwm_jax.records.graph import programs_beside
 
 
 def add_parser(commands: Any) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from cwm_jax.cli.common import say
-from cwm_jax.evaluation.search_summary import (
+from cwm_jax.bench.search_summary import (
     Found,
     best_so_far,
     captured_headroom,
     compare,
     round_seconds_ratio,
 )
+from cwm_jax.cli.common import say
 
 RIVAL = "xgboost"
 

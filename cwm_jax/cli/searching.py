@@ -17,9 +17,9 @@ from cwm_jax.cli.common import checkpoint_of, lock_output, milliseconds, open_pr
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept
-from cwm_jax.records.metaschedule_database import RECORDS_FILE, WORKLOADS_FILE
+from cwm_jax.records.metaschedule.database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.search.confirmation import default_confirmations
-from cwm_jax.tvm_bridge.tracker import parse_tracker
+from cwm_jax.tuning.tracker import parse_tracker
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer

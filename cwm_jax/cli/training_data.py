@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cwm_jax.cli.common import occurrences_beside, programs_of_logs
 from cwm_jax.errors import CwmError
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
-from cwm_jax.records.program import Program, load_programs
+from cwm_jax.records.graph import Program, load_programs
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import load_with_stores
 from cwm_jax.training.config import TrainingConfig
@@ -105,7 +105,7 @@ def _read(
     summary: LogSummary,
 ) -> "tuple[dict[str, WorkloadData], set[str]]":
     """Reads and encodes the logs; returns the workloads, and the engines whose records they are."""
-    from cwm_jax.ranking.pairing import warn_of_training
+    from cwm_jax.ranking.suitability import warn_of_training
     from cwm_jax.training.dataset import build_dataset
     from cwm_jax.training.disk_arrays import RowFile
     from cwm_jax.training.streaming import stream_dataset
@@ -180,7 +180,7 @@ def _other_devices(
     """
     from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.features.hardware import load_hardware
-    from cwm_jax.ranking.pairing import warn_of_training
+    from cwm_jax.ranking.suitability import warn_of_training
     from cwm_jax.training.dataset import build_dataset
 
     found: dict[str, WorkloadData] = {}

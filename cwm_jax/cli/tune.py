@@ -17,13 +17,13 @@ from cwm_jax.cli.common import (
 from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, log_path, shared_settings, shown_search
 from cwm_jax.errors import CwmError
-from cwm_jax.records.program import add_programs, programs_path
+from cwm_jax.records.graph import add_programs, programs_path
 from cwm_jax.tvm_bridge.ansor.network_sources import networks_help
-from cwm_jax.tvm_bridge.workloads import operators_help, parse_workload
+from cwm_jax.workloads.parse import operators_help, parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
-    from cwm_jax.tvm_bridge.search_loop import Round
+    from cwm_jax.tuning.ansor.settings import TuningConfig
+    from cwm_jax.tuning.loop import Round
 
 
 def add_parser(commands: Any) -> None:
@@ -167,10 +167,10 @@ def run(options: argparse.Namespace) -> int:
     log = log_path(options, options.workload)
     scorer = load_scorer(options)
 
-    from cwm_jax.tvm_bridge.ansor.programs import program_of_task
-    from cwm_jax.tvm_bridge.ansor.targets import resolve_target
-    from cwm_jax.tvm_bridge.ansor.tuning import resumable_records, schedule_text, tune_task
-    from cwm_jax.tvm_bridge.ansor.workloads import create_task
+    from cwm_jax.tuning.ansor.targets import resolve_target
+    from cwm_jax.tuning.ansor.tasks import create_task
+    from cwm_jax.tuning.ansor.tuning import resumable_records, schedule_text, tune_task
+    from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("ansor")
@@ -200,7 +200,7 @@ def run(options: argparse.Namespace) -> int:
 
 def tuning_config(options: argparse.Namespace, tasks: int = 1) -> "TuningConfig":
     """Returns the settings that the options ask for, for so many tasks."""
-    from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
+    from cwm_jax.tuning.ansor.settings import TuningConfig
 
     return TuningConfig(
         **shared_settings(options, tasks),

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from cwm_jax.cli.common import open_console, say
 from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, search_folder, shared_settings, shown_search
-from cwm_jax.tvm_bridge.workloads import parse_workload
+from cwm_jax.workloads.parse import parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
-    from cwm_jax.tvm_bridge.search_loop import Round
+    from cwm_jax.tuning.loop import Round
+    from cwm_jax.tuning.metaschedule.settings import SearchConfig
 
 
 def run_metaschedule(options: argparse.Namespace) -> int:
@@ -19,9 +19,9 @@ def run_metaschedule(options: argparse.Namespace) -> int:
     folder = search_folder(options, options.workload)
     scorer = load_scorer(options)
 
-    from cwm_jax.tvm_bridge.metaschedule.folder import line_of, tuning_record_of
-    from cwm_jax.tvm_bridge.metaschedule.targets import create_module, resolve_target
-    from cwm_jax.tvm_bridge.metaschedule.tuning import tune_module
+    from cwm_jax.tuning.metaschedule.targets import create_module, resolve_target
+    from cwm_jax.tuning.metaschedule.tuning import tune_module
+    from cwm_jax.tuning.metaschedule.work_dir import line_of, tuning_record_of
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
@@ -46,6 +46,6 @@ def run_metaschedule(options: argparse.Namespace) -> int:
 
 def search_config(options: argparse.Namespace, tasks: int = 1) -> "SearchConfig":
     """Returns the settings that the options ask for, for so many tasks."""
-    from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
+    from cwm_jax.tuning.metaschedule.settings import SearchConfig
 
     return SearchConfig(**shared_settings(options, tasks), cost_model=options.cost_model)

@@ -13,10 +13,10 @@ from cwm_jax.cli.network_outcome import (
 )
 from cwm_jax.cli.searching import load_scorer, log_path, shown_search
 from cwm_jax.cli.tune import tuning_config
-from cwm_jax.records.program import add_programs, programs_path
+from cwm_jax.records.graph import add_programs, programs_path
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.network_rounds import NetworkRound
+    from cwm_jax.tuning.network import NetworkRound
 
 TIMINGS = 5
 """How often a compiled network is timed."""
@@ -24,13 +24,13 @@ TIMINGS = 5
 
 def run_network(options: argparse.Namespace) -> int:
     """Tunes, compiles, times and exports a network."""
+    from cwm_jax.tuning.ansor.network_tuning import tunable_tasks, tune_network
+    from cwm_jax.tuning.ansor.relay import extract_tasks
+    from cwm_jax.tuning.ansor.targets import resolve_target
+    from cwm_jax.tuning.ansor.tuning import resumable_records
     from cwm_jax.tvm_bridge.ansor.deployment import build_network, random_inputs, time_network
+    from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
     from cwm_jax.tvm_bridge.ansor.network_sources import is_users_own, load_network
-    from cwm_jax.tvm_bridge.ansor.network_tuning import tunable_tasks, tune_network
-    from cwm_jax.tvm_bridge.ansor.programs import program_of_task
-    from cwm_jax.tvm_bridge.ansor.relay_networks import extract_tasks
-    from cwm_jax.tvm_bridge.ansor.targets import resolve_target
-    from cwm_jax.tvm_bridge.ansor.tuning import resumable_records
     from cwm_jax.tvm_bridge.runtime import use
 
     check_export(options.export)

@@ -17,7 +17,7 @@ from cwm_jax.cli.tune_metaschedule import search_config
 from cwm_jax.cli.tune_network import TIMINGS
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.network_rounds import NetworkRound
+    from cwm_jax.tuning.network import NetworkRound
 
 
 def run_relax(options: argparse.Namespace) -> int:
@@ -26,7 +26,7 @@ def run_relax(options: argparse.Namespace) -> int:
     folder = search_folder(options, options.network)
     scorer = load_scorer(options)
 
-    from cwm_jax.tvm_bridge.metaschedule.networks import (
+    from cwm_jax.tuning.metaschedule.networks import (
         check_network,
         compile_network,
         programs_of_tasks,
@@ -34,10 +34,10 @@ def run_relax(options: argparse.Namespace) -> int:
         time_executable,
         tune_modules,
     )
-    from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules
+    from cwm_jax.tuning.metaschedule.relax import extract_modules
+    from cwm_jax.tuning.metaschedule.targets import resolve_target
     from cwm_jax.tvm_bridge.metaschedule.relax_sources import load_relax_network
-    from cwm_jax.tvm_bridge.metaschedule.targets import resolve_target
-    from cwm_jax.tvm_bridge.metaschedule.tir_programs import name_of_function
+    from cwm_jax.tvm_bridge.metaschedule.tir import name_of_function
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from cwm_jax.features.program import ProgramArrays
+from cwm_jax.features.graph import ProgramArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
 from cwm_jax.model.inputs import Schedules

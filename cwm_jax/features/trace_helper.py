@@ -16,13 +16,13 @@ from functools import partial
 from typing import BinaryIO
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.steps import Groups, group_schedules
-from cwm_jax.garbage import collection_paused
+from cwm_jax.features.batch import Groups, group_schedules
+from cwm_jax.gc_pause import collection_paused
 from cwm_jax.interrupts import sheltered_children
-from cwm_jax.records.metaschedule_database import parse_trace_lines
-from cwm_jax.records.program import Program
-from cwm_jax.records.trace_translation import Unread, translate_traces
-from cwm_jax.records.traces import Skeletons
+from cwm_jax.records.graph import Program
+from cwm_jax.records.metaschedule.database import parse_trace_lines
+from cwm_jax.records.metaschedule.trace import Skeletons
+from cwm_jax.records.metaschedule.translate import Unread, translate_traces
 
 _READY = b"\n"
 

@@ -21,9 +21,9 @@ import orjson
 from flax import nnx
 
 from cwm_jax.errors import CheckpointError, CheckpointOutputError, HardwareError
+from cwm_jax.features.graph import GLOBAL_COLUMNS, STAGE_COLUMNS
 from cwm_jax.features.hardware import HardwareCard, hardware_from_json
-from cwm_jax.features.program import GLOBAL_COLUMNS, STAGE_COLUMNS
-from cwm_jax.features.replay import COLUMNS
+from cwm_jax.features.step_features import COLUMNS
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.orbax_files import restore_arrays, save_arrays

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from cwm_jax.features.graph import GLOBAL_WIDTH, STAGE_WIDTH, ProgramArrays
 from cwm_jax.features.hardware import HARDWARE_WIDTH
-from cwm_jax.features.program import GLOBAL_WIDTH, STAGE_WIDTH, ProgramArrays
-from cwm_jax.features.replay import STEP_WIDTH
+from cwm_jax.features.step_features import STEP_WIDTH
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.records.steps import STEP_KINDS, TAGS

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cwm_jax.features.program import ProgramArrays
+from cwm_jax.features.graph import ProgramArrays
 from cwm_jax.model.inputs import Schedules
 
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cwm_jax.features.steps import StepArrays
+from cwm_jax.features.batch import StepArrays
 
 
 class Schedules(NamedTuple):
-    """A batch of schedules (see `cwm_jax.features.steps.StepArrays`)."""
+    """A batch of schedules (see `cwm_jax.features.batch.StepArrays`)."""
 
     kind: Int[Array, "candidate step"]
     tag: Int[Array, "candidate step"]

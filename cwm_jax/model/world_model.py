@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from cwm_jax.features.program import STAGE_COLUMNS, ProgramArrays
+from cwm_jax.features.graph import STAGE_COLUMNS, ProgramArrays
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
 from cwm_jax.model.ensemble import Ensemble

@@ -20,8 +20,8 @@ from cwm_jax.files import write_atomically
 from cwm_jax.prefetching import in_chunks, prefetched
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import LogSummary, iterate_records
-from cwm_jax.records.metaschedule_database import database_files
-from cwm_jax.records.program import Program
+from cwm_jax.records.graph import Program
+from cwm_jax.records.metaschedule.database import database_files
 from cwm_jax.records.record import Record
 
 CHUNK = 16384

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from cwm_jax.features.steps import Groups
-from cwm_jax.ranking.adaptation import (
+from cwm_jax.features.batch import Groups
+from cwm_jax.ranking.gaussian_process import (
     Adaptation,
     AdaptationConfig,
     adapted_score,
@@ -27,7 +27,7 @@ from cwm_jax.ranking.trust import (
     log_throughput,
     most_agreeing,
 )
-from cwm_jax.records.program import Program
+from cwm_jax.records.graph import Program
 from cwm_jax.records.record import latency_of_costs
 from cwm_jax.records.steps import Step
 

@@ -13,17 +13,17 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float32, Int32
 
 from cwm_jax.compilation import keep_compiled_programs
+from cwm_jax.features.batch import Groups, StepArrays, cut_groups, encode_groups, group_schedules
 from cwm_jax.features.buckets import bucket
+from cwm_jax.features.graph import ProgramArrays, encode_program
 from cwm_jax.features.hardware import HardwareCard, encode_hardware, load_hardware
-from cwm_jax.features.program import ProgramArrays, encode_program
-from cwm_jax.features.steps import Groups, StepArrays, cut_groups, encode_groups, group_schedules
 from cwm_jax.model.checkpoint import load_checkpoint
 from cwm_jax.model.ensemble import Ensemble, EnsembleRanking, rank_together
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.locations import find_checkpoint
-from cwm_jax.ranking.pairing import warn_of_missing_program, warn_of_records
 from cwm_jax.ranking.shared_rollouts import SharedRollouts
-from cwm_jax.records.program import Program, shape_only_program
+from cwm_jax.ranking.suitability import warn_of_missing_program, warn_of_records
+from cwm_jax.records.graph import Program, shape_only_program
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 

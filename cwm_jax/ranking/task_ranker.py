@@ -11,15 +11,15 @@ import orjson
 from cwm_jax.errors import CheckpointError, RecordError
 from cwm_jax.features.hardware import kind_of_target
 from cwm_jax.files import write_atomically
-from cwm_jax.ranking.adaptation import AdaptationConfig
-from cwm_jax.ranking.nearest import shipped_scorers
+from cwm_jax.ranking.catalog import shipped_scorers
+from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker, Schedule
-from cwm_jax.ranking.pairing import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.ranking.suitability import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.records.ansor_log import parse_step
 from cwm_jax.records.devices import UNKNOWN_DEVICE, Device, Devices
+from cwm_jax.records.graph import Program
 from cwm_jax.records.lines import without_mark
-from cwm_jax.records.program import Program
 from cwm_jax.records.steps import STEPS, Step
 
 _MEASURED = "measured"

@@ -18,8 +18,8 @@ import orjson
 
 from cwm_jax.errors import RecordError
 from cwm_jax.files import append_lines
+from cwm_jax.records.graph import Program, load_programs
 from cwm_jax.records.lines import MAX_LINE_BYTES, iterate_lines
-from cwm_jax.records.program import Program, load_programs
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, STEPS, Field, Role, Step
 
@@ -210,7 +210,7 @@ def iterate_records(
         RecordError: The file does not exist, is empty, or holds no readable record.
     """
     if path.is_dir():
-        from cwm_jax.records.metaschedule_database import iterate_database
+        from cwm_jax.records.metaschedule.database import iterate_database
 
         known = {**load_programs(path), **(programs or {})}
         yield from iterate_database(path, known, summary)

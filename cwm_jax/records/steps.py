@@ -2,7 +2,7 @@
 
 Ansor's kinds and field order follow `src/auto_scheduler/transform_step.cc` of TVM 0.17
 (`WriteToRecord` of each step). MetaSchedule's instructions are translated into the same kinds
-(`cwm_jax.records.trace_translation`) and the few more of `METASCHEDULE_STEPS`.
+(`cwm_jax.records.metaschedule.translate`) and the few more of `METASCHEDULE_STEPS`.
 """
 
 import enum

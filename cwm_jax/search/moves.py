@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cwm_jax.features.replay import StepShape
+from cwm_jax.features.step_features import StepShape
 from cwm_jax.records.steps import ANSOR_STEPS, TAGS, Role, Step, join_tag
 
 Numbers = Float[np.ndarray, "candidate number"]

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from cwm_jax.features.replay import StepShape
-from cwm_jax.features.steps import ScheduleGroup, StepArrays, encode_groups, group_schedules
+from cwm_jax.features.batch import ScheduleGroup, StepArrays, encode_groups, group_schedules
+from cwm_jax.features.step_features import StepShape
 from cwm_jax.ranking.scorer import Scores, join_scores, no_scores, take_scores
-from cwm_jax.records.program import Program
+from cwm_jax.records.graph import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.search.moves import Layout, graft, layout_of, mutate, same_shape, with_numbers
 from cwm_jax.search.parents import draw_parents

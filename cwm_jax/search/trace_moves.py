@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cwm_jax.records.traces import Trace
+from cwm_jax.records.metaschedule.trace import Trace
 
 _TILE = "SamplePerfectTile"
 _CHOICE = "SampleCategorical"

@@ -12,9 +12,9 @@ from jaxtyping import Float32
 from cwm_jax.errors import RecordError
 from cwm_jax.ranking.online import Schedule
 from cwm_jax.ranking.scorer import Scores, join_scores, take_scores
-from cwm_jax.records.program import Program
-from cwm_jax.records.trace_translation import translate_traces
-from cwm_jax.records.traces import Trace
+from cwm_jax.records.graph import Program
+from cwm_jax.records.metaschedule.trace import Trace
+from cwm_jax.records.metaschedule.translate import translate_traces
 from cwm_jax.search.parents import draw_parents
 from cwm_jax.search.planner import Correct
 from cwm_jax.search.trace_moves import cross, locations_of, mutate

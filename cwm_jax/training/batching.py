@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
-from cwm_jax.features.program import ProgramArrays, pad_slots
+from cwm_jax.features.graph import ProgramArrays, pad_slots
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.training.dataset import WorkloadData
 

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from cwm_jax.errors import RecordError
+from cwm_jax.features.batch import StepArrays, encode_schedules
+from cwm_jax.features.graph import ProgramArrays, encode_program
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
-from cwm_jax.features.program import ProgramArrays, encode_program
-from cwm_jax.features.steps import StepArrays, encode_schedules
 from cwm_jax.records.devices import Devices
-from cwm_jax.records.program import Program, shape_only_program
+from cwm_jax.records.graph import Program, shape_only_program
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores
 from cwm_jax.training.alignment import alignment_target

@@ -12,11 +12,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from cwm_jax.evaluation.metrics import RankingMetrics, mean_metrics, rank_metrics
-from cwm_jax.features.program import ProgramArrays
+from cwm_jax.features.graph import ProgramArrays
 from cwm_jax.model.ensemble import Ensemble, each_member
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.world_model import Ranking
+from cwm_jax.ranking.metrics import RankingMetrics, mean_metrics, rank_metrics
 from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.training.alignment import AlignmentHead, alignment_loss
 from cwm_jax.training.batching import Batch, EpochBatches, load_batches

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from cwm_jax.errors import RecordError
+from cwm_jax.features.batch import StepArrays
 from cwm_jax.features.hardware import HardwareCard
-from cwm_jax.features.steps import StepArrays
 from cwm_jax.prefetching import in_chunks
 from cwm_jax.records.devices import Devices
-from cwm_jax.records.program import Program, shape_only_program
+from cwm_jax.records.graph import Program, shape_only_program
 from cwm_jax.records.record import Record
 from cwm_jax.training.dataset import WorkloadData, encode_workload, name_groups
 from cwm_jax.training.disk_arrays import RowFile

@@ -1,8 +1,8 @@
 """The workloads of the project's own corpora: networks, and operators by themselves."""
 
 from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan
-from cwm_jax.tvm_bridge.networks import parse_network
-from cwm_jax.tvm_bridge.workloads import parse_workload
+from cwm_jax.workloads.networks import parse_network
+from cwm_jax.workloads.parse import parse_workload
 
 # Held out whenever a model is judged by network, so none of their tasks is left out.
 HELD_OUT_NETWORKS = ("resnet-50", "mobilenet-v2", "resnext-50", "bert-base", "bert-tiny")

@@ -13,8 +13,8 @@ import orjson
 from cwm_jax.errors import CorpusError, WorkloadError
 from cwm_jax.files import write_atomically
 from cwm_jax.records.lines import every_line
-from cwm_jax.tvm_bridge.networks import Network
-from cwm_jax.tvm_bridge.workloads import Subgraph, Workload
+from cwm_jax.workloads.networks import Network
+from cwm_jax.workloads.parse import Subgraph, Workload
 
 
 @dataclasses.dataclass(frozen=True)

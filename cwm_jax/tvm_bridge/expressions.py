@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cwm_jax.records.program import BufferRead
+from cwm_jax.records.graph import BufferRead
 from cwm_jax.tvm_bridge.index_patterns import Positions, digits_of_index, evaluate_index
 
 # Kinds of TIR nodes that have operands `a` and `b` (`a` alone for Not).

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from cwm_jax.records.program import Fold
+from cwm_jax.records.graph import Fold
 
 _SAMPLES = 4096
 _MAX_FOLDS = 3

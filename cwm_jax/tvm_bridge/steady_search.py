@@ -1,7 +1,7 @@
 """Searches on machines that change their speed: candidates run between runs of a reference.
 
 Without, a search on such a machine learns how fast the machine was when it measured a candidate,
-and may keep a slow program that had luck (`cwm_jax.tvm_bridge.measuring`).
+and may keep a slow program that had luck (`cwm_jax.tuning.measurement`).
 """
 
 import dataclasses
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.errors import RecordError, TargetError
-from cwm_jax.tvm_bridge.interrupts import Interrupt
-from cwm_jax.tvm_bridge.measuring import Device, MeasureConfig, SteadyMeasurer, kept_in
-from cwm_jax.tvm_bridge.search_loop import SearchSettings
+from cwm_jax.tuning.interrupts import Interrupt
+from cwm_jax.tuning.loop import SearchSettings
+from cwm_jax.tuning.measurement import Device, MeasureConfig, SteadyMeasurer, kept_in
 
 # A search can stand a wrong latency better than a long wait, which a corpus cannot.
 _TOLERANCE = 0.1

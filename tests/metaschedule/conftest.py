@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from tasks import Task, make_task
 
-from cwm_jax.tvm_bridge.metaschedule.targets import host_target
-from cwm_jax.tvm_bridge.metaschedule.unread import UnreadWarning
+from cwm_jax.tuning.metaschedule.targets import host_target
+from cwm_jax.tvm_bridge.metaschedule.graphs import UnreadWarning
 from cwm_jax.tvm_bridge.runtime import use
 
 

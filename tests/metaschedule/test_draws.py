@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cwm_jax.ranking.nearest import shipped_scorers
+from cwm_jax.ranking.catalog import shipped_scorers
 from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.tvm_bridge.measuring import measure_once
-from cwm_jax.tvm_bridge.metaschedule.folder import SearchFolder
-from cwm_jax.tvm_bridge.metaschedule.rounds import ModuleSearch
-from cwm_jax.tvm_bridge.metaschedule.session import search_session
-from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
+from cwm_jax.tuning.measurement import measure_once
+from cwm_jax.tuning.metaschedule.rounds import ModuleSearch
+from cwm_jax.tuning.metaschedule.session import search_session
+from cwm_jax.tuning.metaschedule.settings import SearchConfig
+from cwm_jax.tuning.metaschedule.work_dir import SearchFolder
 
 
 class PretendDevice:
@@ -68,7 +68,7 @@ def start(tvm, task, target, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["planner", "evolutionary"])
-@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.pairing.PairingWarning")
+@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.suitability.PairingWarning")
 def test_choices_that_are_no_faster_than_draws_refute_a_model(start, task, source):
     search, online = start(lambda inputs: [1e-3] * len(inputs), source)
     key = task.program.workload_key
@@ -84,7 +84,7 @@ def test_choices_that_are_no_faster_than_draws_refute_a_model(start, task, sourc
     search.finish()
 
 
-@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.pairing.PairingWarning")
+@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.suitability.PairingWarning")
 def test_choices_that_are_faster_prove_a_model(tvm, start, task):
     model = Scorer.load("cpu-x86-2core")
 
@@ -99,7 +99,7 @@ def test_choices_that_are_faster_prove_a_model(tvm, start, task):
     search.finish()
 
 
-@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.pairing.PairingWarning")
+@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.suitability.PairingWarning")
 def test_a_plan_goes_on_with_the_model_that_takes_over(tvm, start, task):
     """What is measured is ordered by a shipped one, but too level for any choice to stand out."""
     other = shipped_scorers("metaschedule", "cpu")[0]

@@ -10,16 +10,16 @@ import pytest
 from cwm_jax.cli.main import main
 from cwm_jax.errors import RecordError
 from cwm_jax.records.ansor_log import load_records
-from cwm_jax.records.program import load_programs
+from cwm_jax.records.graph import load_programs
 from cwm_jax.search.confirmation import best_record
-from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
-from cwm_jax.tvm_bridge.metaschedule.folder import (
+from cwm_jax.tuning.metaschedule.work_dir import (
     SearchFolder,
     line_of,
     search_records,
     tuning_record_of,
 )
-from cwm_jax.tvm_bridge.metaschedule.folder import Task as Searched
+from cwm_jax.tuning.metaschedule.work_dir import Task as Searched
+from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
 OWN, OTHER = "dense:16,96,128", "dense:8,16,16"
 NAMES = ("database_workload.json", "database_tuning_record.json")

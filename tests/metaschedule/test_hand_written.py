@@ -15,15 +15,15 @@ from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import load_records
-from cwm_jax.records.program import program_from_json, program_to_json, shape_only_program
+from cwm_jax.records.graph import program_from_json, program_to_json, shape_only_program
+from cwm_jax.tuning.metaschedule.networks import check_network, programs_of_tasks, tune_modules
+from cwm_jax.tuning.metaschedule.settings import SearchConfig
+from cwm_jax.tuning.metaschedule.tuning import tune_module
 from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel, builder, local_builder
 from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
-from cwm_jax.tvm_bridge.metaschedule.networks import check_network, programs_of_tasks, tune_modules
-from cwm_jax.tvm_bridge.metaschedule.records import steps_of_candidates
-from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
-from cwm_jax.tvm_bridge.metaschedule.tuning import tune_module
-from cwm_jax.tvm_bridge.metaschedule.unread import UnreadWarning
+from cwm_jax.tvm_bridge.metaschedule.graphs import UnreadWarning
+from cwm_jax.tvm_bridge.metaschedule.tir import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
 
 pytestmark = pytest.mark.long
 READABLE = {**hand.OPERATORS, **hand.LOOPS, **hand.BODIES}
@@ -285,9 +285,9 @@ def test_what_tvm_cannot_compile_is_said_before_a_trial(tvm, target):
 
 
 def test_networks_are_lowered_for_gpus_too(tvm):
-    from cwm_jax.tvm_bridge.metaschedule.networks import _lowering
-    from cwm_jax.tvm_bridge.metaschedule.relax_networks import relax_module
-    from cwm_jax.tvm_bridge.networks import parse_network
+    from cwm_jax.tuning.metaschedule.networks import _lowering
+    from cwm_jax.tuning.metaschedule.relax import relax_module
+    from cwm_jax.workloads.networks import parse_network
 
     target = tvm.target.Target(
         {

@@ -6,17 +6,17 @@ import pytest
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.records.ansor_log import load_records
-from cwm_jax.tvm_bridge.metaschedule.networks import (
+from cwm_jax.tuning.metaschedule.networks import (
     compile_network,
     programs_of_tasks,
     tune_modules,
 )
-from cwm_jax.tvm_bridge.metaschedule.relax_networks import extract_modules, relax_module
-from cwm_jax.tvm_bridge.metaschedule.settings import SearchConfig
-from cwm_jax.tvm_bridge.metaschedule.targets import create_module
-from cwm_jax.tvm_bridge.networks import NETWORKS, parse_network
-from cwm_jax.tvm_bridge.reference import read_reference
-from cwm_jax.tvm_bridge.workloads import parse_workload
+from cwm_jax.tuning.metaschedule.relax import extract_modules, relax_module
+from cwm_jax.tuning.metaschedule.settings import SearchConfig
+from cwm_jax.tuning.metaschedule.targets import create_module
+from cwm_jax.tuning.reference import read_reference
+from cwm_jax.workloads.networks import NETWORKS, parse_network
+from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = pytest.mark.long
 

@@ -7,8 +7,8 @@ from tasks import make_task
 from tvm_loops import tvm_loops
 
 from cwm_jax.errors import ProgramError
-from cwm_jax.features.steps import encode_schedules
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.features.batch import encode_schedules
+from cwm_jax.tvm_bridge.metaschedule.tir import program_of_module
 
 CUDA = {
     "kind": "cuda",

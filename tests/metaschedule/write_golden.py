@@ -16,8 +16,8 @@ sys.path[:0] = [str(TESTS)]
 from tasks import make_task  # noqa: E402
 from tvm_loops import tvm_loops  # noqa: E402
 
-from cwm_jax.records.program import write_programs  # noqa: E402
-from cwm_jax.tvm_bridge.metaschedule.targets import resolve_target  # noqa: E402
+from cwm_jax.records.graph import write_programs  # noqa: E402
+from cwm_jax.tuning.metaschedule.targets import resolve_target  # noqa: E402
 from cwm_jax.tvm_bridge.runtime import use  # noqa: E402
 
 TARGET = '{"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 4}'

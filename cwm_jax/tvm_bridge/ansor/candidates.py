@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.tvm_bridge.ansor.cost_models import create_cost_model
+from cwm_jax.tuning.ansor.cost_models import create_cost_model
 from cwm_jax.tvm_bridge.ansor.policies import Size, sketch_policy
 from cwm_jax.tvm_bridge.mix import Mix
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
 from cwm_jax.search.confirmation import best_records
+from cwm_jax.tuning.ansor.relay import relay_build_context
+from cwm_jax.tuning.tracker import Tracker, sent_library
 from cwm_jax.tvm_bridge.ansor.network_sources import NetworkSource
-from cwm_jax.tvm_bridge.ansor.relay_networks import relay_build_context
 from cwm_jax.tvm_bridge.ansor.remote import connect
-from cwm_jax.tvm_bridge.tracker import Tracker, sent_library
 
 _BUILD = {"relay.backend.use_auto_scheduler": True}
 

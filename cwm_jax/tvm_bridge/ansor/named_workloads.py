@@ -13,13 +13,13 @@ import numpy as np
 import orjson
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.replay import Notes, Replay
-from cwm_jax.features.steps import split_step
+from cwm_jax.features.batch import split_step
+from cwm_jax.features.step_features import Notes, Replay
 from cwm_jax.records.ansor_log import format_line
-from cwm_jax.records.program import Program
+from cwm_jax.records.graph import Program
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.ansor.programs import program_of_dag
+from cwm_jax.tvm_bridge.ansor.graphs import program_of_dag
 
 _EPILOGUES = ("", "relu", "bias", "bias relu", "add", "bias add", "bias add relu", "add relu")
 _INSERTS_STAGE = ("CHR", "CHW", "RF")

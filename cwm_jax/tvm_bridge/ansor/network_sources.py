@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.errors import WorkloadError
-from cwm_jax.tvm_bridge.ansor.relay_networks import network_module
-from cwm_jax.tvm_bridge.networks import NETWORKS, parse_network
-from cwm_jax.tvm_bridge.user_code import described, last_line, users_model, users_onnx
+from cwm_jax.tuning.ansor.relay import network_module
+from cwm_jax.workloads.networks import NETWORKS, parse_network
+from cwm_jax.workloads.user_code import described, last_line, users_model, users_onnx
 
 _INPUT = "data"
 _SCALE = 0.1

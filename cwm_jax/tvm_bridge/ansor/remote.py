@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cwm_jax.errors import TargetError
-from cwm_jax.tvm_bridge.tracker import Tracker, check_device
+from cwm_jax.tuning.tracker import Tracker, check_device
 
 LOST_ROUNDS = 3
 """A search gives up after so many rounds in a row without an answer."""

@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
+from cwm_jax.tuning.ansor.measure import AnsorDevice
+from cwm_jax.tuning.ansor.settings import TuningConfig
+from cwm_jax.tuning.interrupts import Interrupt, SearchInterrupted, sheltered_children
+from cwm_jax.tuning.measurement import MeasureConfig, SteadyMeasurer
 from cwm_jax.tvm_bridge.ansor.remote import create_runner
-from cwm_jax.tvm_bridge.ansor.results import as_measured
-from cwm_jax.tvm_bridge.ansor.settings import TuningConfig
-from cwm_jax.tvm_bridge.interrupts import Interrupt, SearchInterrupted, sheltered_children
-from cwm_jax.tvm_bridge.measuring import MeasureConfig, SteadyMeasurer
+from cwm_jax.tvm_bridge.ansor.states import as_measured
 from cwm_jax.tvm_bridge.steady_search import (
     check_reference,
     measure_config,

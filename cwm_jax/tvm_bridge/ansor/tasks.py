@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from cwm_jax.tvm_bridge.ansor.relay_networks import network_tasks
-from cwm_jax.tvm_bridge.ansor.workloads import create_task
+from cwm_jax.tuning.ansor.relay import network_tasks
+from cwm_jax.tuning.ansor.tasks import create_task
 from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask
-from cwm_jax.tvm_bridge.networks import Network
-from cwm_jax.tvm_bridge.workloads import Subgraph, Workload
+from cwm_jax.workloads.networks import Network
+from cwm_jax.workloads.parse import Subgraph, Workload
 
 
 class AnsorTasks:

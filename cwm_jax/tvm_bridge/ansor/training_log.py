@@ -8,8 +8,8 @@ from typing import Any
 
 from cwm_jax.evaluation.splits import split_by_network
 from cwm_jax.records.ansor_log import LogSummary, append_records, iterate_records
+from cwm_jax.tuning.corpus import Corpus
 from cwm_jax.tvm_bridge.ansor.tasks import search_task
-from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS
 from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 

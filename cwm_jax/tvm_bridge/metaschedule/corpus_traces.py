@@ -9,7 +9,7 @@ import orjson
 
 from cwm_jax.records.ansor_log import LogSummary, read_lines
 from cwm_jax.records.record import latency_of_costs
-from cwm_jax.tvm_bridge.corpus_files import Corpus
+from cwm_jax.tuning.corpus import Corpus
 from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 
 Fields = list[Any]

@@ -13,26 +13,26 @@ import numpy as np
 from jaxtyping import Float64
 
 from cwm_jax.errors import CheckpointError
-from cwm_jax.garbage import collection_paused
-from cwm_jax.ranking.adaptation import AdaptationConfig
+from cwm_jax.gc_pause import collection_paused
+from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.task_ranker import TaskRanker, read_measurements, write_measurements
 from cwm_jax.records.devices import device_of
-from cwm_jax.records.program import Program
+from cwm_jax.records.graph import Program
 from cwm_jax.records.record import latency_of_costs
-from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
-from cwm_jax.tvm_bridge.metaschedule.records import (
-    errors_of_results,
-    seconds_of_result,
-    steps_of_candidates,
-)
-from cwm_jax.tvm_bridge.metaschedule.unread import (
+from cwm_jax.tvm_bridge.metaschedule.graphs import (
     read_program,
     warn_of_failures,
     warn_of_ranking,
     warn_of_traces,
+)
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
+from cwm_jax.tvm_bridge.metaschedule.traces import (
+    errors_of_results,
+    seconds_of_result,
+    steps_of_candidates,
 )
 from cwm_jax.tvm_bridge.runtime import use
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from cwm_jax.errors import ProgramError
 from cwm_jax.records.ansor_log import LogSummary
-from cwm_jax.records.metaschedule_database import iterate_workloads
-from cwm_jax.records.program import Program
-from cwm_jax.tvm_bridge.metaschedule.tir_programs import program_of_module
+from cwm_jax.records.graph import Program
+from cwm_jax.records.metaschedule.database import iterate_workloads
+from cwm_jax.tvm_bridge.metaschedule.tir import program_of_module
 
 
 def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterator[Program]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from cwm_jax.errors import CorpusError
 from cwm_jax.evaluation.splits import split_by_network
-from cwm_jax.tvm_bridge.corpus_files import Corpus
+from cwm_jax.tuning.corpus import Corpus
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS
 from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
 from cwm_jax.tvm_bridge.metaschedule.corpus_traces import Update, update_of, valid_traces

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cwm_jax.features.steps import Groups
+from cwm_jax.features.batch import Groups
 from cwm_jax.features.trace_helper import TraceHelper, group_trace_lines
-from cwm_jax.records.program import Program
-from cwm_jax.records.trace_translation import Unread
-from cwm_jax.tvm_bridge.metaschedule.records import trace_lines
+from cwm_jax.records.graph import Program
+from cwm_jax.records.metaschedule.translate import Unread
+from cwm_jax.tvm_bridge.metaschedule.traces import trace_lines
 
 _WORTHWHILE = 256
 """Fewer candidates are read before the other process has answered."""

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cwm_jax.errors import WorkloadError
-from cwm_jax.tvm_bridge.metaschedule.relax_networks import prepare_module, relax_module
-from cwm_jax.tvm_bridge.networks import parse_network
-from cwm_jax.tvm_bridge.user_code import last_line, users_model, users_onnx
+from cwm_jax.tuning.metaschedule.relax import prepare_module, relax_module
+from cwm_jax.workloads.networks import parse_network
+from cwm_jax.workloads.user_code import last_line, users_model, users_onnx
 
 
 class RelaxSource(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cwm_jax.errors import TargetError
-from cwm_jax.tvm_bridge.tracker import Tracker, check_device
+from cwm_jax.tuning.tracker import Tracker, check_device
 
 PATIENCE = 300.0
 """Seconds after which a search gives up a device that has gone away."""

@@ -1,0 +1,1 @@
+"""Benchmarks: tuners, models and throughput compared with their rivals."""

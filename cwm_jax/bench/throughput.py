@@ -1,0 +1,165 @@
+"""Candidates scored per second where a search asks for scores, and from arrays."""
+
+import dataclasses
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cwm_jax.errors import CwmError
+from cwm_jax.features.batch import encode_schedules
+from cwm_jax.features.graph import encode_program
+from cwm_jax.interrupts import run_child
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.graph import Program
+from cwm_jax.records.steps import Step
+
+LEARNED = 64
+"""Candidates that models have learned from before they are timed."""
+
+_REST = 0.2
+"""Seconds before a timed call: threads that have just calculated spin for a while, and between two
+calls a search does something else."""
+
+_FIRST_SCORE = """
+import sys, time
+started = time.perf_counter()
+import cwm_jax
+from cwm_jax.records.graph import shape_only_program
+from cwm_jax.records.steps import Step
+scorer = cwm_jax.Scorer.load(sys.argv[1])
+schedule = (Step("SP", (2, 0, 64, (8,), 1)),)
+scorer.rank_schedules(shape_only_program('["f", 8]'), [schedule] * 64)
+print(time.perf_counter() - started)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Throughput:
+    """Candidates per second at one batch size, medians over interleaved repeats.
+
+    Attributes:
+        batch: States a call.
+        world_model: Of the world model.
+        xgboost: Of the engine's XGBoost model, feature extraction included.
+        ratio: Median of the ratios of neighbouring repeats.
+    """
+
+    batch: int
+    world_model: float
+    xgboost: float
+    ratio: float
+
+
+Prepare = Callable[[int], Callable[[], Any]]
+
+
+class Boundary(NamedTuple):
+    """What an engine asks its cost model, for one workload.
+
+    Attributes:
+        program: The workload.
+        schedules: Steps of the candidates.
+        prepare: World model and rival: returns what scores the first so many candidates, as the
+            engine's own, with a model that has not scored them before.
+    """
+
+    program: Program
+    schedules: Sequence[tuple[Step, ...]]
+    prepare: Mapping[str, Prepare]
+
+
+def measure_throughput(
+    prepare: Mapping[str, Prepare], batches: Sequence[int], repeats: int
+) -> list[Throughput]:
+    """Times the predictions of `world-model` and `xgboost` of the same candidates, in turn.
+
+    Args:
+        prepare: As `Boundary` has it.
+        batches: Batch sizes.
+        repeats: Timed calls of each model at each size, after one that is not timed.
+    """
+    found: list[Throughput] = []
+    for batch in batches:
+        rates: dict[str, list[float]] = {name: [] for name in prepare}
+        for repeat in range(repeats + 1):
+            for name, prepared in prepare.items():
+                score = prepared(batch)
+                time.sleep(_REST)
+                seconds = _seconds(score)
+                if repeat:
+                    rates[name].append(batch / seconds)
+        ours, theirs = rates["world-model"], rates["xgboost"]
+        ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+        found.append(Throughput(batch, statistics.median(ours), statistics.median(theirs), ratio))
+    return found
+
+
+def array_rates(
+    program: Program, schedules: Sequence[tuple[Step, ...]], scorer: Scorer, repeats: int
+) -> list[float]:
+    """Times scoring from arrays, as a planner does: candidates per second, one a repeat.
+
+    Args:
+        program: The program.
+        schedules: Candidates; they are encoded before the clock starts.
+        scorer: The world model's checkpoint.
+        repeats: Timed calls, after one that is not timed.
+    """
+    steps = encode_schedules(schedules, program)
+    encoded = encode_program(program, steps.slots)
+    seconds = [_seconds(scorer.rank_arrays, encoded, steps) for _ in range(repeats + 1)][1:]
+    return [len(schedules) / taken for taken in seconds]
+
+
+def distinct_beginnings(schedules: Sequence[tuple[Step, ...]]) -> float:
+    """Returns the share of all steps that end a beginning which no schedule before them has.
+
+    It is what rollouts would still cost if schedules that begin alike shared a latent.
+
+    Args:
+        schedules: At least one, and not all empty.
+    """
+    known: dict[tuple[int, Step], int] = {}
+    for schedule in schedules:
+        beginning = 0
+        for step in schedule:
+            beginning = known.setdefault((beginning, step), len(known) + 1)
+    return len(known) / sum(map(len, schedules))
+
+
+def peak_memory_bytes() -> int:
+    """Returns the most memory that this process has held at once."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def pretend_latencies(count: int) -> list[float]:
+    """Latencies out of thin air: only the cost of a trained model is looked at."""
+    return np.random.default_rng(0).uniform(1e-3, 1e-2, count).tolist()
+
+
+def _seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    started = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - started
+
+
+def first_score_seconds(checkpoint: str, repeats: int) -> list[float]:
+    """Times import, loading and a first batch of 64, each time in a fresh process.
+
+    Raises:
+        CwmError: The checkpoint cannot be loaded.
+    """
+    command = [sys.executable, "-c", _FIRST_SCORE, checkpoint]
+    seconds: list[float] = []
+    for _ in range(repeats):
+        code, output, errors = run_child(command)
+        if code != 0:
+            last = (errors.strip().splitlines() or ["no reason given"])[-1]
+            raise CwmError(f"{checkpoint}: cannot be loaded and asked for a score ({last})")
+        seconds.append(float(output))
+    return seconds

@@ -1,0 +1,1 @@
+"""MetaSchedule's databases and traces as records, without TVM."""

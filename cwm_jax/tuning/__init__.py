@@ -1,0 +1,1 @@
+"""Searches, collection of corpora and networks, whichever engine samples the candidates."""

@@ -1,0 +1,1 @@
+"""The parts of tuning that are specific to MetaSchedule."""

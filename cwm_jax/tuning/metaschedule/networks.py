@@ -1,0 +1,281 @@
+"""Tuning all modules of a network with MetaSchedule: one model, one folder, gradient scheduler."""
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cwm_jax.errors import WorkloadError
+from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.graph import Program
+from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_records
+from cwm_jax.search.task_scheduler import TaskProgress
+from cwm_jax.tuning.loop import TaskRound
+from cwm_jax.tuning.metaschedule.rounds import FoundRound, ModuleSearch
+from cwm_jax.tuning.metaschedule.session import search_session
+from cwm_jax.tuning.metaschedule.settings import SearchConfig
+from cwm_jax.tuning.metaschedule.work_dir import (
+    SearchFolder,
+    Task,
+    line_of,
+    search_records,
+    tuning_record_of,
+)
+from cwm_jax.tuning.network import (
+    Confirming,
+    NetworkRound,
+    NetworkTuningResult,
+    earlier_rounds,
+    round_size,
+    tune_in_turns,
+)
+from cwm_jax.tuning.tracker import Tracker, sent_library
+from cwm_jax.tvm_bridge.metaschedule.graphs import read_program, warn_of_search
+from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.remote import connect
+from cwm_jax.workloads.user_code import last_line
+
+_LOG_BASE = 1.618
+_TIMED_MS = 500
+
+
+def programs_of_tasks(tvm: Any, tasks: Sequence[tuple[Any, int]]) -> list[Program]:
+    """Reads the modules of a network; what cannot be read is warned of (`UnreadWarning`)."""
+    from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
+
+    return [read_program(tvm, module, workload_key(module)) for module, _ in tasks]
+
+
+def tune_modules(
+    tvm: Any,
+    tasks: Sequence[tuple[Any, int]],
+    programs: Sequence[Program],
+    target: Any,
+    config: SearchConfig,
+    folder: Path,
+    *,
+    scorer: Scorer | None = None,
+    report: Callable[[NetworkRound], None] = lambda _: None,
+) -> NetworkTuningResult:
+    """Tunes the modules of a network; every measured round is kept.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        tasks: `tvm.IRModule`s and how often each occurs (`relax_networks.extract_modules`).
+        programs: The same modules (`programs_of_tasks`).
+        target: TVM target with `num-cores`.
+        config: Settings; `trials` counts all modules together, and a round is cut so that
+            every module gets one.
+        folder: Where the search lives; goes on with the trials that it holds.
+        scorer: Checkpoint of the world model, if that is the cost model.
+        report: Called after every round.
+
+    Raises:
+        RecordError: The folder holds another search, or was measured otherwise.
+        TargetError: The settings ask for references on another device than this CPU.
+        KeyboardInterrupt: On Ctrl-C; the folder holds all finished rounds.
+    """
+    files = SearchFolder(tvm, folder)
+    modules = (module for module, _ in tasks)
+    earlier = files.earlier(list(map(Task, modules, programs)), target)
+    size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
+    records = [[r for r in earlier if r.workload_key == p.workload_key] for p in programs]
+    progress = [
+        _progress(program, weight, found, size)
+        for program, (_, weight), found in zip(programs, tasks, records, strict=True)
+    ]
+    searches: dict[int, ModuleSearch] = {}
+    with search_session(tvm, target, config, files, scorer) as session:
+
+        def search_of(at: int) -> ModuleSearch:
+            if at not in searches:
+                module, _ = tasks[at]
+                searches[at] = ModuleSearch(session, module, programs[at], records[at])
+            return searches[at]
+
+        def next_round(at: int, count: int) -> FoundRound:
+            try:
+                return search_of(at).next_round(count)
+            except Exception as error:  # whatever TVM meets in one, the other modules are tuned
+                warn_of_search(programs[at].workload_key, error)
+                return FoundRound([], last_line(error), (0.0, 0.0, 0.0), 0)
+
+        def noted(at: int, found: FoundRound) -> TaskRound:
+            measured[at] += found.records
+            return found.told()
+
+        measured = [list(found) for found in records]
+        result = tune_in_turns(
+            progress,
+            [len(found) for found in records],
+            config.trials,
+            size,
+            lambda at, count: noted(at, next_round(at, count)),
+            Confirming(
+                config.confirm // len(tasks),
+                lambda at: measured[at],
+                lambda at, programs: noted(at, search_of(at).again(programs)),
+            ),
+            report,
+        )
+    for search in searches.values():
+        search.finish()
+    return result
+
+
+def _progress(program: Program, weight: int, earlier: Sequence[Record], size: int) -> TaskProgress:
+    history = earlier_rounds([record.latency for record in earlier], size)
+    return TaskProgress(weight, program.flop, _kind(program), history)
+
+
+def _kind(program: Program) -> str:
+    """The stages' axes and the magnitude of the work: what Ansor's similarity tag says."""
+    axes = ["".join("r" if axis.reduction else "s" for axis in s.axes) for s in program.stages]
+    return f"{' '.join(filter(None, axes))} {int(math.log(program.flop + 1, _LOG_BASE))}"
+
+
+def check_network(tvm: Any, name: str, module: Any, target: Any) -> None:
+    """Compiles a network untuned: what TVM cannot compile is not worth a trial.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        name: Of the network.
+        module: `tvm.IRModule` (`relax_networks.relax_module`).
+        target: TVM target.
+
+    Raises:
+        WorkloadError: It cannot be compiled.
+    """
+    untuned = tvm.s_tir.meta_schedule.database.MemoryDatabase()
+    try:
+        _compiled(tvm, module, target, untuned, enable_warning=False)
+    except Exception as error:  # TVM raises what its passes meet
+        raise WorkloadError(
+            f"{name}: TVM cannot compile it for {target}, tuned or not ({last_line(error)})"
+        ) from error
+
+
+def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
+    """Compiles a Relax module with the fastest recorded program of each of its functions.
+
+    TVM's own `compile_relax` would fuse the module once more, into functions that no record is of.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` (`relax_networks.relax_module`).
+        target: TVM target.
+        folder: Of the search.
+
+    Returns:
+        `relax.VMExecutable`.
+    """
+    load_intrinsics()  # a trace may name some
+    return _compiled(tvm, module, target, _best_programs(tvm, folder, target), enable_warning=True)
+
+
+def _compiled(tvm: Any, module: Any, target: Any, database: Any, *, enable_warning: bool) -> Any:
+    relax = tvm.relax
+    with target, database, tvm.transform.PassContext(opt_level=3):
+        best = relax.transform.MetaScheduleApplyDatabase(enable_warning=enable_warning)
+        pipeline = tvm.transform.Sequential([best, *_lowering(tvm, target)])
+        return relax.build(module, target=target, relax_pipeline=pipeline)
+
+
+def _lowering(tvm: Any, target: Any) -> list[Any]:
+    """What comes behind scheduling, as in TVM's `compile_relax`."""
+    pipeline, passes = tvm.relax.pipeline, tvm.relax.transform
+    lowered = [
+        passes.RewriteDataflowReshape(),
+        passes.ToNonDataflow(),
+        passes.RemovePurityChecking(),
+        passes.CallTIRRewrite(),
+    ]
+    if pipeline.BackendDispatcher.is_gpu_target(target):
+        # What no record is of needs threads all the same.
+        dlight = importlib.import_module("tvm.s_tir.dlight")
+        rules = ("Matmul", "GEMV", "Reduction", "GeneralReduction", "Fallback")
+        untuned = dlight.ApplyDefaultSchedule(*(getattr(dlight.gpu, rule)() for rule in rules))
+        return [untuned, *lowered, *pipeline.finalize_passes(target)]
+    return [
+        *lowered,
+        passes.StaticPlanBlockMemory(),
+        passes.LowerAllocTensor(),
+        passes.KillAfterLastUse(),
+        passes.LowerRuntimeBuiltin(),
+        passes.ComputePrimValue(),
+        passes.VMShapeLower(),
+        passes.AttachGlobalSymbol(),
+    ]
+
+
+def _best_programs(tvm: Any, folder: Path, target: Any) -> Any:
+    """Returns a database of the fastest program of each module of a search on a target."""
+    databases = tvm.s_tir.meta_schedule.database
+    found = databases.MemoryDatabase()
+    measured = [record for record in search_records(folder) if record.target == str(target)]
+    for best in best_records(measured):
+        record = tuning_record_of(tvm, folder, line_of(folder, best))
+        workload = found.commit_workload(record.workload.mod)
+        found.commit_tuning_record(
+            databases.TuningRecord(
+                record.trace, workload, record.run_secs, record.target, record.args_info
+            )
+        )
+    return found
+
+
+def random_arguments(module: Any, seed: int) -> dict[str, np.ndarray]:
+    """Draws the arguments of `main` by name: uniform in [-0.1, 0.1), integers all 1."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, np.ndarray] = {}
+    for variable in module["main"].params:
+        shape = [int(extent) for extent in variable.ty.shape]
+        dtype = str(variable.ty.dtype)
+        drawn = rng.uniform(-0.1, 0.1, shape) if "float" in dtype else np.ones(shape)
+        found[str(variable.name)] = drawn.astype(dtype)
+    return found
+
+
+def time_executable(
+    tvm: Any,
+    executable: Any,
+    target: Any,
+    arguments: Mapping[str, np.ndarray],
+    repeats: int,
+    tracker: Tracker | None = None,
+) -> list[float]:
+    """Runs a compiled network.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        executable: As `compile_network` returns it.
+        target: TVM target.
+        arguments: Of `main`, in order.
+        repeats: How often to measure; each measurement runs for at least 0.5 s.
+        tracker: Where to ask for a device; None for this machine.
+
+    Returns:
+        Seconds of one inference, one entry a measurement.
+
+    Raises:
+        TargetError: No remote device answers.
+    """
+    kind = str(target.kind.name)
+    kind = "cpu" if kind == "llvm" else kind
+    if tracker is None:
+        device = tvm.device(kind, 0)
+    else:
+        session = connect(tvm, tracker)
+        device = session.device(kind, 0)
+        executable = sent_library(session, executable)
+    machine = tvm.relax.VirtualMachine(executable, device)
+    tensors = [tvm.runtime.tensor(value, device) for value in arguments.values()]
+    machine.set_input("main", *tensors)
+    timer = machine.time_evaluator(
+        "invoke_stateful", device, number=1, repeat=repeats, min_repeat_ms=_TIMED_MS
+    )
+    return [float(seconds) for seconds in timer("main").results]

@@ -1,0 +1,1 @@
+"""Operators and networks that have a name, and those that users bring."""
