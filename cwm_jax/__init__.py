@@ -3,8 +3,8 @@
 TYPE_CHECKING = False  # `cwm` starts faster without `typing`
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.records.ansor_log import load_records
     from cwm_jax.records.graph import load_programs
+    from cwm_jax.records.logs import load_records
 
 __version__ = "0.1.0"
 __all__ = ["Scorer", "__version__", "load_programs", "load_records"]

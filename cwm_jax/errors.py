@@ -1,5 +1,14 @@
 """Exceptions of the package. Each message names what was found, where, and what was expected."""
 
+import re
+
+_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ?")
+"""Time and source file, which TVM writes before what it says."""
+
+
+_MOST_SAID = 400
+"""Characters of a foreign error message that are repeated."""
+
 
 class CwmError(Exception):
     """Base class of every error that bad input or a bad environment causes."""
@@ -47,3 +56,16 @@ class OutputError(CwmError):
 
 class CheckpointOutputError(OutputError, CheckpointError):
     """A checkpoint or a snapshot cannot be written, as `OutputError` says."""
+
+
+def described(error: BaseException) -> str:
+    """Returns the kind of an error and what it says in the end, on one line."""
+    said = last_line(error)
+    kind = type(error).__name__
+    return said if said.startswith(kind) else f"{kind}: {said}"
+
+
+def last_line(error: BaseException) -> str:
+    """Returns what an error of a long trace says in the end."""
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return _PLACE.sub("", lines[-1].strip())[:_MOST_SAID] if lines else type(error).__name__

@@ -33,12 +33,12 @@ from cwm_jax.tuning.ansor.tuning import (
     schedule_text,
     tune_task,
 )
+from cwm_jax.tuning.measurement import reference_path
 from cwm_jax.tuning.reference import append_reference, read_reference
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
 from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
 from cwm_jax.tvm_bridge.ansor.states import as_measured, latency_of
-from cwm_jax.tvm_bridge.steady_search import reference_path
 from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = pytest.mark.long

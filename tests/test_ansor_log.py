@@ -13,13 +13,9 @@ from strategies import records
 
 from cwm_jax import load_records
 from cwm_jax.errors import RecordError
-from cwm_jax.records.ansor_log import (
-    LogSummary,
-    append_records,
-    format_line,
-    iterate_records,
-    parse_line,
-)
+from cwm_jax.records.ansor_log import append_records, format_line, parse_line
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.steps import ANSOR_STEPS, Step
 
 ALL_KINDS = (

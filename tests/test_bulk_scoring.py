@@ -11,8 +11,8 @@ from cwm_jax.errors import CwmError
 from cwm_jax.prefetching import prefetched
 from cwm_jax.ranking.bulk import score_logs
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.graph import load_programs
+from cwm_jax.records.logs import load_records
 
 
 class StoppedError(Exception):

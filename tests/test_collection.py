@@ -17,17 +17,22 @@ from cwm_jax.cli.main import main
 from cwm_jax.errors import CorpusError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import read_programs
+from cwm_jax.tuning.ansor.collection import draw_candidates
 from cwm_jax.tuning.ansor.measure import AnsorDevice
 from cwm_jax.tuning.ansor.relay import network_tasks
-from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tuning.corpus import Corpus
+from cwm_jax.tuning.ansor.tasks import AnsorTasks, create_task, search_task
+from cwm_jax.tuning.collection import Mix, mix_of_round
+from cwm_jax.tuning.corpus import (
+    HELD_OUT_NETWORKS,
+    Corpus,
+    TaskPlan,
+    default_plan,
+    plan_tasks,
+    read_tasks,
+    write_tasks,
+)
 from cwm_jax.tuning.measurement import MeasureConfig
 from cwm_jax.tuning.reference import read_reference
-from cwm_jax.tvm_bridge.ansor.candidates import draw_candidates
-from cwm_jax.tvm_bridge.ansor.tasks import AnsorTasks, search_task
-from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS, default_plan
-from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, plan_tasks, read_tasks, write_tasks
-from cwm_jax.tvm_bridge.mix import Mix, mix_of_round
 from cwm_jax.workloads.networks import Network, parse_network
 from cwm_jax.workloads.parse import parse_workload
 

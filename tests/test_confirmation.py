@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.logs import load_records
 from cwm_jax.search.confirmation import (
     best_programs,
     best_record,

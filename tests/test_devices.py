@@ -8,11 +8,11 @@ import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.records.ansor_log import append_records, load_records
-from cwm_jax.records.devices import Devices, device_of
+from cwm_jax.records.ansor_log import append_records
+from cwm_jax.records.logs import load_records
+from cwm_jax.records.record import Devices, device_of
 from cwm_jax.training.dataset import build_dataset
-from cwm_jax.training.disk_arrays import RowFile
-from cwm_jax.training.streaming import stream_dataset
+from cwm_jax.training.streaming import RowFile, stream_dataset
 
 CARD = load_hardware("cpu-x86-2core")
 GPU = (-1, 16, 64, 49152, 2147483647, 1024, 8, 32)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.gzip_log import append_member, drop_unfinished_member
+from cwm_jax.records.lines import append_member, drop_unfinished_member
 
 LINES = st.lists(st.text("abc{}[]1", max_size=40), min_size=1, max_size=5)
 

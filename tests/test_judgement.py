@@ -14,19 +14,20 @@ from test_model import CONFIG, HARDWARE, PROGRAMS, padded
 
 from cwm_jax import load_records
 from cwm_jax.bench.baselines import (
+    SEQUENCE_KINDS,
+    SequenceModel,
     TensetMlp,
     Tlp,
+    score_trees,
     tokens_of_primitives,
     tokens_of_stores,
+    train_trees,
 )
 from cwm_jax.bench.noise import noise_ceiling, remeasured_ratios
 from cwm_jax.bench.offline_search import adapted_best, chosen_best, replay_summary
 from cwm_jax.cli.training_data import split_of
 from cwm_jax.errors import CwmError, RecordError
-from cwm_jax.evaluation.boosted_trees import score_trees, train_trees
 from cwm_jax.evaluation.calibration import calibrate, pair_probabilities
-from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceModel
-from cwm_jax.evaluation.splits import split_by_network
 from cwm_jax.features.batch import encode_schedules
 from cwm_jax.features.graph import encode_program
 from cwm_jax.model.inputs import to_schedules
@@ -39,9 +40,8 @@ from cwm_jax.records.store_features import (
     write_stores,
 )
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import Split
-from cwm_jax.tuning.corpus import Corpus
-from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
+from cwm_jax.training.dataset import Split, split_by_network
+from cwm_jax.tuning.corpus import Corpus, CorpusTask, write_tasks
 
 several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)
 

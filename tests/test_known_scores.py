@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.errors import RecordError
-from cwm_jax.ranking.known_scores import KnownScores
+from cwm_jax.ranking.online import KnownScores
 from cwm_jax.ranking.scorer import Scores
 from cwm_jax.records.steps import Step
 

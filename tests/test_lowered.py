@@ -9,7 +9,7 @@ from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.tuning.ansor.tasks import create_task
 from cwm_jax.tvm_bridge.ansor.graphs import program_of_dag
 from cwm_jax.tvm_bridge.ansor.named_workloads import _variants, rebuild_workload, replays
-from cwm_jax.tvm_bridge.ansor.store_features import extract_stores
+from cwm_jax.tvm_bridge.ansor.states import extract_stores
 from cwm_jax.workloads.parse import parse_workload
 
 TARGET = "llvm -mcpu=core-avx2 -num-cores=2"

@@ -3,8 +3,7 @@
 import pytest
 
 from cwm_jax.errors import CorpusError
-from cwm_jax.features.hardware import load_hardware
-from cwm_jax.features.host import Caches, host_caches
+from cwm_jax.features.hardware import Caches, host_caches, load_hardware
 from cwm_jax.model.checkpoint import read_card
 from cwm_jax.model.locations import checkpoints_folder
 from cwm_jax.ranking import catalog as nearest

@@ -13,9 +13,9 @@ from cwm_jax import load_records
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.search.confirmation import best_record
+from cwm_jax.tuning.ansor.relay import load_network
+from cwm_jax.tuning.measurement import reference_path
 from cwm_jax.tuning.reference import read_reference
-from cwm_jax.tvm_bridge.ansor.network_sources import load_network
-from cwm_jax.tvm_bridge.steady_search import reference_path
 
 pytestmark = pytest.mark.long
 RUN_ALONE = """

@@ -25,7 +25,7 @@ from cwm_jax.records.graph import (
 )
 from cwm_jax.tuning.ansor.tasks import create_task
 from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
-from cwm_jax.tvm_bridge.index_patterns import digits_of_index
+from cwm_jax.tvm_bridge.expressions import digits_of_index
 from cwm_jax.workloads.parse import OPERATORS, parse_workload
 
 

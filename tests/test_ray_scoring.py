@@ -9,8 +9,8 @@ import ray
 
 from cwm_jax.ranking.ray_scoring import score_with_ray
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.graph import load_programs, programs_beside
+from cwm_jax.records.logs import load_records
 
 
 @pytest.fixture(scope="module")

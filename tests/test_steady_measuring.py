@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 
 from cwm_jax.errors import CorpusError, RecordError, TargetError
 from cwm_jax.tuning.loop import SearchSettings
-from cwm_jax.tuning.measurement import MeasureConfig, SteadyMeasurer, kept_in
+from cwm_jax.tuning.measurement import (
+    MeasureConfig,
+    SteadyMeasurer,
+    check_reference,
+    kept_in,
+    reference_path,
+)
 from cwm_jax.tuning.reference import ReferenceRun, group_scales, level_of, read_reference
-from cwm_jax.tvm_bridge.steady_search import check_reference, reference_path
 
 LEVEL = 1e-3
 AT_LEVEL = [ReferenceRun(0.0, LEVEL, (LEVEL, LEVEL), accepted=True, kept=1)]

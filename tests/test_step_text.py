@@ -13,7 +13,8 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features import log_text as step_text
 from cwm_jax.features.batch import group_schedules
 from cwm_jax.features.log_text import group_text
-from cwm_jax.records.ansor_log import format_line, load_records
+from cwm_jax.records.ansor_log import format_line
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record, TaskDetails
 
 TASK = TaskDetails((2, 64, 64, 0, 0, 0, 0, 0), ("", 1, ()))

@@ -16,13 +16,12 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import create_ensemble, create_model
 from cwm_jax.ranking.scorer import BATCH_BUCKETS
-from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.graph import load_programs
+from cwm_jax.records.logs import load_records
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import build_dataset
-from cwm_jax.training.disk_arrays import RowFile
 from cwm_jax.training.loop import evaluate_model, train
-from cwm_jax.training.streaming import stream_dataset
+from cwm_jax.training.streaming import RowFile, stream_dataset
 
 CARD = load_hardware("cpu-x86-2core")
 SIZES = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8)

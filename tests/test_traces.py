@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import encode_schedules
-from cwm_jax.records.ansor_log import LogSummary
 from cwm_jax.records.graph import read_programs, shape_only_program
+from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.metaschedule.database import (
     RECORDS_FILE,
     WORKLOADS_FILE,

@@ -10,8 +10,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cwm_jax.bench.baselines import SequenceModel
 from cwm_jax.errors import RecordError
-from cwm_jax.evaluation.sequence_models import SequenceModel
 from cwm_jax.features.graph import pad_slots
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
@@ -19,17 +19,16 @@ from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.world_model import WorldModel, create_model
 from cwm_jax.ranking.metrics import mean_metrics, rank_metrics
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.graph import load_programs
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
 from cwm_jax.training.batching import EpochBatches, load_batches
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import build_dataset, split_workloads
+from cwm_jax.training.dataset import absorb_scale, build_dataset, scale_of_values, split_workloads
 from cwm_jax.training.distillation import distillation_loss, teach
 from cwm_jax.training.loop import train
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
-from cwm_jax.training.standardise import absorb_scale, scale_of_values
 
 CARD = load_hardware("cpu-x86-2core")
 CONFIG = TrainingConfig(epochs=80, lists=4, candidates=32, weight_decay=0.01)

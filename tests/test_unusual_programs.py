@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.tuning.ansor.sketch import Size, sketch_policy
 from cwm_jax.tuning.ansor.tasks import why_not_tunable
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import UnrankedTaskWarning
 from cwm_jax.tvm_bridge.ansor.graphs import UnreadProgramWarning, program_of_task
-from cwm_jax.tvm_bridge.ansor.policies import Size, sketch_policy
 
 TARGET = "llvm -mcpu=core-avx2 -num-cores=2"
 

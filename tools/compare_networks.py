@@ -18,7 +18,7 @@ import orjson
 
 from cwm_jax.bench.interleaved_timing import speedup, time_in_turn
 from cwm_jax.tuning.machine import add_figures
-from cwm_jax.tvm_bridge.cores import run_on_all_cores
+from cwm_jax.tvm_bridge.runtime import run_on_all_cores
 
 _TUNED = """
 import sys, json

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cwm_jax.bench.interleaved_timing import speedup, time_in_turn
 from cwm_jax.tuning.machine import add_figures
-from cwm_jax.tvm_bridge.cores import run_on_all_cores
+from cwm_jax.tvm_bridge.runtime import run_on_all_cores
 
 _RUN = """
 import sys, json
@@ -23,7 +23,7 @@ from cwm_jax.tvm_bridge.runtime import use
 tvm = use("metaschedule")
 from cwm_jax.tuning.metaschedule.networks import random_arguments, time_executable
 from cwm_jax.tuning.metaschedule.targets import host_target
-from cwm_jax.tvm_bridge.metaschedule.relax_sources import load_relax_network
+from cwm_jax.tuning.metaschedule.relax import load_relax_network
 network, library = sys.argv[1:]
 arguments = random_arguments(load_relax_network(tvm, network).module, 0)
 found = time_executable(tvm, tvm.runtime.load_module(library), host_target(tvm), arguments, 3)

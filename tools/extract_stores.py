@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from cwm_jax.records.ansor_log import LogSummary, load_records
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.store_features import stores_path, write_stores
-from cwm_jax.tuning.corpus import Corpus
-from cwm_jax.tvm_bridge.ansor.store_features import extract_stores
-from cwm_jax.tvm_bridge.ansor.tasks import search_task
-from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
+from cwm_jax.tuning.ansor.tasks import search_task
+from cwm_jax.tuning.corpus import Corpus, read_tasks
+from cwm_jax.tvm_bridge.ansor.states import extract_stores
 from cwm_jax.tvm_bridge.runtime import use
 
 

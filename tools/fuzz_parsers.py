@@ -30,9 +30,9 @@ with atheris.instrument_imports(include=["cwm_jax"]):  # type: ignore[attr-defin
     from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
     from cwm_jax.model.config import ModelConfig
     from cwm_jax.model.world_model import create_ensemble
-    from cwm_jax.records.ansor_log import LogSummary, iterate_records
     from cwm_jax.records.graph import Program, read_programs, shape_only_program
-    from cwm_jax.records.lines import every_line
+    from cwm_jax.records.lines import LogSummary, every_line
+    from cwm_jax.records.logs import iterate_records
     from cwm_jax.records.metaschedule.database import (
         RECORDS_FILE,
         WORKLOADS_FILE,

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cwm_jax.evaluation.splits import hold_out_workloads
-from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records
+from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.graph import Program, write_programs
-from cwm_jax.records.gzip_log import append_member
+from cwm_jax.records.lines import LogSummary, append_member
+from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Record
-from cwm_jax.tuning.corpus import Corpus
+from cwm_jax.training.dataset import hold_out_workloads
+from cwm_jax.tuning.corpus import Corpus, CorpusTask, write_tasks
 from cwm_jax.tvm_bridge.ansor.graphs import NO_REWRITE
 from cwm_jax.tvm_bridge.ansor.named_workloads import rebuild_workload
-from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask, write_tasks
 from cwm_jax.tvm_bridge.runtime import use
 
 

@@ -15,10 +15,11 @@ import numpy as np
 
 from cwm_jax.bench.ansor_best_candidates import AnsorWinners, winner_of
 from cwm_jax.bench.best_candidates import measurer_of, remeasure
-from cwm_jax.ranking.correlation import rank_correlation
+from cwm_jax.ranking.metrics import rank_correlation
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import LogSummary, load_records
 from cwm_jax.records.graph import load_programs
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import load_records
 
 
 def main() -> None:

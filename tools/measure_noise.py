@@ -13,7 +13,8 @@ import numpy as np
 
 from cwm_jax.bench.noise import QUANTILES, noise_ceiling, remeasured_ratios
 from cwm_jax.cli.common import write_json
-from cwm_jax.records.ansor_log import LogSummary, load_records
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import load_records
 from cwm_jax.tuning.corpus import Corpus
 
 _DRAWS = 20

@@ -23,12 +23,13 @@ import numpy as np
 import orjson
 
 from cwm_jax.prefetching import in_chunks
-from cwm_jax.records.ansor_log import format_line, load_records
+from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.graph import programs_beside
-from cwm_jax.records.gzip_log import append_member
+from cwm_jax.records.lines import append_member
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
 from cwm_jax.tuning.machine import describe_machine
-from cwm_jax.tvm_bridge.cores import run_on_all_cores
+from cwm_jax.tvm_bridge.runtime import run_on_all_cores
 
 _MEMBER = 8192
 

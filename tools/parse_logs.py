@@ -7,8 +7,9 @@ import argparse
 import time
 from pathlib import Path
 
-from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records, parse_line
-from cwm_jax.records.lines import every_line
+from cwm_jax.records.ansor_log import format_line, parse_line
+from cwm_jax.records.lines import LogSummary, every_line
+from cwm_jax.records.logs import iterate_records
 
 
 def main() -> None:

@@ -2,14 +2,14 @@
 
     python tools/pretrain_mlp.py CORPUS... --out FILE
 
-Needs PyTorch. The networks that are held out of training (`cwm_jax.tvm_bridge.corpus_plan`) are
+Needs PyTorch. The networks that are held out of training (`cwm_jax.tuning.corpus`) are
 left out here, too.
 """
 
 import argparse
 from pathlib import Path
 
-from cwm_jax.tvm_bridge.metaschedule.mlp import save_mlp, train_mlp
+from cwm_jax.tuning.metaschedule.cost_models import save_mlp, train_mlp
 from cwm_jax.tvm_bridge.runtime import use
 
 

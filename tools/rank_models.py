@@ -22,17 +22,22 @@ import orjson
 
 from cwm_jax.bench.ranking import Corpus, contenders, judge
 from cwm_jax.compilation import keep_compiled_programs
-from cwm_jax.evaluation.splits import NetworkSplit, hold_out_workloads, split_by_network
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.files import write_atomically
-from cwm_jax.records.ansor_log import LogSummary, load_records
 from cwm_jax.records.graph import programs_beside, read_programs
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores, read_stores, stores_path
-from cwm_jax.training.dataset import build_dataset, group_records
+from cwm_jax.training.dataset import (
+    NetworkSplit,
+    build_dataset,
+    group_records,
+    hold_out_workloads,
+    split_by_network,
+)
 from cwm_jax.tuning import corpus as corpus_files
-from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS
-from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
+from cwm_jax.tuning.corpus import HELD_OUT_NETWORKS, read_tasks
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ import numpy as np
 from cwm_jax.cli.common import write_json
 from cwm_jax.features.batch import group_schedules
 from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
-from cwm_jax.records.ansor_log import LogSummary, iterate_records
 from cwm_jax.records.graph import shape_only_program
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import iterate_records
 from cwm_jax.tuning.machine import describe_machine
 
 

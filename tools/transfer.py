@@ -23,8 +23,8 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.world_model import create_model
-from cwm_jax.records.ansor_log import LogSummary
 from cwm_jax.records.graph import programs_beside, read_programs
+from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.store_features import load_with_stores
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import WorkloadData, build_dataset, split_workloads

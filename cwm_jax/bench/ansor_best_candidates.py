@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.bench.best_candidates import WINNERS_MEASURED, Winner, program_name
-from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
+from cwm_jax.records.ansor_log import format_line
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_programs
 from cwm_jax.tuning.ansor.measure import AnsorDevice

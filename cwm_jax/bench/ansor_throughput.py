@@ -6,10 +6,10 @@ from typing import Any
 from cwm_jax.bench.throughput import LEARNED, Boundary, pretend_latencies
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tuning.ansor.cost_models import create_cost_model
+from cwm_jax.tuning.ansor.sketch import sketch_policy
 from cwm_jax.tuning.ansor.targets import host_target
 from cwm_jax.tuning.ansor.tasks import create_task
 from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
-from cwm_jax.tvm_bridge.ansor.policies import sketch_policy
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.workloads.parse import parse_workload
 

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from cwm_jax.prefetching import in_chunks
-from cwm_jax.tuning.measurement import Device, MeasureConfig, SteadyMeasurer
+from cwm_jax.tuning.measurement import Device, MeasureConfig, SteadyMeasurer, reference_path
 from cwm_jax.tuning.reference import ReferenceRun, read_reference
-from cwm_jax.tvm_bridge.steady_search import reference_path
 
 WINNERS_FILE = "winners.jsonl"
 """In a folder of searches: what was measured of their winners."""

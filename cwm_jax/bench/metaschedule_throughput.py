@@ -9,8 +9,7 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tuning.metaschedule.candidates import sampling_context
 from cwm_jax.tuning.metaschedule.targets import create_module, host_target
 from cwm_jax.tvm_bridge.metaschedule.graphs import read_program
-from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
-from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
+from cwm_jax.tvm_bridge.metaschedule.traces import CandidateReader, steps_of_candidates
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.workloads.parse import parse_workload
 

@@ -12,15 +12,17 @@ from flax import nnx
 from jaxtyping import Float32
 
 from cwm_jax.bench.baselines import (
+    SEQUENCE_KINDS,
+    SequenceKind,
+    SequenceModel,
     TensetMlp,
     Tlp,
+    score_trees,
     tokens_of_primitives,
     tokens_of_stores,
+    train_trees,
 )
 from cwm_jax.bench.offline_search import replay_summary
-from cwm_jax.evaluation.boosted_trees import score_trees, train_trees
-from cwm_jax.evaluation.sequence_models import SEQUENCE_KINDS, SequenceKind, SequenceModel
-from cwm_jax.evaluation.splits import NetworkSplit
 from cwm_jax.features.batch import StepArrays
 from cwm_jax.features.step_features import COLUMNS, STATED, STEP_WIDTH
 from cwm_jax.model.config import ModelConfig
@@ -32,7 +34,7 @@ from cwm_jax.ranking.scorer import Scores as CandidateScores
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import WorkloadData
+from cwm_jax.training.dataset import NetworkSplit, WorkloadData
 from cwm_jax.training.distillation import teach
 from cwm_jax.training.loop import train
 

@@ -27,8 +27,8 @@ from cwm_jax.interrupts import note_kept
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.tuning.collection import CollectedRound, Collector
+    from cwm_jax.tuning.corpus import TaskPlan, TaskSource
     from cwm_jax.tuning.measurement import Device, MeasureConfig
-    from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, TaskSource
 
 
 def add_parser(commands: Any) -> None:
@@ -111,10 +111,9 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Collects and reports."""
     from cwm_jax.tuning.collection import CollectionConfig, collect, open_corpus, remeasure_some
-    from cwm_jax.tuning.corpus import Corpus
+    from cwm_jax.tuning.corpus import Corpus, plan_tasks
     from cwm_jax.tuning.machine import machine_identity
     from cwm_jax.tuning.measurement import MeasureConfig, kept_in
-    from cwm_jax.tvm_bridge.corpus_tasks import plan_tasks
 
     console = open_console(stderr=True)
     check_outputs(Output("--out", options.out, folder=True), Output("--json", options.json))
@@ -199,7 +198,7 @@ def _ansor(target: str | None, scorer: "Scorer | None", config: "MeasureConfig")
     from cwm_jax.tuning.ansor.collection import AnsorCollector
     from cwm_jax.tuning.ansor.measure import AnsorDevice
     from cwm_jax.tuning.ansor.targets import resolve_target
-    from cwm_jax.tvm_bridge.ansor.tasks import AnsorTasks
+    from cwm_jax.tuning.ansor.tasks import AnsorTasks
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("ansor")
@@ -229,8 +228,7 @@ def _metaschedule(target: str | None, scorer: "Scorer | None", config: "MeasureC
 
 
 def _plan(options: argparse.Namespace) -> "TaskPlan":
-    from cwm_jax.tvm_bridge.corpus_plan import default_plan
-    from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan
+    from cwm_jax.tuning.corpus import TaskPlan, default_plan
     from cwm_jax.workloads.networks import parse_network
     from cwm_jax.workloads.parse import parse_workload
 

@@ -129,8 +129,7 @@ def occurrences_beside(log: Path) -> dict[str, dict[str, int]]:
 
     Empty for any other log.
     """
-    from cwm_jax.tuning.corpus import Corpus
-    from cwm_jax.tvm_bridge.corpus_tasks import read_tasks
+    from cwm_jax.tuning.corpus import Corpus, read_tasks
 
     path = Corpus(log.parent).tasks
     tasks = read_tasks(path) if path.exists() else []

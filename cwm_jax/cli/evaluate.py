@@ -25,7 +25,8 @@ from cwm_jax.cli.model_card import trained_on
 from cwm_jax.errors import RecordError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.ranking.metrics import RankingMetrics, mean_metrics, rank_metrics
-from cwm_jax.records.ansor_log import LogSummary, load_records
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import load_records
 
 _RANDOM_DRAWS = 200
 _NAME_WIDTH = 15
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     seen = set() if options.include_training else trained_on(loaded.card, [*own.values()])
     names = [name for name, key in own.items() if key not in seen]
     if options.networks:
-        from cwm_jax.evaluation.splits import split_by_network
+        from cwm_jax.training.dataset import split_by_network
 
         found = {k: n for log in options.records for k, n in occurrences_beside(log).items()}
         chosen = {*split_by_network(found, options.networks).test_keys}

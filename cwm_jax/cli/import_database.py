@@ -8,8 +8,9 @@ from typing import Any
 from cwm_jax.cli.common import add_json_option, open_console, output_path, say, write_json
 from cwm_jax.errors import CwmError, OutputError, RecordError, TvmError
 from cwm_jax.files import Output, check_outputs
-from cwm_jax.records.ansor_log import LogSummary, format_line
+from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.graph import Program, load_programs, programs_path, write_programs
+from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.metaschedule.database import database_files, iterate_database
 
 
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _programs_by_tvm(folder: Path, summary: LogSummary) -> dict[str, Program]:
     """Reads the compute graphs of a database by TVM."""
-    from cwm_jax.tvm_bridge.metaschedule.database_programs import programs_of_database
+    from cwm_jax.tvm_bridge.metaschedule.graphs import programs_of_database
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")

@@ -22,8 +22,8 @@ from cwm_jax.cli.common import (
 )
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept
-from cwm_jax.records.ansor_log import LogSummary
 from cwm_jax.records.graph import programs_beside
+from cwm_jax.records.lines import LogSummary
 
 
 def add_parser(commands: Any) -> None:

@@ -143,9 +143,8 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.model.locations import find_checkpoint
     from cwm_jax.model.world_model import create_model
     from cwm_jax.training.distillation import teach
-    from cwm_jax.training.loop import evaluate_model, train
+    from cwm_jax.training.loop import evaluate_model, train, write_curves
     from cwm_jax.training.snapshots import Snapshots
-    from cwm_jax.training.summaries import write_curves
 
     check_outputs(
         Output("--out", options.out, folder=True),

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from cwm_jax.cli.common import occurrences_beside, programs_of_logs
 from cwm_jax.errors import CwmError
-from cwm_jax.records.ansor_log import LogSummary, iterate_records
 from cwm_jax.records.graph import Program, load_programs
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import load_with_stores
 from cwm_jax.training.config import TrainingConfig
@@ -107,8 +108,7 @@ def _read(
     """Reads and encodes the logs; returns the workloads, and the engines whose records they are."""
     from cwm_jax.ranking.suitability import warn_of_training
     from cwm_jax.training.dataset import build_dataset
-    from cwm_jax.training.disk_arrays import RowFile
-    from cwm_jax.training.streaming import stream_dataset
+    from cwm_jax.training.streaming import RowFile, stream_dataset
 
     engines: set[str] = set()
     if not options.stream:
@@ -152,8 +152,7 @@ def split_of(keys: Sequence[str], options: argparse.Namespace, config: TrainingC
     Raises:
         CwmError: No log holds a network that is to be held out.
     """
-    from cwm_jax.evaluation.splits import split_by_network
-    from cwm_jax.training.dataset import Split, split_for_training
+    from cwm_jax.training.dataset import Split, split_by_network, split_for_training
 
     if not options.hold_out:
         return split_for_training(keys, test=config.test, seed=config.seed)
@@ -178,10 +177,9 @@ def _other_devices(
     Returns the workloads to train on, those of held-out networks, and the engines whose records
     they are.
     """
-    from cwm_jax.evaluation.splits import split_by_network
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.ranking.suitability import warn_of_training
-    from cwm_jax.training.dataset import build_dataset
+    from cwm_jax.training.dataset import build_dataset, split_by_network
 
     found: dict[str, WorkloadData] = {}
     left_out: dict[str, WorkloadData] = {}

@@ -18,7 +18,7 @@ from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, log_path, shared_settings, shown_search
 from cwm_jax.errors import CwmError
 from cwm_jax.records.graph import add_programs, programs_path
-from cwm_jax.tvm_bridge.ansor.network_sources import networks_help
+from cwm_jax.tuning.ansor.relay import networks_help
 from cwm_jax.workloads.parse import operators_help, parse_workload
 
 if TYPE_CHECKING:

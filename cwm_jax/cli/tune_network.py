@@ -25,12 +25,17 @@ TIMINGS = 5
 def run_network(options: argparse.Namespace) -> int:
     """Tunes, compiles, times and exports a network."""
     from cwm_jax.tuning.ansor.network_tuning import tunable_tasks, tune_network
-    from cwm_jax.tuning.ansor.relay import extract_tasks
+    from cwm_jax.tuning.ansor.relay import (
+        compile_network,
+        extract_tasks,
+        is_users_own,
+        load_network,
+        random_inputs,
+        time_network,
+    )
     from cwm_jax.tuning.ansor.targets import resolve_target
     from cwm_jax.tuning.ansor.tuning import resumable_records
-    from cwm_jax.tvm_bridge.ansor.deployment import build_network, random_inputs, time_network
     from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
-    from cwm_jax.tvm_bridge.ansor.network_sources import is_users_own, load_network
     from cwm_jax.tvm_bridge.runtime import use
 
     check_export(options.export)
@@ -67,7 +72,7 @@ def run_network(options: argparse.Namespace) -> int:
     ]
     print_tasks(console, rows, result)
     say(console, f"compiling {source.name}")
-    library = build_network(tvm, source, target, log)
+    library = compile_network(tvm, source, target, log)
     inputs = random_inputs(source, options.seed)
     timings = time_network(tvm, library, target, inputs, TIMINGS, config.tracker)
     finish(options, console, source.name, str(target), rows, result, timings, library, log)

@@ -34,9 +34,8 @@ def run_relax(options: argparse.Namespace) -> int:
         time_executable,
         tune_modules,
     )
-    from cwm_jax.tuning.metaschedule.relax import extract_modules
+    from cwm_jax.tuning.metaschedule.relax import extract_modules, load_relax_network
     from cwm_jax.tuning.metaschedule.targets import resolve_target
-    from cwm_jax.tvm_bridge.metaschedule.relax_sources import load_relax_network
     from cwm_jax.tvm_bridge.metaschedule.tir import name_of_function
     from cwm_jax.tvm_bridge.runtime import use
 

@@ -12,10 +12,24 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from cwm_jax.features.buckets import SLOT_BUCKETS, STEP_BUCKETS, bucket
 from cwm_jax.features.step_features import SIZES, Notes, Replay, StepShape, describe_data
 from cwm_jax.records.graph import Program
 from cwm_jax.records.steps import STEPS, Role, Step, split_tag
+
+STEP_BUCKETS = (16, 24, 32, 40, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
+SLOT_BUCKETS = (8, 16, 32, 64, 128)
+
+
+def bucket(size: int, buckets: tuple[int, ...]) -> int:
+    """Returns the smallest bucket that holds `size`.
+
+    Raises:
+        ValueError: No bucket is large enough.
+    """
+    for candidate in buckets:
+        if size <= candidate:
+            return candidate
+    raise ValueError(f"{size} exceeds the largest padded size, {buckets[-1]}")
 
 
 @dataclasses.dataclass(frozen=True)

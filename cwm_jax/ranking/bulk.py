@@ -19,8 +19,9 @@ from cwm_jax.errors import CwmError, OutputError, RecordError
 from cwm_jax.files import write_atomically
 from cwm_jax.prefetching import in_chunks, prefetched
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import LogSummary, iterate_records
 from cwm_jax.records.graph import Program
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.metaschedule.database import database_files
 from cwm_jax.records.record import Record
 

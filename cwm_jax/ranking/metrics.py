@@ -7,7 +7,22 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from cwm_jax.ranking.correlation import rank_correlation
+
+def rank_correlation(
+    scores: Float[np.ndarray, "candidate"], latencies: Float[np.ndarray, "candidate"]
+) -> float:
+    """Returns Spearman's rank correlation of score and throughput; NaN where either is constant.
+
+    Args:
+        scores: Higher is faster; at least one.
+        latencies: In seconds; infinity for failures.
+    """
+    from scipy import stats  # a second, which few who score candidates need
+
+    if (scores == scores[0]).all() or (latencies == latencies[0]).all():
+        return math.nan
+    return float(stats.spearmanr(scores, -latencies)[0])  # type: ignore[arg-type]
+
 
 Array = np.ndarray
 

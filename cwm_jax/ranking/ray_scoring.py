@@ -8,8 +8,9 @@ import numpy as np
 
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import LogSummary, parse_line
+from cwm_jax.records.ansor_log import parse_line
 from cwm_jax.records.graph import read_programs
+from cwm_jax.records.lines import LogSummary
 
 BATCH = 4096
 """Lines that an actor gets at once."""

@@ -13,8 +13,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Float32, Int32
 
 from cwm_jax.compilation import keep_compiled_programs
-from cwm_jax.features.batch import Groups, StepArrays, cut_groups, encode_groups, group_schedules
-from cwm_jax.features.buckets import bucket
+from cwm_jax.features.batch import (
+    Groups,
+    StepArrays,
+    bucket,
+    cut_groups,
+    encode_groups,
+    group_schedules,
+)
 from cwm_jax.features.graph import ProgramArrays, encode_program
 from cwm_jax.features.hardware import HardwareCard, encode_hardware, load_hardware
 from cwm_jax.model.checkpoint import load_checkpoint

@@ -8,8 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int, UInt64
 
-from cwm_jax.features.batch import StepArrays
-from cwm_jax.features.buckets import bucket
+from cwm_jax.features.batch import StepArrays, bucket
 from cwm_jax.features.graph import ProgramArrays
 from cwm_jax.model.ensemble import EnsembleRanking
 from cwm_jax.model.inputs import Schedules

@@ -17,9 +17,9 @@ from cwm_jax.ranking.online import OnlineRanker, Schedule
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.suitability import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.records.ansor_log import parse_step
-from cwm_jax.records.devices import UNKNOWN_DEVICE, Device, Devices
 from cwm_jax.records.graph import Program
 from cwm_jax.records.lines import without_mark
+from cwm_jax.records.record import UNKNOWN_DEVICE, Device, Devices
 from cwm_jax.records.steps import STEPS, Step
 
 _MEASURED = "measured"

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from cwm_jax.ranking.correlation import rank_correlation
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
+from cwm_jax.ranking.metrics import rank_correlation
 
 DISTRUSTED = AdaptationConfig(
     slope=0.0, slope_strength=1e12, least_scale=0.1, noise=0.1, exploration=0.15

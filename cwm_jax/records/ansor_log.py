@@ -6,11 +6,9 @@ The format is that of `src/auto_scheduler/measure_record.cc` in TVM:
 are written in the same form, with their own version and the steps of `STEPS`.
 """
 
-import dataclasses
 import json
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,6 @@ import orjson
 
 from cwm_jax.errors import RecordError
 from cwm_jax.files import append_lines
-from cwm_jax.records.graph import Program, load_programs
-from cwm_jax.records.lines import MAX_LINE_BYTES, iterate_lines
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, STEPS, Field, Role, Step
 
@@ -28,36 +24,8 @@ MAX_INTEGER = 2**31 - 1
 TRANSLATED = "metaschedule-1"
 """Version of records whose steps were translated from a MetaSchedule trace."""
 SUPPORTED_VERSIONS = ("v0.2", "v0.3", "v0.4", "v0.5", "v0.6", TRANSLATED)
-_KEPT_PROBLEMS = 20
 
 _Kinds = dict[str, tuple[Field, ...]]
-
-
-@dataclasses.dataclass
-class LogSummary:
-    """What was read from one or more logs.
-
-    Attributes:
-        records: Lines that parsed.
-        valid: Records whose measurement succeeded.
-        skipped: Lines that did not parse.
-        problems: `file:line: what was wrong` for the first of them.
-    """
-
-    records: int = 0
-    valid: int = 0
-    skipped: int = 0
-    problems: list[str] = dataclasses.field(default_factory=list)
-
-    def skip(self, problem: str) -> None:
-        """Counts a line that cannot be used."""
-        self.skipped += 1
-        if len(self.problems) < _KEPT_PROBLEMS:
-            self.problems.append(problem)
-
-    def __str__(self) -> str:
-        text = f"{self.records} records ({self.valid} valid), {self.skipped} lines skipped"
-        return text + "".join(f"\n  {problem}" for problem in self.problems)
 
 
 def parse_line(line: bytes | str) -> Record:
@@ -191,135 +159,6 @@ def _format_number(value: float) -> str:
         raise RecordError(f"{value} cannot be written as JSON")
     short = f"{value:.6g}"
     return short if float(short) == value else repr(value)
-
-
-def iterate_records(
-    path: Path, summary: LogSummary, programs: Mapping[str, Program] | None = None
-) -> Iterator[Record]:
-    """Streams the records of one log, gzip'd or plain, skipping what does not parse.
-
-    Blank lines, and comments (lines that begin with `#`, as in TVM's own reader), are no records
-    and are not counted. A folder is read as a database of MetaSchedule.
-
-    Args:
-        path: The log, or a database's folder.
-        summary: Counts what is read and what is skipped.
-        programs: Compute graphs of a database's workloads, beside those that lie in its folder.
-
-    Raises:
-        RecordError: The file does not exist, is empty, or holds no readable record.
-    """
-    if path.is_dir():
-        from cwm_jax.records.metaschedule.database import iterate_database
-
-        known = {**load_programs(path), **(programs or {})}
-        yield from iterate_database(path, known, summary)
-        return
-    known_steps: dict[Step, Step] = {}
-    for record in iterate_parsed(path, parse_line, summary):
-        # Schedules repeat most of their steps: sharing equal ones keeps large logs in memory.
-        steps = tuple(known_steps.setdefault(step, step) for step in record.steps)
-        yield dataclasses.replace(record, steps=steps)
-
-
-def iterate_parsed(
-    path: Path, parse: Callable[[bytes], Record], summary: LogSummary
-) -> Iterator[Record]:
-    """Streams the records of a file of lines, gzip'd or plain, skipping what does not parse.
-
-    Args:
-        path: The file.
-        parse: Reads a line; raises `RecordError` if it is none.
-        summary: Counts what is read and what is skipped.
-
-    Raises:
-        RecordError: The file does not exist, is empty, or holds no readable record.
-    """
-    before = summary.records
-    first_problem = ""
-
-    def skip(problem: str) -> None:
-        nonlocal first_problem
-        first_problem = first_problem or problem
-        summary.skip(problem)
-
-    for number, line in read_lines(path, skip):
-        if is_blank(line):
-            continue
-        try:
-            record = parse(line)
-        except RecordError as error:
-            skip(f"{path}:{number}: {error}")
-            continue
-        summary.records += 1
-        summary.valid += record.valid
-        yield record
-    if summary.records == before:
-        found = f"first problem: {first_problem}" if first_problem else "it is empty"
-        raise RecordError(f"{path}: no readable tuning record ({found})")
-
-
-def is_blank(line: bytes) -> bool:
-    """Whether a line of a log is empty or a comment."""
-    text = line.strip()
-    return not text or text.startswith(b"#")
-
-
-def read_lines(path: Path, skip: Callable[[str], None]) -> Iterator[tuple[int, bytes]]:
-    """Streams the lines of a file, gzip'd or plain, with their numbers from 1.
-
-    Args:
-        path: The file.
-        skip: Is told of lines that are too long, and of a rest that cannot be read.
-
-    Raises:
-        RecordError: The file is missing, or not even its first line can be read.
-    """
-    number = 0
-    try:
-        for line in iterate_lines(path):
-            number += 1
-            if line is None:
-                skip(f"{path}:{number}: longer than {MAX_LINE_BYTES} bytes")
-            else:
-                yield number, line
-    except FileNotFoundError as error:
-        raise RecordError(f"{path}: no such log") from error
-    except OSError as error:
-        why = error.strerror or str(error)
-        if number == 0:
-            raise RecordError(f"{path}: cannot be read ({why})") from error
-        skip(f"{path}:{number + 1}: the rest cannot be read ({why})")
-
-
-def load_records(
-    *paths: Path | str,
-    summary: LogSummary | None = None,
-    valid_only: bool = False,
-    programs: Mapping[str, Program] | None = None,
-) -> list[Record]:
-    """Reads whole logs into memory, in order.
-
-    Args:
-        paths: Logs, gzip'd or plain, and folders of MetaSchedule's databases.
-        summary: Counts what is read and skipped. Without one, skipped lines give a warning.
-        valid_only: Leaves out failed measurements.
-        programs: As for `iterate_records`.
-
-    Raises:
-        RecordError: A log is missing, empty or holds no readable record; or, with
-            `valid_only`, the logs hold no valid measurement.
-    """
-    counts = LogSummary() if summary is None else summary
-    records = [record for path in paths for record in iterate_records(Path(path), counts, programs)]
-    if valid_only:
-        records = [record for record in records if record.valid]
-        if not records:
-            names = ", ".join(str(path) for path in paths)
-            raise RecordError(f"{names}: holds no valid measurement")
-    if summary is None and counts.skipped:
-        warnings.warn(str(counts), stacklevel=2)
-    return records
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:

@@ -15,8 +15,9 @@ from jaxtyping import Float32
 
 from cwm_jax.errors import RecordError
 from cwm_jax.files import write_atomically
-from cwm_jax.records.ansor_log import LogSummary, load_records
 from cwm_jax.records.graph import Program
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
 
 STORE_WIDTH = 164

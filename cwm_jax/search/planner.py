@@ -17,7 +17,27 @@ from cwm_jax.ranking.scorer import Scores, join_scores, no_scores, take_scores
 from cwm_jax.records.graph import Program
 from cwm_jax.records.steps import Step
 from cwm_jax.search.moves import Layout, graft, layout_of, mutate, same_shape, with_numbers
-from cwm_jax.search.parents import draw_parents
+
+
+def draw_parents(
+    scores: Float32[np.ndarray, "candidate"],
+    count: int,
+    temperature: float,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, "parent"]:
+    """Draws positions, the better the likelier: by the exponential of the score.
+
+    Args:
+        scores: Higher is better; what has minus infinity is never drawn. One at least is finite.
+        count: How many to draw; one may come more than once.
+        temperature: In standard deviations of the score.
+        rng: Source of the draw.
+    """
+    finite = scores[np.isfinite(scores)]
+    spread = max(float(finite.std()), 1e-6) * temperature
+    weight = np.exp((scores - finite.max()) / spread)
+    return rng.choice(len(scores), size=count, p=weight / weight.sum())
+
 
 Rank = Callable[[StepArrays], Scores]
 """Encoded schedules of the planned program -> what the pretrained model says of them."""

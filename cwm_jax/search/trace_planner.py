@@ -15,8 +15,7 @@ from cwm_jax.ranking.scorer import Scores, join_scores, take_scores
 from cwm_jax.records.graph import Program
 from cwm_jax.records.metaschedule.trace import Trace
 from cwm_jax.records.metaschedule.translate import translate_traces
-from cwm_jax.search.parents import draw_parents
-from cwm_jax.search.planner import Correct
+from cwm_jax.search.planner import Correct, draw_parents
 from cwm_jax.search.trace_moves import cross, locations_of, mutate
 
 Rank = Callable[[Sequence[Schedule]], Scores]

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,9 +13,8 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import StepArrays, encode_schedules
 from cwm_jax.features.graph import ProgramArrays, encode_program
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
-from cwm_jax.records.devices import Devices
 from cwm_jax.records.graph import Program, shape_only_program
-from cwm_jax.records.record import Record
+from cwm_jax.records.record import Devices, Record
 from cwm_jax.records.store_features import Stores
 from cwm_jax.training.alignment import alignment_target
 
@@ -179,3 +178,111 @@ def split_for_training(keys: Sequence[str], *, test: float, seed: int) -> Split:
 def _position(key: str, seed: int) -> float:
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+Occurrences = Mapping[str, Mapping[str, int]]
+
+
+class NetworkSplit(NamedTuple):
+    """Workload keys to train on, and how often each test workload occurs in a network.
+
+    Attributes:
+        train: Keys that occur in no held-out network.
+        test: Weights by key, by held-out network.
+    """
+
+    train: tuple[str, ...]
+    test: dict[str, dict[str, int]]
+
+    @property
+    def test_keys(self) -> tuple[str, ...]:
+        """All test workloads, each once."""
+        return tuple(sorted({key for weights in self.test.values() for key in weights}))
+
+
+def split_by_network(occurrences: Occurrences, held_out: Sequence[str]) -> NetworkSplit:
+    """Holds networks out.
+
+    Args:
+        occurrences: Workload key -> network, as `NAME:BATCH,LAYOUT`, -> how often it occurs.
+        held_out: Names of networks, whatever their batch size and layout.
+    """
+    test: dict[str, dict[str, int]] = {}
+    train: list[str] = []
+    for key, networks in sorted(occurrences.items()):
+        held = {text: n for text, n in networks.items() if text.partition(":")[0] in held_out}
+        for network, count in held.items():
+            test.setdefault(network, {})[key] = count
+        if not held:
+            train.append(key)
+    return NetworkSplit(tuple(train), test)
+
+
+def hold_out_workloads(keys: Sequence[str]) -> NetworkSplit:
+    """Holds a fifth of the workloads out where no networks are known; each counts alike.
+
+    Whether a workload is held out does not depend on the others.
+    """
+    split = split_workloads(keys, test=0.2, seed=0)
+    return NetworkSplit(split.train, {"held-out workloads": dict.fromkeys(split.test, 1)})
+
+
+_CONSTANT = 1e-3
+_LEAST_DEVIATION = 0.1
+_ROUNDING = 1e-12
+
+
+def scale_of_values(chosen: Sequence[WorkloadData]) -> Float32[np.ndarray, "column"]:
+    """Returns what brings each column of the steps' values to unit deviation.
+
+    A column that deviates by less than a tenth is scaled as if it deviated by that, and one that
+    never moves is left alone.
+    """
+    width = chosen[0].steps.values.shape[-1]
+    count, total, squares = 0, np.zeros(width), np.zeros(width)
+    for workload in chosen:
+        steps = workload.steps
+        live = np.arange(steps.kind.shape[1]) < steps.length[:, None]
+        values = np.asarray(steps.values)[live].astype(np.float64)
+        count += len(values)
+        total += values.sum(0)
+        squares += (values**2).sum(0)
+    variance = squares / count - (total / count) ** 2
+    # Rounding leaves something of a column that never moves.
+    deviation = np.sqrt(np.where(variance > _ROUNDING, variance, 0))
+    scale = np.where(deviation > 0, 1 / np.maximum(deviation, _LEAST_DEVIATION), 1)
+    return scale.astype(np.float32)
+
+
+def absorb_scale(models: Sequence[Any], scale: Float32[np.ndarray, "column"]) -> list[Any]:
+    """Changes models to read values as they read values times `scale` before; returns them."""
+    for model in models:
+        kernel = model.values_layer.kernel
+        kernel[...] = kernel[...] * scale[:, None]
+    return list(models)
+
+
+def standardise_targets(chosen: Sequence[WorkloadData]) -> list[WorkloadData]:
+    """Brings alignment targets to mean 0 and deviation 1; constant columns become 0.
+
+    Where some workloads have targets, the others get unknown ones, so that all fit one batch.
+    """
+    width = max(workload.alignment.shape[1] for workload in chosen)
+    targets = [
+        workload.alignment
+        if workload.alignment.shape[1] == width
+        else np.full((len(workload.latencies), width), np.nan, np.float32)
+        for workload in chosen
+    ]
+    together = np.concatenate(targets)
+    known = together[np.isfinite(together).all(1)].astype(np.float64)
+    if width == 0 or len(known) == 0:
+        return list(chosen)
+    deviation = known.std(0)
+    scale = np.where(deviation > _CONSTANT, 1 / np.maximum(deviation, _CONSTANT), 0)
+    return [
+        dataclasses.replace(
+            workload, alignment=((target - known.mean(0)) * scale).astype(np.float32)
+        )
+        for workload, target in zip(chosen, targets, strict=True)
+    ]

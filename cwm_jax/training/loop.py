@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -12,6 +13,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
+from cwm_jax.errors import CwmError, OutputError
 from cwm_jax.features.graph import ProgramArrays
 from cwm_jax.model.ensemble import Ensemble, each_member
 from cwm_jax.model.inputs import Schedules
@@ -19,14 +21,24 @@ from cwm_jax.model.world_model import Ranking
 from cwm_jax.ranking.metrics import RankingMetrics, mean_metrics, rank_metrics
 from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.training.alignment import AlignmentHead, alignment_loss
-from cwm_jax.training.batching import Batch, EpochBatches, load_batches
+from cwm_jax.training.batching import (
+    Batch,
+    EpochBatches,
+    data_mesh,
+    load_batches,
+    replicate,
+    share_out,
+)
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import WorkloadData
+from cwm_jax.training.dataset import (
+    WorkloadData,
+    absorb_scale,
+    scale_of_values,
+    standardise_targets,
+)
 from cwm_jax.training.distillation import distillation_loss
 from cwm_jax.training.losses import listwise_loss, pairwise_loss
-from cwm_jax.training.sharding import data_mesh, replicate, share_out
 from cwm_jax.training.snapshots import Position, Snapshots, run_identity
-from cwm_jax.training.standardise import absorb_scale, scale_of_values, standardise_targets
 
 
 class Epoch(NamedTuple):
@@ -278,3 +290,27 @@ def _as_type(tree: Any, dtype: str) -> Any:
     return jax.tree.map(
         lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
     )
+
+
+def write_curves(folder: Path, curves: Sequence[Epoch]) -> None:
+    """Writes an event file that TensorBoard reads.
+
+    Args:
+        folder: Where TensorBoard looks.
+        curves: One line an epoch.
+
+    Raises:
+        CwmError: The `tensorboard` extra is not installed, or the folder cannot be written.
+    """
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise CwmError("--tensorboard: pip install 'cwm-jax[tensorboard]' first") from error
+    try:
+        with SummaryWriter(str(folder)) as writer:
+            for epoch in curves:
+                for name, value in epoch._asdict().items():
+                    if name != "epoch":
+                        writer.add_scalar(name, value, epoch.epoch)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written ({error})") from error

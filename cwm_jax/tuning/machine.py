@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 
 from cwm_jax.errors import CorpusError
-from cwm_jax.features.host import host_caches
+from cwm_jax.features.hardware import host_caches
 from cwm_jax.files import write_atomically
 from cwm_jax.records.lines import without_mark
-from cwm_jax.tvm_bridge.cores import threads_in_use, usable_cores
+from cwm_jax.tvm_bridge.runtime import threads_in_use, usable_cores
 
 NOTE = "machine.json"
 """File that says what a folder's measurements are of."""

@@ -19,14 +19,44 @@ import site
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from cwm_jax.errors import TvmError
 from cwm_jax.files import user_cache
 from cwm_jax.interrupts import own_temporary_folder, tidy_at_end
-from cwm_jax.tvm_bridge.cores import run_on_all_cores
+
+_THREADS = "TVM_NUM_THREADS"
+_SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+
+
+def usable_cores() -> int:
+    """Returns how many physical cores this process may use."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    allowed = os.sched_getaffinity(0)
+    try:
+        return len({Path(_SIBLINGS.format(cpu)).read_text() for cpu in allowed})
+    except OSError:
+        return len(allowed)
+
+
+def run_on_all_cores() -> None:
+    """Lets TVM's programs use every core, in this process and its children.
+
+    TVM runs on half of what it counts, since it takes every x86 machine for one of two threads a
+    core (`src/runtime/threading_backend.cc`, `MaxConcurrency`): on a cloud machine with one
+    thread a core, half of the cores stay idle. A number of threads that the user has set stays.
+    """
+    os.environ.setdefault(_THREADS, str(usable_cores()))
+
+
+def threads_in_use() -> int:
+    """Returns how many threads TVM's programs run on where a TVM is loaded by `runtime.use`."""
+    return int(os.environ.get(_THREADS, usable_cores()))
+
 
 Kind = Literal["ansor", "metaschedule"]
 
@@ -68,7 +98,7 @@ def use(kind: Kind) -> ModuleType:
     """Returns a working `tvm` of a kind, importing it on the first call.
 
     Environment variables are set so that the child processes that build and run candidates
-    find the same TVM, and so that programs run on all cores (`cwm_jax.tvm_bridge.cores`).
+    find the same TVM, and so that programs run on all cores (`cwm_jax.tvm_bridge.runtime`).
 
     Args:
         kind: `ansor` for a TVM with `tvm.auto_scheduler` (a user's own first, else the one
@@ -340,3 +370,20 @@ def _compiler() -> list[str]:
         if command and shutil.which(command[0]):
             return command
     raise TvmError("a C++ compiler is needed (g++ or clang++): TVM links every program with it")
+
+
+def deferred(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Returns a package's `__getattr__` (PEP 562).
+
+    Args:
+        package: The package's name.
+        modules: Name that the package offers -> its module in the package; importing that may
+            load a TVM.
+    """
+
+    def attribute(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+
+    return attribute

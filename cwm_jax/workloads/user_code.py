@@ -2,17 +2,11 @@
 
 import importlib
 import importlib.util
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cwm_jax.errors import WorkloadError
-
-_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ?")
-"""Time and source file, which TVM writes before what it says."""
-_MOST_SAID = 400
-"""Characters of a foreign error message that are repeated."""
+from cwm_jax.errors import WorkloadError, described, last_line
 
 
 def users_function(file: Path, name: str) -> Callable[..., Any]:
@@ -89,19 +83,6 @@ def users_onnx(file: Path) -> Any:
         return onnx.load(str(file))
     except Exception as error:  # whatever protobuf stumbles over
         raise WorkloadError(f"{file}: cannot be read ({last_line(error)})") from error
-
-
-def described(error: BaseException) -> str:
-    """Returns the kind of an error and what it says in the end, on one line."""
-    said = last_line(error)
-    kind = type(error).__name__
-    return said if said.startswith(kind) else f"{kind}: {said}"
-
-
-def last_line(error: BaseException) -> str:
-    """Returns what an error of a long trace says in the end."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return _PLACE.sub("", lines[-1].strip())[:_MOST_SAID] if lines else type(error).__name__
 
 
 def _imported(package: str, text: str) -> Any:

@@ -8,17 +8,16 @@ import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.graph import read_programs
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.metaschedule.trace import parse_trace
 from cwm_jax.records.metaschedule.translate import translate_trace
-from cwm_jax.tuning.corpus import Corpus
+from cwm_jax.tuning.collection import Mix
+from cwm_jax.tuning.corpus import Corpus, TaskPlan, plan_tasks
 from cwm_jax.tuning.measurement import MeasureConfig
 from cwm_jax.tuning.metaschedule.candidates import draw_candidates
 from cwm_jax.tuning.metaschedule.collection import ModuleTasks
 from cwm_jax.tuning.metaschedule.measure import MetaScheduleDevice
-from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, plan_tasks
-from cwm_jax.tvm_bridge.mix import Mix
 from cwm_jax.workloads.networks import Network
 from cwm_jax.workloads.parse import parse_workload
 

@@ -18,11 +18,12 @@ from cwm_jax.cli.main import main
 from cwm_jax.errors import CheckpointError
 from cwm_jax.features.trace_helper import group_trace_lines
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.graph import programs_path, read_programs
+from cwm_jax.records.logs import load_records
 from cwm_jax.tuning.reference import read_reference
-from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel, reading
-from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
+from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
+from cwm_jax.tvm_bridge.metaschedule import traces as reading
+from cwm_jax.tvm_bridge.metaschedule.traces import CandidateReader
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import RecordError
-from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.graph import load_programs
+from cwm_jax.records.logs import load_records
 from cwm_jax.search.confirmation import best_record
 from cwm_jax.tuning.metaschedule.work_dir import (
     SearchFolder,

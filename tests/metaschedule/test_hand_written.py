@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import load_records
 from cwm_jax.records.graph import program_from_json, program_to_json, shape_only_program
+from cwm_jax.records.logs import load_records
 from cwm_jax.tuning.metaschedule.networks import check_network, programs_of_tasks, tune_modules
 from cwm_jax.tuning.metaschedule.settings import SearchConfig
 from cwm_jax.tuning.metaschedule.tuning import tune_module

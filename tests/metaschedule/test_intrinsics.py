@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cwm_jax.tvm_bridge.metaschedule import intrinsics
+from cwm_jax.tvm_bridge.metaschedule import builder as intrinsics
 
 
 def test_inspect_is_as_it_was(tvm, monkeypatch):

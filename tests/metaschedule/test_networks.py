@@ -5,7 +5,7 @@ import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
-from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.logs import load_records
 from cwm_jax.tuning.metaschedule.networks import (
     compile_network,
     programs_of_tasks,

@@ -10,7 +10,7 @@ from small_onnx import expected, write_onnx
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
-from cwm_jax.tvm_bridge.metaschedule.relax_sources import load_relax_network
+from cwm_jax.tuning.metaschedule.relax import load_relax_network
 
 
 def run(tvm, executable, image):

@@ -8,12 +8,12 @@ import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import TargetError
-from cwm_jax.records.ansor_log import load_records
+from cwm_jax.records.logs import load_records
 from cwm_jax.tuning.loop import Round
+from cwm_jax.tuning.metaschedule import measure as remote
 from cwm_jax.tuning.metaschedule.settings import SearchConfig
 from cwm_jax.tuning.metaschedule.targets import create_module, resolve_target
 from cwm_jax.tuning.metaschedule.tuning import tune_module
-from cwm_jax.tvm_bridge.metaschedule import remote
 from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = pytest.mark.long

@@ -3,7 +3,7 @@
 A database is a folder with a file of workloads, `[hash, module]` a line, and one of records,
 `[workload, [trace, seconds, target, arguments]]` a line (`JSONDatabase` of TVM), of which seconds,
 target and arguments may be null. The modules are TVM objects;
-`cwm_jax.tvm_bridge.metaschedule.database_programs` converts them once (`cwm import`). Without them
+`cwm_jax.tvm_bridge.metaschedule.graphs` converts them once (`cwm import`). Without them
 a record's steps are what its trace says alone.
 """
 
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import orjson
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.ansor_log import TRANSLATED, LogSummary, iterate_parsed
+from cwm_jax.records.ansor_log import TRANSLATED
 from cwm_jax.records.graph import Program, shape_only_program
-from cwm_jax.records.lines import every_line
+from cwm_jax.records.lines import LogSummary, every_line, iterate_parsed
 from cwm_jax.records.metaschedule.trace import Skeletons, Trace, parse_trace
 from cwm_jax.records.metaschedule.translate import Unread, translate_traces
 from cwm_jax.records.record import Record, TaskDetails, latency_of_costs

@@ -1,22 +1,30 @@
 """Ansor's part in collecting a corpus."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records
+from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.graph import Program
-from cwm_jax.records.gzip_log import append_member
+from cwm_jax.records.lines import LogSummary, append_member
+from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Record
-from cwm_jax.tuning.collection import Drawn
-from cwm_jax.tuning.corpus import Corpus
-from cwm_jax.tvm_bridge.ansor.candidates import draw_candidates
+from cwm_jax.tuning.ansor.cost_models import create_cost_model
+from cwm_jax.tuning.ansor.sketch import Size, sketch_policy
+from cwm_jax.tuning.ansor.tasks import search_task
+from cwm_jax.tuning.collection import Drawn, Mix, mix_of_round
+from cwm_jax.tuning.corpus import Corpus, CorpusTask
 from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
 from cwm_jax.tvm_bridge.ansor.states import first_error
-from cwm_jax.tvm_bridge.ansor.tasks import search_task
-from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask
-from cwm_jax.tvm_bridge.mix import mix_of_round
+
+# A corpus wants variety, not the optimum: a fraction of Ansor's population and generations.
+_SIZE = Size(256, 3)
+# But where a task's own records train the model, they lead to what other models do not know.
+_DEEPER = Size(1024, 4)
 
 
 class AnsorCollector:
@@ -79,3 +87,76 @@ class AnsorCollector:
                 inputs.append(ansor.MeasureInput(task, state))
                 results.append(result)
         return inputs, results
+
+
+def draw_candidates(
+    tvm: Any,
+    task: Any,
+    mix: Mix,
+    seed: int,
+    *,
+    scorer: Scorer | None,
+    measured: tuple[Sequence[Any], Sequence[Any]],
+) -> list[Any]:
+    """Returns new states of a task, no two alike and none measured before.
+
+    Fewer than asked for come back where the search space is small.
+
+    Args:
+        tvm: A TVM with Ansor.
+        task: `auto_scheduler.SearchTask`.
+        mix: How many of each origin.
+        seed: Of the draw.
+        scorer: The world model that guides, if any.
+        measured: Inputs and results that the task has already; they adapt the world model, and
+            train the XGBoost model.
+    """
+    rng = np.random.default_rng(seed)
+    inputs, results = measured
+    seen = {str(item.state) for item in inputs}
+    guesses = _random_model(tvm, seed)
+    random_policy = sketch_policy(tvm, task, seed + 1, model=guesses, size=_SIZE)
+    population = list(random_policy.sample_initial_population())
+
+    def evolved_under(model: Any, count: int, size: Size) -> list[Any]:
+        if len(inputs):
+            model.update(inputs, results)
+        policy = sketch_policy(tvm, task, seed + 1, model=model, size=size)
+        ranked = list(policy.evolutionary_search(population, 8 * count))
+        best = _take(ranked, count // 2, seen)
+        return best + _take(_shuffled(rng, ranked), count - len(best), seen)
+
+    chosen = _take(_shuffled(rng, population), mix.sampled, seen)
+    if mix.mutated:
+        evolved = random_policy.evolutionary_search(population, 4 * mix.mutated)
+        chosen += _take(_shuffled(rng, evolved), mix.mutated, seen)
+    if mix.guided and scorer is not None:
+        model, _ = create_cost_model(tvm, "world-model", scorer=scorer, round_size=1, seed=seed)
+        chosen += evolved_under(model, mix.guided, _SIZE)
+    if mix.boosted and len(inputs):
+        model, _ = create_cost_model(tvm, "xgboost", scorer=None, round_size=1, seed=seed)
+        chosen += evolved_under(model, mix.boosted, _DEEPER)
+    wanted = sum(dataclasses.astuple(mix))
+    chosen += _take(_shuffled(rng, population), wanted - len(chosen), seen)
+    # Ansor shows a state's measuring order to nothing, but a drift should touch all origins.
+    return _shuffled(rng, chosen)
+
+
+def _random_model(tvm: Any, seed: int) -> Any:
+    return create_cost_model(tvm, "random", scorer=None, round_size=1, seed=seed)[0]
+
+
+def _shuffled(rng: np.random.Generator, states: Sequence[Any]) -> list[Any]:
+    return [states[at] for at in rng.permutation(len(states))]
+
+
+def _take(states: Sequence[Any], count: int, seen: set[str]) -> list[Any]:
+    taken: list[Any] = []
+    for state in states:
+        if len(taken) >= count:
+            break
+        shown = str(state)
+        if shown not in seen:
+            seen.add(shown)
+            taken.append(state)
+    return taken

@@ -1,17 +1,23 @@
 """The cost models that a search of Ansor can be run with."""
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from cwm_jax.ranking.gaussian_process import ADAPTATIONS, AdaptationName
 from cwm_jax.ranking.scorer import Scorer
+from cwm_jax.records.ansor_log import append_records
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import iterate_records
+from cwm_jax.training.dataset import split_by_network
+from cwm_jax.tuning.ansor.settings import CostModelName
+from cwm_jax.tuning.ansor.tasks import search_task
 from cwm_jax.tuning.clock import Clock
-from cwm_jax.tvm_bridge.ansor.training_log import training_log
-
-CostModelName = Literal["world-model", "xgboost", "random"]
+from cwm_jax.tuning.corpus import HELD_OUT_NETWORKS, Corpus, read_tasks
 
 
 def create_cost_model(
@@ -73,3 +79,31 @@ def _random_model(tvm: Any, seed: int) -> Any:
             pass
 
     return RandomModel()
+
+
+@contextmanager
+def training_log(tvm: Any, folder: Path) -> Iterator[Path]:
+    """Registers a corpus's workloads and writes the records of those not held out.
+
+    Args:
+        tvm: A TVM with Ansor.
+        folder: Of the corpus.
+
+    Yields:
+        A temporary log.
+
+    Raises:
+        CorpusError: The corpus cannot be read.
+    """
+    corpus = Corpus(folder)
+    tasks = {task.workload_key: task for task in read_tasks(corpus.tasks)}
+    occurrences = {key: task.occurrences for key, task in tasks.items()}
+    keys = set(split_by_network(occurrences, HELD_OUT_NETWORKS).train)
+    found = iterate_records(corpus.records, LogSummary())
+    records = [record for record in found if record.valid and record.workload_key in keys]
+    for key in {record.workload_key for record in records}:
+        search_task(tvm, tasks[key])
+    with tempfile.TemporaryDirectory(prefix="cwm-") as work:
+        path = Path(work) / "training.json"
+        append_records(path, records)
+        yield path

@@ -4,19 +4,87 @@ import importlib
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cwm_jax.errors import TargetError
+from cwm_jax.tuning.ansor.settings import TuningConfig
+from cwm_jax.tuning.interrupts import Interrupt, SearchInterrupted, sheltered_children
 from cwm_jax.tuning.measurement import (
     REFERENCE_BLOCK,
     REFERENCE_SIZE,
     MeasureConfig,
+    SteadyMeasurer,
+    check_reference,
+    measure_config,
+    reference_path,
     reference_product,
+    search_measurer,
 )
+from cwm_jax.tuning.tracker import Tracker, check_device
 from cwm_jax.tvm_bridge.ansor.states import as_measured
+
+LOST_ROUNDS = 3
+"""A search gives up after so many rounds in a row without an answer."""
+
+# `MeasureErrorNo` of what cannot be uploaded, run, or waited for (`auto_scheduler/measure.py`).
+_COMPILE_DEVICE, _RUNTIME_DEVICE, _RUN_TIMEOUT = 3, 4, 7
+
+
+def create_runner(tvm: Any, tracker: Tracker, **options: Any) -> Any:
+    """Returns an `auto_scheduler.RPCRunner`.
+
+    Args:
+        tvm: A TVM with Ansor.
+        tracker: Where to ask for devices.
+        options: As for the runner.
+
+    Raises:
+        TargetError: The tracker does not answer, or has no device of this key.
+    """
+    check_device(tvm, tracker)
+    try:
+        return tvm.auto_scheduler.RPCRunner(tracker.key, tracker.host, tracker.port, **options)
+    except RuntimeError as error:
+        raise TargetError(
+            f"tracker {tracker}: no device answers; see `python -m tvm.exec.query_rpc_tracker "
+            f"--host {tracker.host} --port {tracker.port}`"
+        ) from error
+
+
+def connect(tvm: Any, tracker: Tracker) -> Any:
+    """Returns an RPC session with a device.
+
+    Raises:
+        TargetError: No device answers within a minute.
+    """
+    check_device(tvm, tracker)
+    request = tvm.auto_scheduler.utils.request_remote
+    try:
+        return request(tracker.key, tracker.host, tracker.port, timeout=60)
+    except (RuntimeError, OSError, tvm.TVMError) as error:
+        raise TargetError(f"tracker {tracker}: no device answers ({error})") from error
+
+
+def device_lost(results: Sequence[Any]) -> bool:
+    """Whether a round failed as a whole the way it does when the device goes away."""
+    lost = (_COMPILE_DEVICE, _RUNTIME_DEVICE, _RUN_TIMEOUT)
+    return len(results) > 0 and all(int(result.error_no) in lost for result in results)
+
+
+def learning_from_answers(update: Callable[..., None]) -> Callable[..., None]:
+    """Returns an `update` that learns nothing from a round in which the device was lost."""
+
+    def learn(inputs: Sequence[Any], results: Sequence[Any]) -> None:
+        if not device_lost(results):
+            update(inputs, results)
+
+    return learn
 
 
 def reference_input(tvm: Any, target: Any) -> Any:
@@ -111,3 +179,128 @@ class AnsorDevice:
         return self._ansor.measure.BuildResult(
             str(target), built.args, built.error_no, built.error_msg, built.time_cost
         )
+
+
+_LOCAL_RUN = "auto_scheduler.local_runner.run"
+
+
+class SearchMeasuring:
+    """Builds and runs the candidates of all tasks of a search.
+
+    Args:
+        tvm: A TVM with Ansor.
+        target: Of the tasks.
+        config: Settings.
+        log: Of the search; runs of the reference program lie beside it.
+        interrupt: Whether the user asked to stop.
+
+    Raises:
+        RecordError: What the log holds was measured otherwise.
+        TargetError: The reference program does not run on the target.
+    """
+
+    def __init__(
+        self, tvm: Any, target: Any, config: TuningConfig, log: Path, interrupt: Interrupt
+    ) -> None:
+        self._tvm, self._target, self._config = tvm, target, config
+        self._log, self._interrupt = log, interrupt
+        self._reference = reference_path(log)
+        remote = config.tracker is not None
+        check_reference(config, log, self._reference, target, remote=remote)
+
+    def measure(self, inputs: Sequence[Any]) -> list[Any]:
+        """Builds and runs `MeasureInput`s.
+
+        Raises:
+            KeyboardInterrupt: The user asked to stop.
+        """
+        if self._interrupt.requested:
+            raise KeyboardInterrupt
+        try:
+            with sheltered_children():
+                if self._steady is not None:
+                    return self._steady.measure(inputs)
+                built = self._builder.build(inputs, verbose=0)
+                found = self._runner.run(inputs, built, verbose=0)
+                return [as_measured(self._tvm.auto_scheduler, result) for result in found]
+        except SearchInterrupted:
+            raise KeyboardInterrupt from None
+
+    def program_measurer(self) -> Any:
+        """Returns what Ansor's own search measures with; it appends to the log."""
+        ansor = self._tvm.auto_scheduler
+        keep = [ansor.RecordToFile(str(self._log))]
+        return ansor.measure.ProgramMeasurer(self._builder, self._runner, keep, verbose=0)
+
+    @contextmanager
+    def of_ansor(self) -> Iterator[None]:
+        """Lets what `program_measurer` returned measure between references where asked to."""
+        if self._steady is None:
+            yield
+            return
+        with _running_by(self._tvm, self._run_steadily):
+            yield
+
+    def _run_steadily(self, inputs: Sequence[Any], built: Sequence[Any]) -> list[Any]:
+        """Runs what Ansor built, and removes it as TVM's runner does."""
+        assert self._steady is not None
+        try:
+            return self._steady.run(inputs, built)
+        finally:
+            for program in built:
+                self._device.discard(program)
+
+    @cached_property
+    def _device(self) -> AnsorDevice:
+        return AnsorDevice(self._tvm, self._target, self._measured)
+
+    @cached_property
+    def _measured(self) -> MeasureConfig:
+        config = self._config
+        return measure_config(
+            config, build_timeout=config.build_timeout, run_timeout=config.run_timeout
+        )
+
+    @cached_property
+    def _steady(self) -> SteadyMeasurer | None:
+        if self._config.reference_every is None:
+            return None
+        return search_measurer(self._device, self._measured, self._reference, self._interrupt)
+
+    @cached_property
+    def _builder(self) -> Any:
+        if self._steady is not None:
+            return self._device.builder
+        return self._tvm.auto_scheduler.LocalBuilder(timeout=self._config.build_timeout)
+
+    @cached_property
+    def _runner(self) -> Any:
+        config = self._config
+        options = {
+            "timeout": config.run_timeout,
+            "repeat": 1,
+            "min_repeat_ms": config.min_repeat_ms,
+            "enable_cpu_cache_flush": False,
+        }
+        if config.tracker is None:
+            return self._tvm.auto_scheduler.LocalRunner(**options)
+        return create_runner(self._tvm, config.tracker, **options)
+
+
+@contextmanager
+def _running_by(
+    tvm: Any, run: Callable[[Sequence[Any], Sequence[Any]], list[Any]]
+) -> Iterator[None]:
+    """Lets Ansor run programs by a function.
+
+    Its runner in C++ looks TVM's own up by name, whenever there is something to run.
+    """
+    ffi = importlib.import_module(f"{tvm.__name__}._ffi")
+    before = ffi.get_global_func(_LOCAL_RUN)
+    ffi.register_func(
+        _LOCAL_RUN, lambda inputs, built, *_: run(list(inputs), list(built)), override=True
+    )
+    try:
+        yield
+    finally:
+        ffi.register_func(_LOCAL_RUN, before, override=True)

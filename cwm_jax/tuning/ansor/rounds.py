@@ -12,13 +12,13 @@ from cwm_jax.features.schedule_state import MAX_STAGES
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.record import Record
 from cwm_jax.search.planner import PlannerConfig
+from cwm_jax.tuning.ansor.measure import LOST_ROUNDS, device_lost
 from cwm_jax.tuning.ansor.session import SearchSession
 from cwm_jax.tuning.ansor.settings import TuningConfig
+from cwm_jax.tuning.ansor.sketch import search_size, sketch_policy
 from cwm_jax.tuning.interrupts import Interrupt
 from cwm_jax.tuning.loop import Counts, TaskRound
 from cwm_jax.tuning.tracker import Tracker
-from cwm_jax.tvm_bridge.ansor.policies import search_size, sketch_policy
-from cwm_jax.tvm_bridge.ansor.remote import LOST_ROUNDS, device_lost
 from cwm_jax.tvm_bridge.ansor.states import first_error, latency_of
 
 _INSERTED_STAGES = 20

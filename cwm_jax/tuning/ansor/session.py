@@ -8,11 +8,10 @@ from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tuning.ansor.cost_models import create_cost_model
+from cwm_jax.tuning.ansor.measure import SearchMeasuring, learning_from_answers
 from cwm_jax.tuning.ansor.settings import TuningConfig
 from cwm_jax.tuning.clock import Clock
 from cwm_jax.tuning.interrupts import Interrupt, watch_interrupts
-from cwm_jax.tvm_bridge.ansor.remote import learning_from_answers
-from cwm_jax.tvm_bridge.ansor.search_measuring import SearchMeasuring
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,14 @@
 """Settings of a search of Ansor's."""
 
 import dataclasses
+from typing import Literal
 
-from cwm_jax.tuning.ansor.cost_models import CostModelName
 from cwm_jax.tuning.loop import SearchSettings
-from cwm_jax.tvm_bridge.ansor.policies import POPULATION
+
+CostModelName = Literal["world-model", "xgboost", "random"]
+
+POPULATION = 2048
+"""Of a generation, as Ansor has it."""
 
 
 @dataclasses.dataclass(frozen=True)

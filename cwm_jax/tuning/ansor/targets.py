@@ -4,7 +4,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from cwm_jax.errors import TargetError
+from cwm_jax.errors import TargetError, last_line
 from cwm_jax.tuning.target_checks import (
     ARM,
     X86,
@@ -13,9 +13,7 @@ from cwm_jax.tuning.target_checks import (
     shown,
     stated_target,
 )
-from cwm_jax.tvm_bridge.cores import usable_cores
-from cwm_jax.tvm_bridge.runtime import check_builder_tools
-from cwm_jax.workloads.user_code import last_line
+from cwm_jax.tvm_bridge.runtime import check_builder_tools, usable_cores
 
 # Best first: what LLVM 10 calls a CPU, and the flags that it must have. Newer names are unknown
 # to it, and an unknown name silently gives slow generic code.

@@ -8,8 +8,9 @@ from typing import Any
 from cwm_jax.errors import RecordError
 from cwm_jax.files import append_lines
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import LogSummary, format_line, load_records
-from cwm_jax.records.lines import is_packed
+from cwm_jax.records.ansor_log import format_line
+from cwm_jax.records.lines import LogSummary, is_packed
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
 from cwm_jax.tuning.ansor.rounds import start_confirming, start_search
 from cwm_jax.tuning.ansor.session import search_session

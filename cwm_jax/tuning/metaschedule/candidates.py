@@ -9,10 +9,10 @@ import numpy as np
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import Program
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.metaschedule.corpus_traces import Fields, tuning_records, update_of
-from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
+from cwm_jax.tuning.collection import Mix
+from cwm_jax.tuning.metaschedule.cost_models import Fields, tuning_records, update_of
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
-from cwm_jax.tvm_bridge.mix import Mix
 
 # A corpus wants variety, not the optimum: a fraction of TVM's population and generations.
 _SIZE = {"population_size": 192, "genetic_num_iters": 3}

@@ -7,21 +7,20 @@ import orjson
 
 from cwm_jax.errors import CorpusError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.ansor_log import LogSummary, format_line, iterate_records, read_lines
+from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.graph import Program
-from cwm_jax.records.gzip_log import append_member
+from cwm_jax.records.lines import LogSummary, append_member, read_lines
+from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Record
-from cwm_jax.tuning.collection import Drawn
-from cwm_jax.tuning.corpus import Corpus
+from cwm_jax.tuning.collection import Drawn, mix_of_round
+from cwm_jax.tuning.corpus import Corpus, CorpusTask
 from cwm_jax.tuning.metaschedule.candidates import draw_candidates
+from cwm_jax.tuning.metaschedule.cost_models import update_of, valid_traces
 from cwm_jax.tuning.metaschedule.relax import extract_modules, relax_module
 from cwm_jax.tuning.metaschedule.targets import create_module
-from cwm_jax.tvm_bridge.corpus_tasks import CorpusTask
-from cwm_jax.tvm_bridge.metaschedule.corpus_traces import update_of, valid_traces
 from cwm_jax.tvm_bridge.metaschedule.graphs import read_program, warn_of_search
 from cwm_jax.tvm_bridge.metaschedule.tir import flop_of_module
 from cwm_jax.tvm_bridge.metaschedule.traces import Entry, database_lines, record_of_result
-from cwm_jax.tvm_bridge.mix import mix_of_round
 from cwm_jax.workloads.networks import Network
 from cwm_jax.workloads.parse import Subgraph, Workload
 

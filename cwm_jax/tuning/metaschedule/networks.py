@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from cwm_jax.errors import WorkloadError
+from cwm_jax.errors import WorkloadError, last_line
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import Program
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.search.task_scheduler import TaskProgress
 from cwm_jax.tuning.loop import TaskRound
+from cwm_jax.tuning.metaschedule.measure import connect
 from cwm_jax.tuning.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tuning.metaschedule.session import search_session
 from cwm_jax.tuning.metaschedule.settings import SearchConfig
@@ -34,10 +35,8 @@ from cwm_jax.tuning.network import (
     tune_in_turns,
 )
 from cwm_jax.tuning.tracker import Tracker, sent_library
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.graphs import read_program, warn_of_search
-from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.remote import connect
-from cwm_jax.workloads.user_code import last_line
 
 _LOG_BASE = 1.618
 _TIMED_MS = 500

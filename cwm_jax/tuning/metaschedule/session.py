@@ -9,17 +9,17 @@ from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tuning.interrupts import Interrupt, watch_interrupts
-from cwm_jax.tuning.measurement import measure_once
+from cwm_jax.tuning.measurement import (
+    check_reference,
+    measure_config,
+    measure_once,
+    reference_path,
+    search_measurer,
+)
 from cwm_jax.tuning.metaschedule.cost_models import TimedModel, create_cost_model
 from cwm_jax.tuning.metaschedule.measure import MetaScheduleDevice
 from cwm_jax.tuning.metaschedule.settings import SearchConfig
 from cwm_jax.tuning.metaschedule.work_dir import SearchFolder
-from cwm_jax.tvm_bridge.steady_search import (
-    check_reference,
-    measure_config,
-    reference_path,
-    search_measurer,
-)
 
 Measure = Callable[[Sequence[Any]], list[Any]]
 """`MeasureCandidate`s -> the `RunnerResult` of each."""

@@ -13,7 +13,7 @@ from cwm_jax.records.metaschedule.trace import Skeletons, Trace
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
 from cwm_jax.tuning.clock import Clock
 from cwm_jax.tuning.metaschedule.candidates import sampling_context
-from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates, trace_lines
 
 _SAMPLE = 64

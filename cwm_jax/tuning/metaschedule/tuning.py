@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cwm_jax.errors import CwmError, WorkloadError
+from cwm_jax.errors import CwmError, WorkloadError, last_line
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tuning.loop import (
     Round,
@@ -19,7 +19,6 @@ from cwm_jax.tuning.metaschedule.settings import SearchConfig
 from cwm_jax.tuning.metaschedule.work_dir import SearchFolder, Task
 from cwm_jax.tvm_bridge.metaschedule.graphs import read_program
 from cwm_jax.tvm_bridge.metaschedule.tir import name_of_function
-from cwm_jax.workloads.user_code import last_line
 
 
 def tune_module(

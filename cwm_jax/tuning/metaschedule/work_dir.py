@@ -17,8 +17,10 @@ import orjson
 
 from cwm_jax.errors import RecordError
 from cwm_jax.files import append_lines, keep_copy, write_atomically
-from cwm_jax.records.ansor_log import LogSummary, append_records, load_records
+from cwm_jax.records.ansor_log import append_records
 from cwm_jax.records.graph import Program, add_programs, programs_path
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import load_records
 from cwm_jax.records.metaschedule.database import (
     RECORDS_FILE,
     WORKLOADS_FILE,
@@ -28,8 +30,8 @@ from cwm_jax.records.metaschedule.database import (
     record_of_line,
 )
 from cwm_jax.records.record import Record
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.graphs import warn_of_traces
-from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.traces import FAILED_SECONDS, Entry, database_lines
 
 SEARCH_RECORDS = "records.jsonl"

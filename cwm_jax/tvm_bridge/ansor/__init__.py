@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from cwm_jax.tvm_bridge.deferred import deferred
+from cwm_jax.tvm_bridge.runtime import deferred
 
 if TYPE_CHECKING:
     from cwm_jax.tvm_bridge.ansor.cost_model import WorldModelCostModel

@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from cwm_jax.errors import CwmError, RecordError
+from cwm_jax.errors import CwmError, RecordError, last_line
 from cwm_jax.features.log_text import group_text
 from cwm_jax.gc_pause import collection_paused
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.task_ranker import Measurement, TaskRanker
-from cwm_jax.records.ansor_log import LogSummary, iterate_records, parse_line
-from cwm_jax.records.devices import Device, device_of, device_of_record
+from cwm_jax.records.ansor_log import parse_line
 from cwm_jax.records.graph import Program
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.logs import iterate_records
+from cwm_jax.records.record import Device, device_of, device_of_record
 from cwm_jax.records.steps import Step
 from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
 from cwm_jax.tvm_bridge.ansor.states import latency_of
 from cwm_jax.tvm_bridge.runtime import use
-from cwm_jax.workloads.user_code import last_line
 
 _tvm: Any = use("ansor")
 _auto_scheduler: Any = _tvm.auto_scheduler

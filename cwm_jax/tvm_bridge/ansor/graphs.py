@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from cwm_jax.errors import ProgramError
+from cwm_jax.errors import ProgramError, last_line
 from cwm_jax.records.graph import (
     OPERATION_KINDS,
     Axis,
@@ -20,9 +20,7 @@ from cwm_jax.records.graph import (
     shape_only_program,
 )
 from cwm_jax.records.lines import every_line
-from cwm_jax.tvm_bridge.expressions import children_of, read_of, visit_expression
-from cwm_jax.tvm_bridge.index_patterns import evaluate_index
-from cwm_jax.workloads.user_code import last_line
+from cwm_jax.tvm_bridge.expressions import children_of, evaluate_index, read_of, visit_expression
 
 NO_REWRITE = 0
 """`auto_scheduler.LayoutRewriteOption` of tasks whose weights stay as they are."""

@@ -18,18 +18,17 @@ from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.task_ranker import TaskRanker, read_measurements, write_measurements
-from cwm_jax.records.devices import device_of
 from cwm_jax.records.graph import Program
-from cwm_jax.records.record import latency_of_costs
+from cwm_jax.records.record import device_of, latency_of_costs
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.graphs import (
     read_program,
     warn_of_failures,
     warn_of_ranking,
     warn_of_traces,
 )
-from cwm_jax.tvm_bridge.metaschedule.intrinsics import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.reading import CandidateReader
 from cwm_jax.tvm_bridge.metaschedule.traces import (
+    CandidateReader,
     errors_of_results,
     seconds_of_result,
     steps_of_candidates,

@@ -6,13 +6,15 @@ schedules are ranked by what their traces say alone.
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from cwm_jax.errors import CwmError, ProgramError
+from cwm_jax.errors import CwmError, ProgramError, last_line
 from cwm_jax.records.graph import Program, shape_only_program
+from cwm_jax.records.lines import LogSummary
+from cwm_jax.records.metaschedule.database import iterate_workloads
 from cwm_jax.tvm_bridge.metaschedule.tir import name_of_function, program_of_module
-from cwm_jax.workloads.user_code import last_line
 
 _names: dict[str, str] = {}
 """By workload key: what to call the function."""
@@ -93,3 +95,25 @@ def _warn(workload_key: str, reason: str, consequence: str) -> None:
         _said.add((workload_key, consequence))
         name = _names.get(workload_key, f"workload {workload_key[:80]}")
         warnings.warn(f"{name}: {reason}; {consequence}", UnreadWarning, stacklevel=3)
+
+
+def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterator[Program]:
+    """Converts a database's modules; counts those that cannot be read.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        folder: Of the database.
+        summary: Counts what is skipped.
+
+    Raises:
+        RecordError: The folder holds no database.
+    """
+    workloads = tvm.s_tir.meta_schedule.database.Workload
+    for where, key, module in iterate_workloads(folder):
+        try:
+            yield program_of_module(tvm, workloads.from_json([key, module]).mod, key)
+        except ProgramError as error:
+            summary.skip(f"{where}: {error}")
+        except (tvm.error.InternalError, TypeError, ValueError, RuntimeError) as error:
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            summary.skip(f"{where}: not a module of this TVM ({reason})")

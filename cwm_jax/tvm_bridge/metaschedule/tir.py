@@ -18,8 +18,7 @@ from cwm_jax.records.graph import (
     ProgramStage,
 )
 from cwm_jax.records.steps import ANNOTATIONS, Step
-from cwm_jax.tvm_bridge.expressions import dtype_of, read_of, visit_expression
-from cwm_jax.tvm_bridge.index_patterns import evaluate_index
+from cwm_jax.tvm_bridge.expressions import dtype_of, evaluate_index, read_of, visit_expression
 
 _REDUCTION = 2
 """`IterVar.CommReduce`."""
