@@ -1,20 +1,51 @@
 """A compiler world model: rank tensor-program schedules by rolling them out in latent space."""
 
+import sys
+
 TYPE_CHECKING = False  # `cwm` starts faster without `typing`
 if TYPE_CHECKING:
+    from cwm_jax.errors import CwmError
+    from cwm_jax.model.checkpoint import load_checkpoint
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.records.graph import load_programs
+    from cwm_jax.records.graph import load_graphs
     from cwm_jax.records.logs import load_records
+    from cwm_jax.training.loop import train
 
 __version__ = "0.1.0"
-__all__ = ["Scorer", "__version__", "load_programs", "load_records"]
+__all__ = [
+    "CwmError",
+    "Scorer",
+    "__version__",
+    "load_checkpoint",
+    "load_graphs",
+    "load_records",
+    "train",
+]
 
 # Reading logs should not cost the import of JAX, nor the command line that of anything.
 _MODULES = {
+    "CwmError": "cwm_jax.errors",
     "Scorer": "cwm_jax.ranking.scorer",
-    "load_programs": "cwm_jax.records.graph",
-    "load_records": "cwm_jax.records.ansor_log",
+    "load_checkpoint": "cwm_jax.model.checkpoint",
+    "load_graphs": "cwm_jax.records.graph",
+    "load_records": "cwm_jax.records.logs",
+    "train": "cwm_jax.training.loop",
 }
+
+
+class _OldPlaces:
+    """Finds modules where 0.1.0 documented them; asked only when nothing else finds one."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> object:
+        if not name.startswith("cwm_jax."):
+            return None
+        from cwm_jax.deprecated_names import spec_of
+
+        return spec_of(name)
+
+
+sys.meta_path.append(_OldPlaces)  # pyright: ignore[reportArgumentType]
 
 
 def __getattr__(name: str) -> object:
@@ -22,6 +53,10 @@ def __getattr__(name: str) -> object:
 
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
+    if name == "load_programs":
+        from cwm_jax.deprecated_names import moved_name
+
+        return moved_name(__name__, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

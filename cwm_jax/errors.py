@@ -18,7 +18,7 @@ class RecordError(CwmError):
     """A line of a log, or a whole log, cannot be used."""
 
 
-class ProgramError(CwmError):
+class GraphError(CwmError):
     """A serialised compute graph is malformed."""
 
 
@@ -69,3 +69,9 @@ def last_line(error: BaseException) -> str:
     """Returns what an error of a long trace says in the end."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return _PLACE.sub("", lines[-1].strip())[:_MOST_SAID] if lines else type(error).__name__
+
+
+def __getattr__(name: str) -> object:
+    from cwm_jax.deprecated_names import moved_name
+
+    return moved_name(__name__, name)

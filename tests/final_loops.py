@@ -4,14 +4,14 @@ import numpy as np
 
 from cwm_jax.features.batch import split_step
 from cwm_jax.features.step_features import Notes, Replay
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import ANNOTATIONS, Step
 
 Loops = list[tuple[int, str]]
 """Extent and annotation, outermost first, loops of one iteration left out."""
 
 
-def final_loops(program: Program, schedule: tuple[Step, ...]) -> dict[str, Loops]:
+def final_loops(program: ComputeGraph, schedule: tuple[Step, ...]) -> dict[str, Loops]:
     """Returns each block's own loops by the name that MetaSchedule gives it."""
     names = [None if s.kind == "placeholder" else s.name for s in program.stages]
     pieces = [split_step(step) for step in schedule]

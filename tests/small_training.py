@@ -18,7 +18,7 @@ from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import create_model
-from cwm_jax.records.graph import load_programs
+from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import build_dataset
@@ -31,7 +31,7 @@ CONFIG = TrainingConfig(epochs=3, lists=8, candidates=8, learning_rate=1e-3)
 
 
 def run(snapshots: Snapshots | None, **changes: object) -> dict[str, object]:
-    dataset = build_dataset(load_records(LOG), load_programs(LOG), load_hardware("cpu-x86-2core"))
+    dataset = build_dataset(load_records(LOG), load_graphs(LOG), load_hardware("cpu-x86-2core"))
     keys = sorted(dataset)
     config = dataclasses.replace(CONFIG, **changes)
     trained = train(

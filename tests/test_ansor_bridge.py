@@ -37,7 +37,7 @@ from cwm_jax.tuning.measurement import reference_path
 from cwm_jax.tuning.reference import append_reference, read_reference
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
-from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
+from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
 from cwm_jax.tvm_bridge.ansor.states import as_measured, latency_of
 from cwm_jax.workloads.parse import parse_workload
 
@@ -88,14 +88,14 @@ def test_bookkeeping_agrees_with_ansor_on_stages_and_loops(tvm, scorer):
     compared = 0
     for text in (WORKLOAD, "conv2d:1,14,14,8,16,3,1,1", "softmax:32,64", "matmul:4,4,4096"):
         task = create_task(tvm, parse_workload(text), "llvm -mcpu=core-avx2 -num-cores=2")
-        program = program_of_task(tvm, task)
+        graph = graph_of_task(tvm, task)
         policy = tvm.auto_scheduler.SketchPolicy(task, verbose=0, seed=2)
         sampled = list(policy.sample_initial_population())
         for state, schedule in zip(sampled, schedules_of_states(task, sampled), strict=True):
             pieces = [split_step(step) for step in schedule]
             numbers = [number for _, part in pieces for number in part]
             notes = Notes.empty(1, len(schedule))
-            replay = Replay(program, np.array([numbers], np.float64), notes)
+            replay = Replay(graph, np.array([numbers], np.float64), notes)
             for at, (shape, _) in enumerate(pieces):
                 replay.apply(at, shape)
             assert len(state.stages) == len(replay.state.nests)
@@ -270,13 +270,13 @@ def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task, mo
     other = Scorer.load("cpu-x86-zen5")
     monkeypatch.setattr(task_ranker, "shipped_scorers", lambda *_: [other])
     model = WorldModelCostModel(scorer)
-    program = model.program(task)
+    graph = model.graph(task)
     batches = []
 
     def measure(inputs):
         schedules = schedules_of_states(task, [item.state for item in inputs])
         batches.append(schedules)
-        score = other.rank_schedules(program, schedules).score
+        score = other.rank_schedules(graph, schedules).score
         place = np.argsort(np.argsort(-score))
         result = tvm.auto_scheduler.measure.MeasureResult
         return [result([1e-3 * (1 + at / 1000)], 0, "", 0.1, 0) for at in place.tolist()]
@@ -290,8 +290,8 @@ def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task, mo
     first, second = batches
     assert not set(first) & set(second)
     sampled = schedules_of_states(task, list(search._first.sample_initial_population()))
-    typical = np.median(other.rank_schedules(program, sampled).score)
-    assert np.median(other.rank_schedules(program, second).score) > typical
+    typical = np.median(other.rank_schedules(graph, sampled).score)
+    assert np.median(other.rank_schedules(graph, second).score) > typical
 
 
 def test_a_log_of_another_workload_is_not_resumed(measured_log, task, tmp_path):

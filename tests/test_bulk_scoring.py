@@ -11,7 +11,7 @@ from cwm_jax.errors import CwmError
 from cwm_jax.prefetching import prefetched
 from cwm_jax.ranking.bulk import score_logs
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import load_programs
+from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 
 
@@ -35,7 +35,7 @@ def read(path: Path) -> tuple[list[str], list[float]]:
 @pytest.mark.parametrize("name", ["scores.parquet", "scores.jsonl"])
 def test_a_stopped_run_goes_on(tmp_path, monkeypatch, scorer, measured_log, name):
     records = load_records(measured_log)
-    programs = load_programs(measured_log)
+    graphs = load_graphs(measured_log)
     out = tmp_path / name
     settings = {"checkpoint": "cpu-x86-2core", "chunk": 50}
 
@@ -44,22 +44,22 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch, scorer, measured_log, name
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        score_logs(scorer, [measured_log] * 2, programs, out, report=stop, **settings)
+        score_logs(scorer, [measured_log] * 2, graphs, out, report=stop, **settings)
     assert not out.exists()
     with pytest.raises(CwmError, match="another checkpoint"):
-        score_logs(scorer, [measured_log], programs, out, **settings)
+        score_logs(scorer, [measured_log], graphs, out, **settings)
 
     scored = []
     monkeypatch.setattr(
         scorer, "score", lambda *given: scored.append(len(given[0])) or Scorer.score(scorer, *given)
     )
-    summary = score_logs(scorer, [measured_log] * 2, programs, out, **settings)
+    summary = score_logs(scorer, [measured_log] * 2, graphs, out, **settings)
     assert summary.records == 2 * len(records)
     assert sum(scored) == 2 * len(records) - 150
     assert [path.name for path in tmp_path.iterdir()] == [name]
     keys, scores = read(out)
     assert keys == [record.workload_key for record in records] * 2
-    expected = Scorer.score(scorer, records, programs)
+    expected = Scorer.score(scorer, records, graphs)
     np.testing.assert_allclose(scores, np.tile(expected, 2), rtol=1e-4, atol=1e-4)
 
 

@@ -25,7 +25,7 @@ from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.locations import find_checkpoint, shipped_checkpoints
 from cwm_jax.model.world_model import create_ensemble
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import shape_only_program
+from cwm_jax.records.graph import shape_only_graph
 from cwm_jax.records.steps import Step
 
 CONFIG = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8, members=2)
@@ -132,7 +132,7 @@ def test_a_card_may_have_a_byte_order_mark(saved):
 def test_parameters_that_are_no_numbers_are_refused(tmp_path):
     model = create_ensemble(CONFIG, 3)
     state = jax.tree.map(lambda leaf: leaf.at[...].set(np.nan), model.state)
-    save_checkpoint(tmp_path / "nan", Ensemble(model.graph, state), CONFIG, CARD, {})
+    save_checkpoint(tmp_path / "nan", Ensemble(model.graphdef, state), CONFIG, CARD, {})
     with pytest.raises(CheckpointError, match="holds numbers that are not finite"):
         load_checkpoint(tmp_path / "nan")
 
@@ -198,9 +198,9 @@ def test_shipped_checkpoints_rank(name):
     card = read_card(path)
     assert {"data", "split", "metrics", "versions", "training"} <= card.keys()
     assert not set(card["split"]["train"]) & set(card["split"]["test"])
-    program = shape_only_program('["f", 8]')
+    graph = shape_only_graph('["f", 8]')
     schedules = [(Step("SP", (2, 0, 64, (n,), 1)),) for n in (1, 8)]
-    scores = Scorer.load(path).rank_schedules(program, schedules).score
+    scores = Scorer.load(path).rank_schedules(graph, schedules).score
     assert np.isfinite(scores).all()
     assert scores[0] != scores[1]
 

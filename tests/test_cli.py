@@ -12,7 +12,7 @@ import pytest
 from cwm_jax import load_records
 from cwm_jax.cli.main import main
 from cwm_jax.records.ansor_log import append_records, format_line
-from cwm_jax.records.graph import read_programs
+from cwm_jax.records.graph import read_graphs
 from cwm_jax.training.dataset import split_workloads
 
 ROOT = Path(__file__).parents[1]
@@ -259,8 +259,8 @@ def test_tune_resume_and_json(tmp_path):
     assert resumed["latencies"][:2] == pytest.approx(data["latencies"], rel=1e-5)
     records = load_records(tmp_path / "log.jsonl")
     assert len(records) == 4
-    programs = read_programs(tmp_path / "log.programs.jsonl")
-    assert set(programs) == {records[0].workload_key}
+    graphs = read_graphs(tmp_path / "log.programs.jsonl")
+    assert set(graphs) == {records[0].workload_key}
     assert sorted(e.name for e in tmp_path.iterdir() if not e.name.startswith("__")) == [
         "a.json",
         "b.json",

@@ -16,7 +16,7 @@ from cwm_jax import load_records
 from cwm_jax.cli.main import main
 from cwm_jax.errors import CorpusError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import read_programs
+from cwm_jax.records.graph import read_graphs
 from cwm_jax.tuning.ansor.collection import draw_candidates
 from cwm_jax.tuning.ansor.measure import AnsorDevice
 from cwm_jax.tuning.ansor.relay import network_tasks
@@ -75,7 +75,7 @@ def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     records = load_records(corpus.records)
     assert len(records) == 6
     assert all(record.valid and len(record.costs) == 3 for record in records)
-    assert set(read_programs(corpus.programs)) == {record.workload_key for record in records}
+    assert set(read_graphs(corpus.graphs)) == {record.workload_key for record in records}
     assert len({record.steps for record in records}) == 6
     assert json.loads((tmp_path / "a.json").read_text())["valid"] == 6
 
@@ -101,7 +101,7 @@ def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     assert main(["collect", "--out", str(out), *LOUD, *more, "--checkpoint", "none"]) == 0
     assert read_tasks(corpus.tasks)[:2] == tasks
     assert len(read_tasks(corpus.tasks)) == 3
-    assert len(read_programs(corpus.programs)) == 3
+    assert len(read_graphs(corpus.graphs)) == 3
     assert load_records(corpus.records)[:12] == grown
     assert len(load_records(corpus.records)) == 15
 

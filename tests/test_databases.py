@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from cwm_jax import load_programs, load_records
+from cwm_jax import load_graphs, load_records
 from cwm_jax.cli.main import main
 from cwm_jax.errors import RecordError
 from cwm_jax.records.lines import every_line
@@ -46,16 +46,16 @@ def write_database(folder: Path, target=TARGET, arguments=(), ending=b"\n", pack
 def test_a_folder_is_read_with_the_graphs_that_lie_in_it(tmp_path, packed):
     folder = write_database(tmp_path / "work", ending=b"\r\n", packed=packed)
     alone = load_records(folder)
-    assert load_programs(folder) == {}
+    assert load_graphs(folder) == {}
     (folder / "imported.programs.jsonl.gz").write_bytes(
         (DATA / "traces.programs.jsonl.gz").read_bytes()
     )
-    assert load_programs(folder).keys() == {*KEYS}
+    assert load_graphs(folder).keys() == {*KEYS}
     records = load_records(folder)
-    programs = load_programs(folder)
+    graphs = load_graphs(folder)
     for record, golden in zip(records, GOLDEN, strict=True):
-        trace, program = parse_trace(golden["trace"]), programs[golden["workload"]]
-        assert record.steps == translate_trace(trace, program)
+        trace, graph = parse_trace(golden["trace"]), graphs[golden["workload"]]
+        assert record.steps == translate_trace(trace, graph)
     assert [r.costs for r in alone] == [r.costs for r in records]
     assert sum(bool(record.steps) for record in alone) > len(GOLDEN) // 2
 

@@ -29,7 +29,7 @@ from cwm_jax.cli.training_data import split_of
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.evaluation.calibration import calibrate, pair_probabilities
 from cwm_jax.features.batch import encode_schedules
-from cwm_jax.features.graph import encode_program
+from cwm_jax.features.graph import encode_graph
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.records.steps import Step
@@ -46,8 +46,8 @@ from cwm_jax.tuning.corpus import Corpus, CorpusTask, write_tasks
 several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)
 
 
-def scores(model, program, arrays) -> np.ndarray:
-    encoded = encode_program(program, arrays.slots)
+def scores(model, graph, arrays) -> np.ndarray:
+    encoded = encode_graph(graph, arrays.slots)
     return np.asarray(model.rank(encoded, to_schedules(arrays), jnp.asarray(HARDWARE)).score)
 
 
@@ -115,7 +115,7 @@ def test_tokens_keep_what_the_static_models_read():
     assert not primitives.values[1, 1:].any()
     for model, arrays in ((TensetMlp, tokens), (Tlp, primitives)):
         created = model(rngs=nnx.Rngs(0))
-        encoded = encode_program(PROGRAMS[0], arrays.slots)
+        encoded = encode_graph(PROGRAMS[0], arrays.slots)
         padding = padded(arrays, 8)
         for given_arrays in (arrays, padding):
             ranking = created.rank(encoded, to_schedules(given_arrays), jnp.asarray(HARDWARE))

@@ -7,7 +7,7 @@ from cwm_jax import load_records
 from cwm_jax.records.ansor_log import parse_line
 from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tvm_bridge.ansor.graphs import program_of_dag
+from cwm_jax.tvm_bridge.ansor.graphs import graph_of_dag
 from cwm_jax.tvm_bridge.ansor.named_workloads import _variants, rebuild_workload, replays
 from cwm_jax.tvm_bridge.ansor.states import extract_stores
 from cwm_jax.workloads.parse import parse_workload
@@ -54,11 +54,11 @@ def test_the_fused_variant_is_told_from_the_records(tvm, variant):
     records, dag = records_of_variant(tvm, variant, 64)
     rebuilt = rebuild_workload(tvm, CONV, records)
     assert rebuilt is not None
-    assert rebuilt.program == program_of_dag(tvm, dag, CONV, packed=False)
+    assert rebuilt.graph == graph_of_dag(tvm, dag, CONV, packed=False)
     assert rebuilt.flop == pytest.approx(float(dag.flop_ct))
     assert rebuilt.fitting == list(range(len(records)))
     dag = tvm.auto_scheduler.ComputeDAG(list(_variants(tvm, CONV))[2])
-    other = program_of_dag(tvm, dag, CONV, packed=False)
+    other = graph_of_dag(tvm, dag, CONV, packed=False)
     assert not all(replays(other, record.steps) for record in records)
 
 
@@ -68,7 +68,7 @@ def test_of_mixed_variants_the_commonest_is_kept(tvm):
     mixed = [*rare[:4], *common[:12], *rare[4:], *common[12:]]
     rebuilt = rebuild_workload(tvm, CONV, mixed)
     assert rebuilt is not None
-    assert rebuilt.program == program_of_dag(tvm, dag, CONV, packed=False)
+    assert rebuilt.graph == graph_of_dag(tvm, dag, CONV, packed=False)
     assert rebuilt.fitting == [*range(4, 16), *range(20, 32)]
 
 

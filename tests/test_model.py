@@ -15,7 +15,7 @@ from strategies import schedules
 from test_steps import SHAPE_ONLY, matmul
 
 from cwm_jax.features.batch import StepArrays, encode_schedules
-from cwm_jax.features.graph import encode_program
+from cwm_jax.features.graph import encode_graph
 from cwm_jax.features.hardware import encode_hardware, load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble, parameter_count
@@ -36,8 +36,8 @@ PROGRAMS = (SHAPE_ONLY, matmul(64, 96, 32))
 several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)
 
 
-def scores(program, arrays: StepArrays, slots: int | None = None) -> np.ndarray:
-    encoded = encode_program(program, slots or arrays.slots)
+def scores(graph, arrays: StepArrays, slots: int | None = None) -> np.ndarray:
+    encoded = encode_graph(graph, slots or arrays.slots)
     return np.asarray(MODEL.rank(encoded, to_schedules(arrays), jnp.asarray(HARDWARE)).score)
 
 
@@ -63,31 +63,31 @@ def padded(arrays: StepArrays, extra: int) -> StepArrays:
 
 @settings(max_examples=25, deadline=None)
 @given(several, st.sampled_from(PROGRAMS))
-def test_padding_steps_change_nothing(batch, program):
-    arrays = encode_schedules(batch, program)
+def test_padding_steps_change_nothing(batch, graph):
+    arrays = encode_schedules(batch, graph)
     np.testing.assert_allclose(
-        scores(program, padded(arrays, 8)), scores(program, arrays), rtol=1e-5, atol=1e-6
+        scores(graph, padded(arrays, 8)), scores(graph, arrays), rtol=1e-5, atol=1e-6
     )
 
 
 @settings(max_examples=25, deadline=None)
 @given(several, st.sampled_from(PROGRAMS))
-def test_padding_slots_change_nothing(batch, program):
-    arrays = encode_schedules(batch, program)
+def test_padding_slots_change_nothing(batch, graph):
+    arrays = encode_schedules(batch, graph)
     np.testing.assert_allclose(
-        scores(program, arrays, 2 * arrays.slots), scores(program, arrays), rtol=1e-5, atol=1e-6
+        scores(graph, arrays, 2 * arrays.slots), scores(graph, arrays), rtol=1e-5, atol=1e-6
     )
 
 
 @settings(max_examples=15, deadline=None)
 @given(several, st.sampled_from(PROGRAMS), st.randoms(use_true_random=False))
-def test_batch_order_and_size_change_nothing(batch, program, random):
+def test_batch_order_and_size_change_nothing(batch, graph, random):
     scorer = Scorer(ENSEMBLE, CARD)
-    together = scorer.rank_schedules(program, batch).score
+    together = scorer.rank_schedules(graph, batch).score
     order = random.sample(range(len(batch)), len(batch))
-    shuffled = scorer.rank_schedules(program, [batch[at] for at in order]).score
+    shuffled = scorer.rank_schedules(graph, [batch[at] for at in order]).score
     np.testing.assert_allclose(shuffled, together[order], rtol=1e-5, atol=1e-6)
-    alone = np.array([scorer.rank_schedules(program, [one]).score[0] for one in batch])
+    alone = np.array([scorer.rank_schedules(graph, [one]).score[0] for one in batch])
     np.testing.assert_allclose(alone, together, rtol=1e-5, atol=1e-6)
 
 
@@ -157,17 +157,17 @@ def test_a_step_changes_its_own_slot_only():
 
 
 def test_gradients_reach_every_parameter():
-    program = PROGRAMS[1]
+    graph = PROGRAMS[1]
     batch = [
         (Step("SP", (2, 0, 64, (8,), 1)), Step("CHW", (2, "local")), Step("AN", (3, 0, 3))),
         (Step("PR", (2, 0, "auto_unroll_max_step$64")), Step("SP", (2, 1, 96, (4,), 1))),
     ]
-    arrays = encode_schedules(batch, program)
-    encoded = encode_program(program, arrays.slots)
-    graph, state = nnx.split(MODEL)
+    arrays = encode_schedules(batch, graph)
+    encoded = encode_graph(graph, arrays.slots)
+    graphdef, state = nnx.split(MODEL)
 
     def spread(state):
-        ranking = nnx.merge(graph, state).rank(encoded, to_schedules(arrays), HARDWARE)
+        ranking = nnx.merge(graphdef, state).rank(encoded, to_schedules(arrays), HARDWARE)
         return (ranking.score[0] - ranking.score[1]) ** 2
 
     gradient = jax.grad(spread)(state)
@@ -207,9 +207,9 @@ def test_a_search_ranks_a_schedule_once(monkeypatch):
     asked = []
     rank = scorer.rank_schedules
 
-    def note(program, schedules):
+    def note(graph, schedules):
         asked.extend(schedules)
-        return rank(program, schedules)
+        return rank(graph, schedules)
 
     monkeypatch.setattr(scorer, "rank_schedules", note)
     again = online.rank(PROGRAMS[1], [new, *batch[::-1], new])

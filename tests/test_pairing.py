@@ -9,7 +9,7 @@ from cwm_jax.features.hardware import kind_of_target, load_hardware
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.suitability import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.records.ansor_log import TRANSLATED
-from cwm_jax.records.graph import load_programs
+from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 
 CPU, GPU = load_hardware("cpu-x86-2core"), load_hardware("cuda-v100")
@@ -109,8 +109,8 @@ def test_a_scorer_looks_at_the_records_it_scores(measured_log):
 def test_a_scorer_says_that_it_lacks_compute_graphs(measured_log):
     records = load_records(measured_log)[:3]
     scorer = Scorer.load("cpu-x86-2core", hardware="cpu-x86-1core")
-    with pytest.warns(PairingWarning, match=r"without a compute graph .*load_programs\(LOG\)"):
+    with pytest.warns(PairingWarning, match=r"without a compute graph .*load_graphs\(LOG\)"):
         scorer.score(records)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scorer.score(records, load_programs(measured_log))
+        scorer.score(records, load_graphs(measured_log))

@@ -8,29 +8,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cwm_jax.errors import ProgramError
-from cwm_jax.features.graph import STAGE_COLUMNS, encode_program
+from cwm_jax.errors import GraphError
+from cwm_jax.features.graph import STAGE_COLUMNS, encode_graph
 from cwm_jax.records.graph import (
     OPERATION_KINDS,
     Axis,
     BufferRead,
     Fold,
-    add_programs,
-    program_from_json,
-    program_to_json,
-    programs_beside,
-    read_programs,
-    shape_only_program,
-    write_programs,
+    add_graphs,
+    graph_from_json,
+    graph_to_json,
+    graphs_beside,
+    read_graphs,
+    shape_only_graph,
+    write_graphs,
 )
 from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
+from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
 from cwm_jax.tvm_bridge.expressions import digits_of_index
 from cwm_jax.workloads.parse import OPERATORS, parse_workload
 
 
-def program_of(tvm, text: str):
-    return program_of_task(tvm, create_task(tvm, parse_workload(text), "llvm -num-cores=2"))
+def graph_of(tvm, text: str):
+    return graph_of_task(tvm, create_task(tvm, parse_workload(text), "llvm -num-cores=2"))
 
 
 def operations(stage) -> dict[str, int]:
@@ -38,17 +38,17 @@ def operations(stage) -> dict[str, int]:
 
 
 def test_matmul(tvm):
-    program = program_of(tvm, "matmul:8,16,32")
-    left, right, out = program.stages
+    graph = graph_of(tvm, "matmul:8,16,32")
+    left, right, out = graph.stages
     assert (left.kind, left.shape, right.shape) == ("placeholder", (8, 32), (32, 16))
     assert out.axes == (Axis("i", 8, False), Axis("j", 16, False), Axis("k", 32, True))
     assert out.reads == (BufferRead(0, (32, 0, 1), True), BufferRead(1, (0, 1, 16), True))
     assert operations(out) == {"add": 1, "multiply": 1}
-    assert program.flop == 2 * 8 * 16 * 32
+    assert graph.flop == 2 * 8 * 16 * 32
 
 
 def test_conv2d_strides_and_padding(tvm):
-    stages = {stage.name: stage for stage in program_of(tvm, "conv2d:1,8,8,4,6,3,2,1").stages}
+    stages = {stage.name: stage for stage in graph_of(tvm, "conv2d:1,8,8,4,6,3,2,1").stages}
     out = stages["conv2d_nhwc"]
     assert [axis.extent for axis in out.axes] == [1, 4, 4, 6, 3, 3, 4]
     image, weight = out.reads
@@ -63,7 +63,7 @@ def test_conv2d_strides_and_padding(tvm):
 
 def test_a_grouped_convolution_folds_at_its_groups(tvm):
     """Output channel f reads the input channels from `f // 4 * 4` on."""
-    stages = program_of(tvm, "group_conv2d:1,8,8,16,16,3,1,1,4").stages
+    stages = graph_of(tvm, "group_conv2d:1,8,8,16,16,3,1,1,4").stages
     out = next(stage for stage in stages if len(stage.reads) == 2 and stage.name != "pad_temp")
     image = out.reads[0]
     channel = next(at for at, axis in enumerate(out.axes) if axis.extent == 16)
@@ -75,18 +75,18 @@ def test_a_grouped_convolution_folds_at_its_groups(tvm):
 
 def test_programs_that_are_added_replace_no_others(tmp_path):
     path = tmp_path / "log.programs.jsonl"
-    one, other = shape_only_program("one"), shape_only_program("other")
-    add_programs([one], path)
-    add_programs([other, one], path)
-    assert [*read_programs(path)] == ["one", "other"]
+    one, other = shape_only_graph("one"), shape_only_graph("other")
+    add_graphs([one], path)
+    add_graphs([other, one], path)
+    assert [*read_graphs(path)] == ["one", "other"]
     packed = tmp_path / "packed.programs.jsonl.gz"
-    write_programs([one], packed)
-    add_programs([other], tmp_path / "packed.programs.jsonl")
-    assert [*read_programs(packed)] == ["one", "other"]
+    write_graphs([one], packed)
+    add_graphs([other], tmp_path / "packed.programs.jsonl")
+    assert [*read_graphs(packed)] == ["one", "other"]
     assert not (tmp_path / "packed.programs.jsonl").exists()
     path.write_text("my own notes\n")
-    with pytest.raises(ProgramError, match=r"log\.programs\.jsonl:1: not a serialised program"):
-        add_programs([one], path)
+    with pytest.raises(GraphError, match=r"log\.programs\.jsonl:1: not a serialised program"):
+        add_graphs([one], path)
     assert path.read_text() == "my own notes\n"
 
 
@@ -107,7 +107,7 @@ def test_an_index_that_mixes_axes_is_unknown():
 
 
 def test_softmax_has_its_special_functions(tvm):
-    stages = program_of(tvm, "softmax:64,128").stages
+    stages = graph_of(tvm, "softmax:64,128").stages
     kinds = [operations(stage) for stage in stages]
     assert any("special" in kind for kind in kinds)
     assert any("divide" in kind for kind in kinds)
@@ -117,24 +117,24 @@ def test_softmax_has_its_special_functions(tvm):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_stage_order_is_ansors_and_the_form_survives(tvm, name, tmp_path):
     task = create_task(tvm, parse_workload(OPERATORS[name].example), "llvm -num-cores=2")
-    program = program_of_task(tvm, task)
+    graph = graph_of_task(tvm, task)
     stages = task.compute_dag.get_init_state().stages
-    assert [stage.name for stage in program.stages] == [str(stage.op.name) for stage in stages]
-    for stage, ansor in zip(program.stages, stages, strict=True):
+    assert [stage.name for stage in graph.stages] == [str(stage.op.name) for stage in stages]
+    for stage, ansor in zip(graph.stages, stages, strict=True):
         # Ansor gives placeholders the loops of their shape, which no step addresses.
         if stage.kind == "compute":
             extents = [int(loop.range.extent) for loop in ansor.iters]
             assert [axis.extent for axis in stage.axes] == extents
-    assert program_from_json(program_to_json(program)) == program
+    assert graph_from_json(graph_to_json(graph)) == graph
     for ending in (".jsonl", ".jsonl.gz"):
         path = tmp_path / f"log.programs{ending}"
-        write_programs([program], path)
-        assert read_programs(path) == {program.workload_key: program}
-        assert programs_beside(tmp_path / "log.jsonl.gz") is not None
+        write_graphs([graph], path)
+        assert read_graphs(path) == {graph.workload_key: graph}
+        assert graphs_beside(tmp_path / "log.jsonl.gz") is not None
 
 
 def test_encoding_names_its_columns(tvm):
-    encoded = encode_program(program_of(tvm, "matmul:8,16,32"), 8)
+    encoded = encode_graph(graph_of(tvm, "matmul:8,16,32"), 8)
     row = dict(zip(STAGE_COLUMNS, encoded.stages[2].tolist(), strict=True))
     assert row["compute"] == 1
     assert row["log_spatial_0"] * 8 == pytest.approx(4.0875, abs=1e-3)  # log2(1 + 16)
@@ -144,7 +144,7 @@ def test_encoding_names_its_columns(tvm):
 
 
 def test_shape_only_programs_tell_their_shapes_apart():
-    first, second = (encode_program(shape_only_program(f'["f", {n}]'), 8) for n in (8, 16))
+    first, second = (encode_graph(shape_only_graph(f'["f", {n}]'), 8) for n in (8, 16))
     assert first.whole.tolist() != second.whole.tolist()
     assert first.present.sum() == 0
 
@@ -161,8 +161,8 @@ def test_shape_only_programs_tell_their_shapes_apart():
 def test_malformed_programs_are_named(line, says, tmp_path):
     path = tmp_path / "log.programs.jsonl"
     path.write_text(line + "\n")
-    with pytest.raises(ProgramError, match=f"log.programs.jsonl:1: .*{says}"):
-        read_programs(path)
+    with pytest.raises(GraphError, match=f"log.programs.jsonl:1: .*{says}"):
+        read_graphs(path)
 
 
 def test_damaged_programs_file_is_an_error(tmp_path):
@@ -171,24 +171,24 @@ def test_damaged_programs_file_is_an_error(tmp_path):
     content[2000:2100] = bytes(100)
     for damaged in (content, b"\x1f\x8b", gzip.compress(b"[]" * (1 << 22))):
         path.write_bytes(damaged)
-        with pytest.raises(ProgramError, match=r"cannot be read|longer than"):
-            read_programs(path)
+        with pytest.raises(GraphError, match=r"cannot be read|longer than"):
+            read_graphs(path)
 
 
 def test_reads_must_point_at_stages(tvm):
-    line = program_to_json(program_of(tvm, "matmul:8,16,32"))
-    with pytest.raises(ProgramError, match="reads stage 9"):
-        program_from_json(line.replace(b'"producer":1', b'"producer":9'))
+    line = graph_to_json(graph_of(tvm, "matmul:8,16,32"))
+    with pytest.raises(GraphError, match="reads stage 9"):
+        graph_from_json(line.replace(b'"producer":1', b'"producer":9'))
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_give_a_program_error(line):
-    with pytest.raises(ProgramError):
-        program_from_json(line)
+    with pytest.raises(GraphError):
+        graph_from_json(line)
 
 
 @pytest.mark.parametrize("step", [["XX", 0], ["FU", 0], [], "FU", None])
 def test_initial_steps_that_are_none_are_refused(step):
-    line = orjson.loads(program_to_json(shape_only_program("key"))) | {"initial_steps": [step]}
-    with pytest.raises(ProgramError, match="log:3: not a serialised program"):
-        program_from_json(orjson.dumps(line), "log:3")
+    line = orjson.loads(graph_to_json(shape_only_graph("key"))) | {"initial_steps": [step]}
+    with pytest.raises(GraphError, match="log:3: not a serialised program"):
+        graph_from_json(orjson.dumps(line), "log:3")

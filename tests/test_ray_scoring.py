@@ -9,7 +9,7 @@ import ray
 
 from cwm_jax.ranking.ray_scoring import score_with_ray
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import load_programs, programs_beside
+from cwm_jax.records.graph import graphs_beside, load_graphs
 from cwm_jax.records.logs import load_records
 
 
@@ -25,9 +25,9 @@ def test_a_cluster_scores_every_line_in_order(cluster, tmp_path, measured_log):
     lines.insert(7, b"garbage")
     log = tmp_path / "log.jsonl"
     log.write_bytes(b"\n".join(lines) + b"\n")
-    programs = programs_beside(measured_log)
+    graphs = graphs_beside(measured_log)
     summary = score_with_ray(
-        [log], tmp_path / "scores", checkpoint="cpu-x86-2core", programs=[programs], actors=2
+        [log], tmp_path / "scores", checkpoint="cpu-x86-2core", graphs=[graphs], actors=2
     )
     records = load_records(measured_log)
     assert (summary.records, summary.skipped) == (len(records), 1)
@@ -37,5 +37,5 @@ def test_a_cluster_scores_every_line_in_order(cluster, tmp_path, measured_log):
     assert keys.pop(7) == ""
     assert keys == [record.workload_key for record in records]
     scores = np.delete(table["score"].to_numpy(), 7)
-    expected = Scorer.load("cpu-x86-2core").score(records, load_programs(measured_log))
+    expected = Scorer.load("cpu-x86-2core").score(records, load_graphs(measured_log))
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)

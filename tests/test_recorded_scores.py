@@ -23,7 +23,7 @@ def test_scores_are_those_recorded(checkpoint):
     log = DATA / recorded["log"]
     records = cwm_jax.load_records(log, valid_only=True)
     scorer = cwm_jax.Scorer.load(checkpoint)
-    with_graphs = scorer.score(records, cwm_jax.load_programs(log))[::4]
+    with_graphs = scorer.score(records, cwm_jax.load_graphs(log))[::4]
     without = scorer.score(records)[::4]
     # Machines add up in another order; scores spread over several units.
     np.testing.assert_allclose(with_graphs, recorded["scores"], atol=2e-3)

@@ -8,7 +8,7 @@ from strategies import schedules
 from test_steps import SHAPE_ONLY, matmul
 
 from cwm_jax.features.batch import StepArrays, encode_schedules
-from cwm_jax.features.graph import encode_program
+from cwm_jax.features.graph import encode_graph
 from cwm_jax.features.hardware import encode_hardware, load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.segments import SEGMENT
@@ -24,7 +24,7 @@ HARDWARE = encode_hardware(CARD)
 ENSEMBLE = create_ensemble(CONFIG, seed=0)
 PROGRAMS = (SHAPE_ONLY, matmul(64, 96, 32))
 PLAIN = Ranker(ENSEMBLE)
-SHARED = SharedRollouts(ENSEMBLE.graph, ENSEMBLE.state)
+SHARED = SharedRollouts(ENSEMBLE.graphdef, ENSEMBLE.state)
 
 
 def beginnings(steps: StepArrays) -> list[int]:
@@ -50,9 +50,9 @@ several = st.lists(schedules(max_size=20), min_size=1, max_size=3)
 
 @settings(max_examples=25, deadline=None)
 @given(several, several, st.sampled_from(PROGRAMS))
-def test_sharing_changes_no_score(stems, tails, program):
-    steps = encode_schedules(history(stems, tails), program)
-    encoded = encode_program(program, steps.slots)
+def test_sharing_changes_no_score(stems, tails, graph):
+    steps = encode_schedules(history(stems, tails), graph)
+    encoded = encode_graph(graph, steps.slots)
     prints = _fingerprints(steps)
     assert [len(set(column)) for column in prints.T.tolist()] == beginnings(steps)
     plan = plan_segments(prints)
@@ -93,7 +93,7 @@ def test_ending_in_the_middle_of_a_segment():
     """Schedules that are a beginning of others, among more than one padded size."""
     batch = [steps[: 24 if row % 2 else 12] for row, steps in enumerate(descendants(1200))]
     steps = encode_schedules(batch, PROGRAMS[1])
-    encoded = encode_program(PROGRAMS[1], steps.slots)
+    encoded = encode_graph(PROGRAMS[1], steps.slots)
     plan = plan_segments(_fingerprints(steps))
     assert len(plan.segments) == 2
     found = SHARED.rank(encoded, steps, plan, HARDWARE)

@@ -10,22 +10,22 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import cut_groups, encode_groups, encode_schedules, group_schedules
 from cwm_jax.features.schedule_state import ScheduleState
 from cwm_jax.features.step_features import COLUMNS, Replay
-from cwm_jax.records.graph import Axis, BufferRead, Program, ProgramStage, shape_only_program
+from cwm_jax.records.graph import Axis, BufferRead, ComputeGraph, Stage, shape_only_graph
 from cwm_jax.records.steps import STEP_KIND_IDS, Step
 
-SHAPE_ONLY = shape_only_program('["f", 8, 8]')
+SHAPE_ONLY = shape_only_graph('["f", 8, 8]')
 
 
-def matmul(m: int, n: int, k: int) -> Program:
+def matmul(m: int, n: int, k: int) -> ComputeGraph:
     """The stages of a matmul, without reads."""
 
-    def placeholder(name: str, shape: tuple[int, ...]) -> ProgramStage:
-        return ProgramStage(name, "placeholder", "", "float32", shape, (), (), (0,) * 7)
+    def placeholder(name: str, shape: tuple[int, ...]) -> Stage:
+        return Stage(name, "placeholder", "", "float32", shape, (), (), (0,) * 7)
 
     axes = (Axis("i", m, False), Axis("j", n, False), Axis("k", k, True))
-    compute = ProgramStage("C", "compute", "", "float32", (m, n), axes, (), (1, 1, 0, 0, 0, 0, 0))
+    compute = Stage("C", "compute", "", "float32", (m, n), axes, (), (1, 1, 0, 0, 0, 0, 0))
     stages = (placeholder("A", (m, k)), placeholder("B", (k, n)), compute)
-    return Program('["matmul"]', stages, 2.0 * m * n * k)
+    return ComputeGraph('["matmul"]', stages, 2.0 * m * n * k)
 
 
 def size(arrays, at: int, column: str) -> float:
@@ -103,19 +103,19 @@ def test_rfactor_makes_a_reduction_spatial():
     assert (partial.slot, final.slot, state.nest(3).slot) == (2, 3, 3)
 
 
-def padded_matmul() -> Program:
+def padded_matmul() -> ComputeGraph:
     """A 4 x 8 x 16 product that reads A through a stage that pads it."""
 
-    def placeholder(name: str, shape: tuple[int, ...]) -> ProgramStage:
-        return ProgramStage(name, "placeholder", "", "float32", shape, (), (), (0,) * 7)
+    def placeholder(name: str, shape: tuple[int, ...]) -> Stage:
+        return Stage(name, "placeholder", "", "float32", shape, (), (), (0,) * 7)
 
     selects = (0, 0, 0, 0, 1, 0, 0)
     i, j, k = Axis("i", 4, False), Axis("j", 8, False), Axis("k", 16, True)
     pad_axes = (i, Axis("k", 16, False))
-    pad = ProgramStage(
+    pad = Stage(
         "pad", "compute", "", "float32", (4, 16), pad_axes, (BufferRead(0, (16, 1), True),), selects
     )
-    product = ProgramStage(
+    product = Stage(
         "C",
         "compute",
         "",
@@ -126,7 +126,7 @@ def padded_matmul() -> Program:
         (1, 1, 0, 0, 0, 0, 0),
     )
     stages = (placeholder("A", (4, 16)), pad, placeholder("B", (16, 8)), product)
-    return Program('["padded"]', stages, 2.0 * 4 * 8 * 16)
+    return ComputeGraph('["padded"]', stages, 2.0 * 4 * 8 * 16)
 
 
 def test_a_stage_under_a_loop_computes_what_that_loop_needs():
@@ -170,11 +170,11 @@ def test_a_schedule_is_encoded_alone_as_in_a_batch(schedule):
 @given(schedules(max_size=6), st.lists(schedules(max_size=4), min_size=2, max_size=6))
 def test_schedules_that_begin_alike_are_encoded_as_alone(start, ends):
     batch = [*(start + end for end in ends), start, ends[0] + start]
-    for program in (SHAPE_ONLY, padded_matmul()):
-        together = encode_schedules(batch, program)
+    for graph in (SHAPE_ONLY, padded_matmul()):
+        together = encode_schedules(batch, graph)
         assert together.length.tolist() == [*map(len, batch)]
         for row, schedule in enumerate(batch):
-            alone = encode_schedules([schedule], program)
+            alone = encode_schedules([schedule], graph)
             for name in ("kind", "tag", "stage", "other", "values"):
                 found = getattr(together, name)[row]
                 np.testing.assert_array_equal(
@@ -200,8 +200,8 @@ def test_what_schedules_begin_with_is_replayed_once(monkeypatch):
 
 @given(schedules())
 def test_any_schedule_gives_finite_values_and_slots_in_range(schedule):
-    for program in (SHAPE_ONLY, matmul(64, 64, 64)):
-        arrays = encode_schedules([schedule], program)
+    for graph in (SHAPE_ONLY, matmul(64, 64, 64)):
+        arrays = encode_schedules([schedule], graph)
         assert np.isfinite(arrays.values).all()
         assert max(arrays.stage.max(), arrays.other.max()) < arrays.slots
         assert (arrays.kind[0] > 0).sum() == len(schedule)

@@ -16,7 +16,7 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.world_model import create_ensemble, create_model
 from cwm_jax.ranking.scorer import BATCH_BUCKETS
-from cwm_jax.records.graph import load_programs
+from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import build_dataset
@@ -66,18 +66,18 @@ def test_a_streamed_workload_that_fills_a_batch_is_ranked(file, measured_log):
     records = load_records(measured_log, valid_only=True)
     one = [record for record in records if record.workload_key == records[0].workload_key]
     full = (one * BATCH_BUCKETS[0])[: BATCH_BUCKETS[0]]
-    programs = load_programs(measured_log)
-    in_memory = build_dataset(full, programs, CARD)
-    streamed = stream_dataset(iter(full), programs, CARD, file)
+    graphs = load_graphs(measured_log)
+    in_memory = build_dataset(full, graphs, CARD)
+    streamed = stream_dataset(iter(full), graphs, CARD, file)
     model = create_ensemble(SIZES, 0)
     first, second = (evaluate_model(model, data, list(in_memory)) for data in (in_memory, streamed))
     assert first == second
 
 
 def test_a_streamed_data_set_trains_to_the_same_losses(file, measured_log):
-    records, programs = load_records(measured_log), load_programs(measured_log)
-    in_memory = build_dataset(records, programs, CARD)
-    streamed = stream_dataset(iter(records), programs, CARD, file)
+    records, graphs = load_records(measured_log), load_graphs(measured_log)
+    in_memory = build_dataset(records, graphs, CARD)
+    streamed = stream_dataset(iter(records), graphs, CARD, file)
     assert streamed.keys() == in_memory.keys()
     config = TrainingConfig(epochs=2, lists=4, candidates=16)
     keys = sorted(in_memory)
@@ -91,11 +91,11 @@ def test_a_streamed_data_set_trains_to_the_same_losses(file, measured_log):
 
 
 def test_small_chunks_lose_no_record_and_keep_the_labels(file, measured_log):
-    records, programs = load_records(measured_log, valid_only=True), {}
-    in_memory = build_dataset(records, programs, CARD)
+    records, graphs = load_records(measured_log, valid_only=True), {}
+    in_memory = build_dataset(records, graphs, CARD)
     rng = np.random.default_rng(0)
     shuffled = [records[at] for at in rng.permutation(len(records))]
-    streamed = stream_dataset(iter(shuffled), programs, CARD, file, chunk=23)
+    streamed = stream_dataset(iter(shuffled), graphs, CARD, file, chunk=23)
     assert len(streamed) > len(in_memory)
     for key, whole in in_memory.items():
         parts = [part for part in streamed.values() if part.key == key]

@@ -11,7 +11,7 @@ from trace_process import answering
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import encode_groups, encode_schedules
 from cwm_jax.features.trace_helper import TraceHelper, group_trace_lines
-from cwm_jax.records.graph import read_programs
+from cwm_jax.records.graph import read_graphs
 from cwm_jax.records.metaschedule.trace import parse_trace
 from cwm_jax.records.metaschedule.translate import translate_trace
 
@@ -21,7 +21,7 @@ GOLDEN = [
     for line in gzip.decompress((DATA / "traces.jsonl.gz").read_bytes()).splitlines()
 ]
 WORKLOAD = GOLDEN[0]["workload"]
-PROGRAM = read_programs(DATA / "traces.programs.jsonl.gz")[WORKLOAD]
+PROGRAM = read_graphs(DATA / "traces.programs.jsonl.gz")[WORKLOAD]
 TRACES = [golden["trace"] for golden in GOLDEN if golden["workload"] == WORKLOAD]
 LINES = [orjson.dumps([0, [trace, [1.0], None, []]]) for trace in TRACES]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import encode_schedules
-from cwm_jax.records.graph import read_programs, shape_only_program
+from cwm_jax.records.graph import read_graphs, shape_only_graph
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.metaschedule.database import (
     RECORDS_FILE,
@@ -29,7 +29,7 @@ from cwm_jax.records.steps import ANNOTATIONS, Step
 
 PARALLEL = ANNOTATIONS.index("parallel")
 DATA = Path(__file__).parent / "data"
-PROGRAMS = read_programs(DATA / "traces.programs.jsonl.gz")
+PROGRAMS = read_graphs(DATA / "traces.programs.jsonl.gz")
 GOLDEN = [
     orjson.loads(line)
     for line in gzip.decompress((DATA / "traces.jsonl.gz").read_bytes()).splitlines()
@@ -74,9 +74,9 @@ def test_traces_read_together_are_those_read_one_by_one():
 
 
 def test_all_that_is_translated_can_be_encoded():
-    for key, program in PROGRAMS.items():
+    for key, graph in PROGRAMS.items():
         schedules = [steps_of(golden) for golden in GOLDEN if golden["workload"] == key]
-        arrays = encode_schedules(schedules, program)
+        arrays = encode_schedules(schedules, graph)
         assert len(set(schedules)) > 4
         assert (arrays.length > 0).all()
 
@@ -193,21 +193,21 @@ def test_what_would_fill_the_memory_is_refused():
 
 
 def test_traces_go_on_from_the_steps_that_a_program_begins_with():
-    program = PROGRAMS[GOLDEN[0]["workload"]]
+    graph = PROGRAMS[GOLDEN[0]["workload"]]
     block, depth = first_block()
-    stage = next(at for at, found in enumerate(program.stages) if found.name == block)
+    stage = next(at for at, found in enumerate(graph.stages) if found.name == block)
     begun = Step("FU", (stage, tuple(range(depth))))
     instructions = [*loops_of(block, 1), ["Parallel", ["l0"], [], []]]
     trace = parse_trace([instructions, []])
-    fused = dataclasses.replace(program, initial_steps=(begun,))
+    fused = dataclasses.replace(graph, initial_steps=(begun,))
     assert translate_trace(trace, fused) == (begun, Step("AN", (stage, 0, PARALLEL)))
     for wrong in (Step("FU", (stage, (0, 99))), Step("RE", (99, (0,))), Step("CI", (stage,))):
         with pytest.raises(RecordError, match="initial step"):
-            translate_trace(trace, dataclasses.replace(program, initial_steps=(wrong,)))
+            translate_trace(trace, dataclasses.replace(graph, initial_steps=(wrong,)))
 
 
 def test_what_cannot_be_followed_is_left_open_where_none_may_be_refused():
-    program = PROGRAMS[GOLDEN[0]["workload"]]
+    graph = PROGRAMS[GOLDEN[0]["workload"]]
     block, depth = first_block()
     instructions = [
         ["GetSBlock", [], ["unheard", "main"], ["b9"]],
@@ -221,13 +221,13 @@ def test_what_cannot_be_followed_is_left_open_where_none_may_be_refused():
     ]
     traces = [parse_trace([instructions, [[2, drawn]]]) for drawn in ([2, 4], [4, 2])]
     reasons: list[RecordError] = []
-    first, second = translate_traces(traces, program, reasons.append)
+    first, second = translate_traces(traces, graph, reasons.append)
     assert [str(reason)[:26] for reason in reasons] == ["instruction 0 (GetSBlock):"] * 2
     assert first != second
-    assert np.isfinite(encode_schedules([first, second], program).values).all()
+    assert np.isfinite(encode_schedules([first, second], graph).values).all()
     with pytest.raises(RecordError, match="'unheard' is not in the program"):
-        list(translate_traces(traces, program))
-    alone = shape_only_program("key")
+        list(translate_traces(traces, graph))
+    alone = shape_only_graph("key")
     told = list(translate_traces([parse_trace(g["trace"]) for g in GOLDEN], alone, reasons.append))
     assert np.isfinite(encode_schedules(told, alone).values).all()
     assert len(set(told)) > 0.9 * len(GOLDEN)  # without blocks and loops, annotations are lost
@@ -240,8 +240,8 @@ def test_a_block_cannot_move_under_its_own_loop():
 
 
 def first_block():
-    program = PROGRAMS[GOLDEN[0]["workload"]]
-    stage = next(stage for stage in program.stages if len(stage.axes) > 1)
+    graph = PROGRAMS[GOLDEN[0]["workload"]]
+    stage = next(stage for stage in graph.stages if len(stage.axes) > 1)
     return stage.name, len(stage.axes)
 
 

@@ -19,7 +19,7 @@ from cwm_jax.model.inputs import to_schedules
 from cwm_jax.model.world_model import WorldModel, create_model
 from cwm_jax.ranking.metrics import mean_metrics, rank_metrics
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import load_programs
+from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
@@ -41,7 +41,7 @@ def create_small(seed: int) -> WorldModel:
 
 @pytest.fixture(scope="module")
 def dataset(measured_log):
-    return build_dataset(load_records(measured_log), load_programs(measured_log), CARD)
+    return build_dataset(load_records(measured_log), load_graphs(measured_log), CARD)
 
 
 def test_a_tiny_run_learns_and_beats_random_ranking(dataset):
@@ -57,7 +57,7 @@ def test_a_tiny_run_learns_and_beats_random_ranking(dataset):
         return mean_metrics(
             [
                 rank_metrics(
-                    scorer.rank_arrays(dataset[key].program, dataset[key].steps).score,
+                    scorer.rank_arrays(dataset[key].graph, dataset[key].steps).score,
                     dataset[key].latencies,
                 )
                 for key in names
@@ -120,7 +120,7 @@ def test_sizes_that_fill_no_batch_are_padded_to_the_next(dataset):
     small = list(dataset.values())
     large = dataclasses.replace(
         small[0],
-        program=pad_slots(small[0].program, 16),
+        graph=pad_slots(small[0].graph, 16),
         steps=dataclasses.replace(small[0].steps, slots=16),
     )
     model = create_small(0)
@@ -129,14 +129,14 @@ def test_sizes_that_fill_no_batch_are_padded_to_the_next(dataset):
         found = {}
         rng = np.random.default_rng(0)
         for batch in load_batches(EpochBatches(workloads, lists=lists, candidates=64, rng=rng)):
-            assert batch.programs.present.shape[1] >= batch.schedules.stage.max() + 1
-            ranking = jax.vmap(model.rank)(batch.programs, batch.schedules, batch.hardware)
+            assert batch.graphs.present.shape[1] >= batch.schedules.stage.max() + 1
+            ranking = jax.vmap(model.rank)(batch.graphs, batch.schedules, batch.hardware)
             for row, position in enumerate(batch.workload):
                 if batch.valid[row].any():
                     found.setdefault(int(position), []).append(
                         np.sort(ranking.score[row][batch.valid[row]])
                     )
-        return batch.programs.present.shape[1], found
+        return batch.graphs.present.shape[1], found
 
     slots, alone = shapes_and_scores(small, 1)
     assert slots == 8
@@ -182,9 +182,9 @@ def test_a_model_takes_the_scale_of_its_inputs_over(dataset):
     scaled = schedules._replace(values=schedules.values * scale)
     models = [create_small(0), SequenceModel("bag", SMALL, rngs=nnx.Rngs(0))]
     for model in models:
-        expected = model.rank(workload.program, scaled, workload.hardware).score
+        expected = model.rank(workload.graph, scaled, workload.hardware).score
         (absorbed,) = absorb_scale([model], scale)
-        found = absorbed.rank(workload.program, schedules, workload.hardware).score
+        found = absorbed.rank(workload.graph, schedules, workload.hardware).score
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 

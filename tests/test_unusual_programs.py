@@ -12,7 +12,7 @@ from cwm_jax.tuning.ansor.sketch import Size, sketch_policy
 from cwm_jax.tuning.ansor.tasks import why_not_tunable
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import UnrankedTaskWarning
-from cwm_jax.tvm_bridge.ansor.graphs import UnreadProgramWarning, program_of_task
+from cwm_jax.tvm_bridge.ansor.graphs import UnreadGraphWarning, graph_of_task
 
 TARGET = "llvm -mcpu=core-avx2 -num-cores=2"
 
@@ -34,8 +34,8 @@ def searched(tvm, task, model):
     return list(policy.evolutionary_search(policy.sample_initial_population(), 4))
 
 
-def reduction_of(program) -> dict[str, int]:
-    return {a.name: a.extent for stage in program.stages for a in stage.axes if a.reduction}
+def reduction_of(graph) -> dict[str, int]:
+    return {a.name: a.extent for stage in graph.stages for a in stage.axes if a.reduction}
 
 
 def row_of_triangle(tvm):
@@ -97,8 +97,8 @@ def adaptive_pool(tvm):
 def test_extents_that_are_not_constant_are_estimated(tvm, make, extents):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        program = program_of_task(tvm, task_of(tvm, make.__name__, make(tvm)))
-    assert reduction_of(program) == extents
+        graph = graph_of_task(tvm, task_of(tvm, make.__name__, make(tvm)))
+    assert reduction_of(graph) == extents
 
 
 def test_a_triangle_is_searched(tvm, scorer):
@@ -121,13 +121,13 @@ def test_a_graph_that_cannot_be_read_costs_only_the_graph(tvm, scorer):
     """One model serves the tasks of a search: the others keep their graphs."""
     model = WorldModelCostModel(scorer)
     strange = task_of(tvm, "strange", unknown_extent(tvm))
-    with pytest.warns(UnreadProgramWarning, match=r'"strange".*the shape \[16, n\]') as caught:
+    with pytest.warns(UnreadGraphWarning, match=r'"strange".*the shape \[16, n\]') as caught:
         states = searched(tvm, strange, model)
         scores = model.predict(strange, states)
     assert len(caught) == 1
     assert len(np.unique(scores)) == len(states) > 1
-    assert model.program(strange).shape_only
-    assert not model.program(task_of(tvm, "plain", row_of_triangle(tvm))).shape_only
+    assert model.graph(strange).shape_only
+    assert not model.graph(task_of(tvm, "plain", row_of_triangle(tvm))).shape_only
 
 
 def plus_one(tvm, tensor, name):
@@ -236,8 +236,8 @@ def test_unusual_programs_are_read_and_ranked(tvm, scorer, make):
     model = WorldModelCostModel(scorer)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        program = model.program(task)
+        graph = model.graph(task)
         states = searched(tvm, task, model)
         assert np.isfinite(model.predict(task, states)).all()
-    assert not program.shape_only
-    assert all(math.isfinite(count) for stage in program.stages for count in stage.operations)
+    assert not graph.shape_only
+    assert all(math.isfinite(count) for stage in graph.stages for count in stage.operations)

@@ -41,7 +41,7 @@ for command in (
 API = """
 import cwm_jax
 
-records, graphs = cwm_jax.load_records(sys.argv[1])[:8], cwm_jax.load_programs(sys.argv[1])
+records, graphs = cwm_jax.load_records(sys.argv[1])[:8], cwm_jax.load_graphs(sys.argv[1])
 assert len(cwm_jax.Scorer.load("cpu-x86-2core").score(records, graphs)) == 8
 """
 

@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["cwm_jax"]):  # type: ignore[attr-defin
     from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
     from cwm_jax.model.config import ModelConfig
     from cwm_jax.model.world_model import create_ensemble
-    from cwm_jax.records.graph import Program, read_programs, shape_only_program
+    from cwm_jax.records.graph import ComputeGraph, read_graphs, shape_only_graph
     from cwm_jax.records.lines import LogSummary, every_line
     from cwm_jax.records.logs import iterate_records
     from cwm_jax.records.metaschedule.database import (
@@ -50,7 +50,7 @@ def _log(data: bytes) -> None:
     path = _WORK / "log"
     path.write_bytes(data)
     for record in iterate_records(path, LogSummary()):
-        values = encode_schedules([record.steps], shape_only_program(record.workload_key)).values
+        values = encode_schedules([record.steps], shape_only_graph(record.workload_key)).values
         assert np.isfinite(values).all()
 
 
@@ -58,25 +58,25 @@ def _text(data: bytes) -> None:
     group_text(data)
 
 
-def _programs(data: bytes) -> None:
+def _graphs(data: bytes) -> None:
     path = _WORK / "programs"
     path.write_bytes(data)
-    read_programs(path)
+    read_graphs(path)
 
 
 def _records(data: bytes) -> None:
-    programs = _programs_of_traces()
-    keys = b"".join(orjson.dumps([key, ""]) + b"\n" for key in programs)
+    graphs = _graphs_of_traces()
+    keys = b"".join(orjson.dumps([key, ""]) + b"\n" for key in graphs)
     (_WORK / WORKLOADS_FILE).write_bytes(keys)
     (_WORK / RECORDS_FILE).write_bytes(data)
-    for record in iterate_database(_WORK, programs, LogSummary()):
-        values = encode_schedules([record.steps], programs[record.workload_key]).values
+    for record in iterate_database(_WORK, graphs, LogSummary()):
+        values = encode_schedules([record.steps], graphs[record.workload_key]).values
         assert np.isfinite(values).all()
 
 
 @functools.cache
-def _programs_of_traces() -> dict[str, Program]:
-    return read_programs(_TRACES_PROGRAMS)
+def _graphs_of_traces() -> dict[str, ComputeGraph]:
+    return read_graphs(_TRACES_PROGRAMS)
 
 
 def _workloads(data: bytes) -> None:
@@ -140,7 +140,7 @@ def _lines(name: str) -> list[bytes]:
 def _traces() -> list[bytes]:
     """Lines of a database, made of the tests' golden traces."""
     golden = [orjson.loads(line) for line in _lines("tests/data/traces.jsonl.gz")]
-    keys = list(_programs_of_traces())
+    keys = list(_graphs_of_traces())
     return [
         orjson.dumps([keys.index(each["workload"]), [each["trace"], [1e-3], {"kind": "llvm"}, []]])
         for each in golden
@@ -157,7 +157,7 @@ def _log_lines() -> list[bytes]:
 _TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "log": (_log, _log_lines),
     "text": (_text, lambda: _files("tests/data/measured.jsonl.gz")[1:]),
-    "programs": (_programs, lambda: _files("tests/data/*.programs.jsonl.gz")),
+    "programs": (_graphs, lambda: _files("tests/data/*.programs.jsonl.gz")),
     "records": (_records, _traces),
     "workloads": (_workloads, lambda: [b'["1", "module"]\n["2", "module"]\n']),
     "hardware": (_hardware, lambda: _files("cwm_jax/hardware/*.json")),

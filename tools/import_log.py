@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cwm_jax.records.ansor_log import format_line
-from cwm_jax.records.graph import Program, write_programs
+from cwm_jax.records.graph import ComputeGraph, write_graphs
 from cwm_jax.records.lines import LogSummary, append_member
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Record
@@ -43,7 +43,7 @@ def main() -> None:
     corpus = Corpus(options.folder)
     options.folder.mkdir(parents=True, exist_ok=True)
     corpus.records.unlink(missing_ok=True)
-    programs: list[Program] = []
+    graphs: list[ComputeGraph] = []
     tasks: list[CorpusTask] = []
     counts: Counter[str] = Counter()
     held_out = hold_out_workloads(list(groups)).test_keys
@@ -56,7 +56,7 @@ def main() -> None:
                 rebuilt.fitting
             )
             records = [records[at] for at in rebuilt.fitting]
-            programs.append(rebuilt.program)
+            graphs.append(rebuilt.graph)
             tasks.append(
                 CorpusTask(
                     workload_key=key,
@@ -71,9 +71,9 @@ def main() -> None:
         limit = len(records) if key in held_out else options.per_workload
         kept = np.sort(rng.permutation(len(records))[:limit])
         append_member(corpus.records, (format_line(records[at]) for at in kept))
-    write_programs(programs, corpus.programs)
+    write_graphs(graphs, corpus.graphs)
     write_tasks(corpus.tasks, tasks)
-    print(f"{len(programs)} of {len(groups)} workloads rebuilt")
+    print(f"{len(graphs)} of {len(groups)} workloads rebuilt")
     for name, count in sorted(counts.items()):
         print(f"  {name} {count}")
 

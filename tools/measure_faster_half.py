@@ -17,7 +17,7 @@ from cwm_jax.bench.ansor_best_candidates import AnsorWinners, winner_of
 from cwm_jax.bench.best_candidates import measurer_of, remeasure
 from cwm_jax.ranking.metrics import rank_correlation
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import load_programs
+from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
 
@@ -39,7 +39,7 @@ def main() -> None:
     found = remeasure([winner_of(record) for record in some], measure, options.rounds, options.out)
     rounds = np.array(found).T
     searched = np.array([record.latency for record in some])
-    program = load_programs(options.log)[some[0].workload_key]
+    program = load_graphs(options.log)[some[0].workload_key]
     schedules = [record.steps for record in some]
     scores = Scorer.load(options.checkpoint).rank_schedules(program, schedules).score
     again = [rank_correlation(-searched, each) for each in rounds]

@@ -24,7 +24,7 @@ import orjson
 
 from cwm_jax.prefetching import in_chunks
 from cwm_jax.records.ansor_log import format_line
-from cwm_jax.records.graph import programs_beside
+from cwm_jax.records.graph import graphs_beside
 from cwm_jax.records.lines import append_member
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
@@ -52,8 +52,8 @@ def main() -> None:
         records = load_records(source, valid_only=True)
         for lines in in_chunks(_repeated(records, options.records), _MEMBER):
             append_member(log, lines)
-        if programs := programs_beside(source):
-            shutil.copy(programs, log.with_name(programs.name))
+        if graphs := graphs_beside(source):
+            shutil.copy(graphs, log.with_name(graphs.name))
         command = [sys.executable, "-m", "cwm_jax.cli.main", "train", str(log)]
         command += ["--hardware", options.hardware, "--stream", folder]
         command += ["--epochs", str(options.epochs), "--out", f"{folder}/checkpoint"]

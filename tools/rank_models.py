@@ -24,7 +24,7 @@ from cwm_jax.bench.ranking import Corpus, contenders, judge
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.files import write_atomically
-from cwm_jax.records.graph import programs_beside, read_programs
+from cwm_jax.records.graph import graphs_beside, read_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
@@ -111,9 +111,9 @@ def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]
     files = corpus_files.Corpus(folder)
     records = load_records(files.records, summary=LogSummary())
     stores = read_stores(stores_path(files.records), len(records))
-    beside = programs_beside(files.records)
-    programs = read_programs(beside) if beside else {}
-    dataset = build_dataset(records, programs, load_hardware(hardware), stores)
+    beside = graphs_beside(files.records)
+    graphs = read_graphs(beside) if beside else {}
+    dataset = build_dataset(records, graphs, load_hardware(hardware), stores)
     records_of: dict[str, list[Record]] = defaultdict(list)
     stores_of: dict[str, list[Stores]] = defaultdict(list)
     names: dict[str, list[str]] = defaultdict(list)

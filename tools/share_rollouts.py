@@ -16,7 +16,7 @@ import numpy as np
 from cwm_jax.cli.common import write_json
 from cwm_jax.features.batch import group_schedules
 from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
-from cwm_jax.records.graph import shape_only_program
+from cwm_jax.records.graph import shape_only_graph
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.tuning.machine import describe_machine
@@ -39,14 +39,14 @@ def main() -> None:
     speedups: list[float] = []
     apart = 0.0
     for key in largest:
-        program = shape_only_program(key)
+        graph = shape_only_graph(key)
         groups = group_schedules(schedules[key][: BATCH_BUCKETS[-1]])
         seconds: dict[bool, list[float]] = {False: [], True: []}
         scores: dict[bool, np.ndarray] = {}
         for repeat in range(options.repeats + 1):
             for sharing, taken in seconds.items():
                 started = time.perf_counter()
-                scores[sharing] = scorer.rank_groups(program, groups, of_searches=sharing).score
+                scores[sharing] = scorer.rank_groups(graph, groups, of_searches=sharing).score
                 if repeat:
                     taken.append(time.perf_counter() - started)
         apart = max(apart, float(np.abs(scores[True] - scores[False]).max()))

@@ -23,7 +23,7 @@ from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.world_model import create_model
-from cwm_jax.records.graph import programs_beside, read_programs
+from cwm_jax.records.graph import graphs_beside, read_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.store_features import load_with_stores
 from cwm_jax.training.config import TrainingConfig
@@ -84,9 +84,9 @@ def load(hardware: str, folder: Path) -> dict[str, WorkloadData]:
     """Reads a corpus folder."""
     log = Corpus(folder).records
     records, stores = load_with_stores([log], LogSummary())
-    beside = programs_beside(log)
-    programs = read_programs(beside) if beside else {}
-    return build_dataset(records, programs, load_hardware(hardware), stores)
+    beside = graphs_beside(log)
+    graphs = read_graphs(beside) if beside else {}
+    return build_dataset(records, graphs, load_hardware(hardware), stores)
 
 
 def without_hardware(dataset: dict[str, WorkloadData]) -> dict[str, WorkloadData]:

@@ -9,7 +9,7 @@ from cwm_jax.tuning.ansor.cost_models import create_cost_model
 from cwm_jax.tuning.ansor.sketch import sketch_policy
 from cwm_jax.tuning.ansor.targets import host_target
 from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
+from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.workloads.parse import parse_workload
 
@@ -41,7 +41,7 @@ def ansor_boundary(workload: str, scorer: Scorer, count: int) -> Boundary:
     for model in models.values():
         model.update(inputs, results)
     return Boundary(
-        program_of_task(tvm, task),
+        graph_of_task(tvm, task),
         schedules_of_states(task, states),
         {
             name: lambda batch, model=model: partial(model.predict, task, states[:batch])

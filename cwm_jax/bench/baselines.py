@@ -15,9 +15,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
 
 from cwm_jax.features.batch import SLOT_BUCKETS, STEP_BUCKETS, StepArrays, bucket
-from cwm_jax.features.graph import ProgramArrays
+from cwm_jax.features.graph import GraphArrays
 from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
+from cwm_jax.model.encoders import GraphEncoder, HardwareEncoder, StepEncoder
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.world_model import POOLED, Ranking, RankingHead, main_slot
 from cwm_jax.records.steps import STEP_KIND_IDS, STEP_KINDS, Step
@@ -138,7 +138,7 @@ class SequenceModel(nnx.Module):
 
     def __init__(self, kind: SequenceKind, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         width = config.latent_width
-        self.program = ProgramEncoder(config, rngs=rngs)
+        self.program = GraphEncoder(config, rngs=rngs)
         self.step = StepEncoder(config, rngs=rngs)
         self.hardware = HardwareEncoder(config, rngs=rngs)
         self.enter = nnx.Linear(config.action_width, width, rngs=rngs)
@@ -152,10 +152,10 @@ class SequenceModel(nnx.Module):
         return self.step.values
 
     def rank(
-        self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]
+        self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
         """Ranks candidates of one program, as `WorldModel.rank` does."""
-        slots, whole = self.program(program)
+        slots, whole = self.program(graph)
         candidates, steps = schedules.kind.shape
         live = jnp.arange(steps)[None, :] < schedules.length[:, None]
         actions = self.step(schedules, hardware) * live[..., None]
@@ -163,7 +163,7 @@ class SequenceModel(nnx.Module):
         states = states * live[..., None]
         rows = jnp.arange(candidates)
         final = states[rows, jnp.maximum(schedules.length - 1, 0)]
-        addressed = live & (schedules.stage == main_slot(program))
+        addressed = live & (schedules.stage == main_slot(graph))
         last_of_main = jnp.where(addressed, jnp.arange(steps), -1).max(1)
         main = states[rows, last_of_main] * (last_of_main >= 0)[:, None]
         mean = states.sum(1) / jnp.maximum(schedules.length, 1)[:, None]
@@ -241,7 +241,7 @@ class TensetMlp(nnx.Module):
         return self.first
 
     def rank(
-        self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]
+        self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
         """Ranks by stores; program and hardware are not looked at."""
         x = nnx.relu(self.second(nnx.relu(self.first(schedules.values))))
@@ -272,7 +272,7 @@ class Tlp(nnx.Module):
         return self.first
 
     def rank(
-        self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]
+        self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
         """Ranks by primitives; program and hardware are not looked at."""
         x = nnx.relu(self.second(nnx.relu(self.first(schedules.values))))
@@ -311,17 +311,17 @@ def train_trees(
     import xgboost
     from xgboost.callback import EarlyStopping
 
-    rows, program = _rows(stores)
-    label = throughput[program]
+    rows, graph = _rows(stores)
+    label = throughput[graph]
     matrix = xgboost.DMatrix(rows, label=label, weight=label)
 
     def objective(predicted: np.ndarray, _: Any) -> tuple[np.ndarray, np.ndarray]:
-        total = np.bincount(program, weights=predicted, minlength=len(stores))
-        return (total[program] - label) * label, label
+        total = np.bincount(graph, weights=predicted, minlength=len(stores))
+        return (total[graph] - label) * label, label
 
     def error(predicted: np.ndarray, _: Any) -> tuple[str, float]:
-        total = np.bincount(program, weights=predicted, minlength=len(stores))
-        known = np.unique(program)
+        total = np.bincount(graph, weights=predicted, minlength=len(stores))
+        known = np.unique(graph)
         return "rmse", float(np.sqrt(np.mean((total[known] - throughput[known]) ** 2)))
 
     parameters = {
@@ -351,9 +351,9 @@ def score_trees(booster: Any, stores: Sequence[Stores]) -> Float32[np.ndarray, "
     """Returns the predicted throughput of each program, 0 for one without stores."""
     import xgboost
 
-    rows, program = _rows(stores)
+    rows, graph = _rows(stores)
     predicted = booster.predict(xgboost.DMatrix(rows))
-    return np.bincount(program, weights=predicted, minlength=len(stores)).astype(np.float32)
+    return np.bincount(graph, weights=predicted, minlength=len(stores)).astype(np.float32)
 
 
 def _rows(stores: Sequence[Stores]) -> tuple[np.ndarray, np.ndarray]:

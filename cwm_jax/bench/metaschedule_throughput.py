@@ -8,7 +8,7 @@ from cwm_jax.bench.throughput import LEARNED, Boundary, pretend_latencies
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.tuning.metaschedule.candidates import sampling_context
 from cwm_jax.tuning.metaschedule.targets import create_module, host_target
-from cwm_jax.tvm_bridge.metaschedule.graphs import read_program
+from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph
 from cwm_jax.tvm_bridge.metaschedule.traces import CandidateReader, steps_of_candidates
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.workloads.parse import parse_workload
@@ -40,10 +40,10 @@ def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary
         trials=LEARNED + count,
         round_size=LEARNED + count,
     )
-    program = read_program(tvm, module, workload_key(module))
+    graph = read_graph(tvm, module, workload_key(module))
     drawn = list(context.generate_measure_candidates() or ())
     # What is drawn twice would be scored once by the world model, but twice by the rival.
-    distinct = dict(zip(steps_of_candidates(tvm, drawn, program), drawn, strict=True))
+    distinct = dict(zip(steps_of_candidates(tvm, drawn, graph), drawn, strict=True))
     schedules, found = list(distinct), list(distinct.values())
     learned, asked = found[:LEARNED], slice(LEARNED if len(found) > LEARNED else 0, None)
     candidates = found[asked]
@@ -62,7 +62,7 @@ def metaschedule_boundary(workload: str, scorer: Scorer, count: int) -> Boundary
         return partial(model.predict, context, candidates[:batch])
 
     return Boundary(
-        program,
+        graph,
         schedules[asked],
         {
             "world-model": prepare_ours,

@@ -102,7 +102,7 @@ def contenders() -> dict[str, Fit]:
         "no-alignment": _neural(world, changes={"alignment_weight": 0.0}, members=1),
         "no-ratios": _neural(world, changes={"ratio_weight": 0.0}, members=1),
         "shuffled-steps": _neural(world, view=_shuffle_steps, members=1),
-        "no-program": _neural(world, view=_without_program, members=1),
+        "no-program": _neural(world, view=_without_graph, members=1),
         "no-hardware": _neural(world, view=_without_hardware, members=1),
         "no-actions": _neural(lambda seed: WithoutActions(config, rngs=nnx.Rngs(seed)), members=1),
         "raw-steps": _neural(world, view=_raw_steps, members=1),
@@ -182,7 +182,7 @@ def _neural(
 
         def score() -> dict[str, CandidateScores]:
             return {
-                key: rank(dataset[key].program, dataset[key].steps, dataset[key].hardware)
+                key: rank(dataset[key].graph, dataset[key].steps, dataset[key].hardware)
                 for key in test
             }
 
@@ -224,10 +224,10 @@ def _raw_steps(corpus: Corpus, key: str) -> WorkloadData:
     )
 
 
-def _without_program(corpus: Corpus, key: str) -> WorkloadData:
+def _without_graph(corpus: Corpus, key: str) -> WorkloadData:
     workload = corpus.dataset[key]
     return dataclasses.replace(
-        workload, program=type(workload.program)(*(0 * array for array in workload.program))
+        workload, graph=type(workload.graph)(*(0 * array for array in workload.graph))
     )
 
 
@@ -248,13 +248,13 @@ def _as_primitives(corpus: Corpus, key: str) -> WorkloadData:
 
 def _with_tokens(workload: WorkloadData, tokens: StepArrays) -> WorkloadData:
     """Slots mean nothing to a model over tokens: one padded size serves all workloads."""
-    program = type(workload.program)(
-        workload.program.stages[: tokens.slots] * 0,
-        workload.program.present[: tokens.slots] * 0,
-        workload.program.reads[: tokens.slots, : tokens.slots] * 0,
-        workload.program.whole * 0,
+    graph = type(workload.graph)(
+        workload.graph.stages[: tokens.slots] * 0,
+        workload.graph.present[: tokens.slots] * 0,
+        workload.graph.reads[: tokens.slots, : tokens.slots] * 0,
+        workload.graph.whole * 0,
     )
-    return dataclasses.replace(workload, steps=tokens, program=program)
+    return dataclasses.replace(workload, steps=tokens, graph=graph)
 
 
 def _fit_trees(

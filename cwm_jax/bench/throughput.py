@@ -12,10 +12,10 @@ import numpy as np
 
 from cwm_jax.errors import CwmError
 from cwm_jax.features.batch import encode_schedules
-from cwm_jax.features.graph import encode_program
+from cwm_jax.features.graph import encode_graph
 from cwm_jax.interrupts import run_child
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 
 LEARNED = 64
@@ -29,11 +29,11 @@ _FIRST_SCORE = """
 import sys, time
 started = time.perf_counter()
 import cwm_jax
-from cwm_jax.records.graph import shape_only_program
+from cwm_jax.records.graph import shape_only_graph
 from cwm_jax.records.steps import Step
 scorer = cwm_jax.Scorer.load(sys.argv[1])
 schedule = (Step("SP", (2, 0, 64, (8,), 1)),)
-scorer.rank_schedules(shape_only_program('["f", 8]'), [schedule] * 64)
+scorer.rank_schedules(shape_only_graph('["f", 8]'), [schedule] * 64)
 print(time.perf_counter() - started)
 """
 
@@ -62,13 +62,13 @@ class Boundary(NamedTuple):
     """What an engine asks its cost model, for one workload.
 
     Attributes:
-        program: The workload.
+        graph: The workload.
         schedules: Steps of the candidates.
         prepare: World model and rival: returns what scores the first so many candidates, as the
             engine's own, with a model that has not scored them before.
     """
 
-    program: Program
+    graph: ComputeGraph
     schedules: Sequence[tuple[Step, ...]]
     prepare: Mapping[str, Prepare]
 
@@ -100,18 +100,18 @@ def measure_throughput(
 
 
 def array_rates(
-    program: Program, schedules: Sequence[tuple[Step, ...]], scorer: Scorer, repeats: int
+    graph: ComputeGraph, schedules: Sequence[tuple[Step, ...]], scorer: Scorer, repeats: int
 ) -> list[float]:
     """Times scoring from arrays, as a planner does: candidates per second, one a repeat.
 
     Args:
-        program: The program.
+        graph: The program.
         schedules: Candidates; they are encoded before the clock starts.
         scorer: The world model's checkpoint.
         repeats: Timed calls, after one that is not timed.
     """
-    steps = encode_schedules(schedules, program)
-    encoded = encode_program(program, steps.slots)
+    steps = encode_schedules(schedules, graph)
+    encoded = encode_graph(graph, steps.slots)
     seconds = [_seconds(scorer.rank_arrays, encoded, steps) for _ in range(repeats + 1)][1:]
     return [len(schedules) / taken for taken in seconds]
 

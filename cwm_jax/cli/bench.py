@@ -75,7 +75,7 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
     boundary = _boundary(options.engine)(options.workload, scorer, max(wanted))
     # A small search space has fewer candidates.
     batches = sorted({min(batch, len(boundary.schedules)) for batch in wanted})
-    rates = benchmark.array_rates(boundary.program, boundary.schedules, scorer, options.repeats)
+    rates = benchmark.array_rates(boundary.graph, boundary.schedules, scorer, options.repeats)
     memory = benchmark.peak_memory_bytes()  # before the engine's features of the same states
     found = benchmark.measure_throughput(boundary.prepare, batches, options.repeats)
     asked = {batch: benchmark.distinct_beginnings(boundary.schedules[:batch]) for batch in batches}

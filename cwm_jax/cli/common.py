@@ -13,7 +13,7 @@ from rich.progress import Progress, ProgressColumn, TextColumn
 
 from cwm_jax.errors import CwmError, OutputError
 from cwm_jax.files import locked_file, locked_folder, write_atomically
-from cwm_jax.records.graph import Program, load_programs, read_programs
+from cwm_jax.records.graph import ComputeGraph, load_graphs, read_graphs
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
@@ -116,12 +116,12 @@ def checkpoint_of(options: argparse.Namespace) -> str:
     return options.checkpoint or nearest_checkpoint(options.engine)
 
 
-def programs_of_logs(logs: list[Path], extra: list[Path]) -> dict[str, Program]:
+def graphs_of_logs(logs: list[Path], extra: list[Path]) -> dict[str, ComputeGraph]:
     """Reads the programs that lie beside logs, and those named."""
-    programs: dict[str, Program] = {}
-    for found in [*map(load_programs, logs), *map(read_programs, extra)]:
-        programs |= found
-    return programs
+    graphs: dict[str, ComputeGraph] = {}
+    for found in [*map(load_graphs, logs), *map(read_graphs, extra)]:
+        graphs |= found
+    return graphs
 
 
 def occurrences_beside(log: Path) -> dict[str, dict[str, int]]:

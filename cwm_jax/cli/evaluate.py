@@ -14,10 +14,10 @@ from cwm_jax.cli.common import (
     RECORDS_HELP,
     add_checkpoint_options,
     add_json_option,
+    graphs_of_logs,
     occurrences_beside,
     open_console,
     output_path,
-    programs_of_logs,
     say,
     write_json,
 )
@@ -43,7 +43,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("records", nargs="+", type=Path, help=RECORDS_HELP)
     add_checkpoint_options(parser, "cpu-x86-2core")
-    parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
+    parser.add_argument(
+        "--graphs", "--programs", nargs="*", type=Path, default=[], help="compute graphs"
+    )
     parser.add_argument(
         "--networks",
         nargs="+",
@@ -71,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.model.checkpoint import load_checkpoint
     from cwm_jax.model.locations import find_checkpoint
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.ranking.suitability import warn_of_missing_program, warn_of_records
+    from cwm_jax.ranking.suitability import warn_of_missing_graph, warn_of_records
     from cwm_jax.training.dataset import build_dataset
 
     console = open_console()
@@ -83,14 +85,14 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_checkpoint(find_checkpoint(options.checkpoint))
     hardware = load_hardware(options.hardware) if options.hardware else loaded.hardware
     summary = LogSummary()
-    programs = programs_of_logs(options.records, options.programs)
-    records = load_records(*options.records, summary=summary, valid_only=True, programs=programs)
+    graphs = graphs_of_logs(options.records, options.graphs)
+    records = load_records(*options.records, summary=summary, valid_only=True, graphs=graphs)
     say(console, f"read {summary}")
     warn_of_records(hardware, loaded.card.get("engines", ("ansor",)), records)
-    dataset = build_dataset(records, programs, hardware)
+    dataset = build_dataset(records, graphs, hardware)
     own = {name: workload.key for name, workload in dataset.items()}
-    if not programs.keys() >= {*own.values()}:
-        warn_of_missing_program()
+    if not graphs.keys() >= {*own.values()}:
+        warn_of_missing_graph()
     seen = set() if options.include_training else trained_on(loaded.card, [*own.values()])
     names = [name for name, key in own.items() if key not in seen]
     if options.networks:
@@ -113,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     random_ranking: list[RankingMetrics] = []
     for name in names:
         workload = dataset[name]
-        scores = scorer.rank_arrays(workload.program, workload.steps).score
+        scores = scorer.rank_arrays(workload.graph, workload.steps).score
         per_workload[name] = rank_metrics(scores, workload.latencies)
         random_ranking.append(_random_metrics(workload.latencies, rng))
     overall = mean_metrics(list(per_workload.values()))
@@ -134,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
 
         title = f"How {options.checkpoint} ranks recorded candidates"
         judged = {name: dataset[name] for name in names}
-        report = write_report(options.report, loaded.model, judged, programs, title)
+        report = write_report(options.report, loaded.model, judged, graphs, title)
         say(console, f"wrote {report}")
     write_json(
         options.json,

@@ -9,7 +9,7 @@ from cwm_jax.cli.common import add_json_option, open_console, output_path, say, 
 from cwm_jax.errors import CwmError, OutputError, RecordError, TvmError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.records.ansor_log import format_line
-from cwm_jax.records.graph import Program, load_programs, programs_path, write_programs
+from cwm_jax.records.graph import ComputeGraph, graphs_path, load_graphs, write_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.metaschedule.database import database_files, iterate_database
 
@@ -39,8 +39,8 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Converts, and says what was skipped."""
-    out, graphs = options.out, programs_path(options.out)
-    for path in (out, graphs, graphs.with_name(f"{graphs.name}.gz")):
+    out, beside = options.out, graphs_path(options.out)
+    for path in (out, beside, beside.with_name(f"{beside.name}.gz")):
         if path.exists():
             raise CwmError(f"--out {out}: {path} exists; name another log")
     check_outputs(Output("--out", out), Output("--json", options.json))
@@ -49,26 +49,26 @@ def run(options: argparse.Namespace) -> int:
     database_files(options.database)
     console = open_console(stderr=True)
     summary = LogSummary()
-    programs = load_programs(options.database)
+    graphs = load_graphs(options.database)
     try:
-        programs |= _programs_by_tvm(options.database, summary)
+        graphs |= _graphs_by_tvm(options.database, summary)
     except TvmError as error:
-        say(console, f"no TVM can read the compute graphs, {len(programs)} are known ({error})")
-    untold = _write_log(options.database, out, programs, summary, options.target or "")
-    if programs:
-        write_programs(programs.values(), graphs)
+        say(console, f"no TVM can read the compute graphs, {len(graphs)} are known ({error})")
+    untold = _write_log(options.database, out, graphs, summary, options.target or "")
+    if graphs:
+        write_graphs(graphs.values(), beside)
     if untold and not options.target:
         say(
             console,
             f"{untold} records do not say their target: eval, score and train take them for their "
             "checkpoint's or card's device; name it by --target",
         )
-    say(console, f"{len(programs)} programs; {summary}\nwrote {out}")
+    say(console, f"{len(graphs)} compute graphs; {summary}\nwrote {out}")
     write_json(
         options.json,
         {
             "log": str(out),
-            "programs": len(programs),
+            "programs": len(graphs),
             "records": summary.records,
             "valid": summary.valid,
             "skipped": summary.skipped,
@@ -78,18 +78,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _programs_by_tvm(folder: Path, summary: LogSummary) -> dict[str, Program]:
+def _graphs_by_tvm(folder: Path, summary: LogSummary) -> dict[str, ComputeGraph]:
     """Reads the compute graphs of a database by TVM."""
-    from cwm_jax.tvm_bridge.metaschedule.graphs import programs_of_database
+    from cwm_jax.tvm_bridge.metaschedule.graphs import graphs_of_database
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("metaschedule")
-    found = programs_of_database(tvm, folder, summary)
-    return {program.workload_key: program for program in found}
+    found = graphs_of_database(tvm, folder, summary)
+    return {graph.workload_key: graph for graph in found}
 
 
 def _write_log(
-    folder: Path, out: Path, programs: dict[str, Program], summary: LogSummary, target: str
+    folder: Path, out: Path, graphs: dict[str, ComputeGraph], summary: LogSummary, target: str
 ) -> int:
     """Writes the records as they are read; returns how many do not say their target.
 
@@ -103,7 +103,7 @@ def _write_log(
         out.parent.mkdir(parents=True, exist_ok=True)
         opened = gzip.open if out.suffix == ".gz" else open
         with opened(unfinished, "wt", encoding="utf-8") as file:
-            for record in iterate_database(folder, programs, summary, target=target):
+            for record in iterate_database(folder, graphs, summary, target=target):
                 untold += not record.target
                 file.write(f"{format_line(record)}\n")
         unfinished.replace(out)

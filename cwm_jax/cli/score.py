@@ -11,18 +11,18 @@ from cwm_jax.cli.common import (
     RECORDS_HELP,
     add_checkpoint_options,
     add_json_option,
+    graphs_of_logs,
     lock_output,
     open_console,
     open_progress,
     output_path,
     positive,
-    programs_of_logs,
     say,
     write_json,
 )
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept
-from cwm_jax.records.graph import programs_beside
+from cwm_jax.records.graph import graphs_beside
 from cwm_jax.records.lines import LogSummary
 
 
@@ -43,7 +43,9 @@ def add_parser(commands: Any) -> None:
         help="file to write: FILE.parquet, or else JSON lines",
     )
     add_checkpoint_options(parser, "cpu-x86-2core")
-    parser.add_argument("--programs", nargs="*", type=Path, default=[], help="compute graphs")
+    parser.add_argument(
+        "--graphs", "--programs", nargs="*", type=Path, default=[], help="compute graphs"
+    )
     parser.add_argument(
         "--ray",
         type=positive,
@@ -71,18 +73,18 @@ def run(options: argparse.Namespace) -> int:
     if options.ray:
         from cwm_jax.ranking.ray_scoring import score_with_ray
 
-        beside = [found for log in options.records if (found := programs_beside(log))]
+        beside = [found for log in options.records if (found := graphs_beside(log))]
         summary = score_with_ray(
             options.records,
             options.out,
             checkpoint=options.checkpoint,
             hardware=options.hardware,
-            programs=[*beside, *options.programs],
+            graphs=[*beside, *options.graphs],
             actors=options.ray,
         )
         return _report(options, console, summary)
     scorer = Scorer.load(options.checkpoint, options.hardware)
-    programs = programs_of_logs(options.records, options.programs)
+    graphs = graphs_of_logs(options.records, options.graphs)
     named = ":".join(filter(None, (options.checkpoint, options.hardware)))
     columns = (SpinnerColumn(), TextColumn("{task.completed} scored"), TimeElapsedColumn())
     bars = open_progress(console, *columns, description=False, transient=True)
@@ -92,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         summary = score_logs(
             scorer,
             options.records,
-            programs,
+            graphs,
             options.out,
             checkpoint=named,
             report=lambda count: progress.update(bar, completed=count),

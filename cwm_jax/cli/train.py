@@ -66,6 +66,7 @@ def add_parser(commands: Any) -> None:
         "--out", required=True, type=output_path("--out"), help="checkpoint folder to write"
     )
     parser.add_argument(
+        "--graphs",
         "--programs",
         nargs="*",
         type=Path,

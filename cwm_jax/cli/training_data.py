@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cwm_jax.cli.common import occurrences_beside, programs_of_logs
+from cwm_jax.cli.common import graphs_of_logs, occurrences_beside
 from cwm_jax.errors import CwmError
-from cwm_jax.records.graph import Program, load_programs
+from cwm_jax.records.graph import ComputeGraph, load_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Record
@@ -71,8 +71,8 @@ def read_training_data(
         CwmError: A file cannot be read, or an option does not fit what is in it.
     """
     summary = LogSummary()
-    programs = programs_of_logs(options.records, options.programs)
-    own, engines = _read(options, programs, hardware, summary)
+    graphs = graphs_of_logs(options.records, options.graphs)
+    own, engines = _read(options, graphs, hardware, summary)
     keys = sorted({workload.key for workload in own.values()})
     split = split_of(keys, options, config)
     others, held_out, more_engines = _other_devices(options.also, {*split.test}, options.hold_out)
@@ -83,7 +83,7 @@ def read_training_data(
     if not split.test:
         test = held_out
         split = split._replace(test=tuple(sorted({found.key for found in held_out.values()})))
-    known = sum(key in programs for key in keys)
+    known = sum(key in graphs for key in keys)
     if not training and not others:
         shown = ", ".join(options.hold_out)
         raise CwmError(f"--hold-out {shown}: leaves none of {len(keys)} workloads to train on")
@@ -101,7 +101,7 @@ def read_training_data(
 
 def _read(
     options: argparse.Namespace,
-    programs: Mapping[str, Program],
+    graphs: Mapping[str, ComputeGraph],
     hardware: "HardwareCard",
     summary: LogSummary,
 ) -> "tuple[dict[str, WorkloadData], set[str]]":
@@ -112,16 +112,16 @@ def _read(
 
     engines: set[str] = set()
     if not options.stream:
-        records, stores = load_with_stores(options.records, summary, programs)
+        records, stores = load_with_stores(options.records, summary, graphs)
         engines.update(record.engine for record in records)
         warn_of_training(hardware, Counter(map(_where_measured, records)))
-        return build_dataset(records, programs, hardware, stores), engines
+        return build_dataset(records, graphs, hardware, stores), engines
 
     measured: Counter[tuple[str, int | None]] = Counter()
 
     def streamed() -> Iterator[Record]:
         for log in options.records:
-            for record in iterate_records(log, summary, programs):
+            for record in iterate_records(log, summary, graphs):
                 engines.add(record.engine)
                 measured[_where_measured(record)] += 1
                 yield record
@@ -130,7 +130,7 @@ def _read(
     with tempfile.NamedTemporaryFile(dir=options.stream, suffix=".schedules") as named:
         # The file lives as long as it is open, whatever becomes of its name.
         file = RowFile(Path(named.name))
-    dataset = stream_dataset(streamed(), programs, hardware, file)
+    dataset = stream_dataset(streamed(), graphs, hardware, file)
     warn_of_training(hardware, measured)
     return dataset, engines
 
@@ -193,7 +193,7 @@ def _other_devices(
         records, stores = load_with_stores([log], LogSummary())
         engines |= {record.engine for record in records}
         warn_of_training(card, Counter(map(_where_measured, records)))
-        dataset = build_dataset(records, load_programs(log), card, stores)
+        dataset = build_dataset(records, load_graphs(log), card, stores)
         of_networks = {*split_by_network(occurrences_beside(log), networks).test_keys}
         for key, workload in dataset.items():
             if key in of_networks:

@@ -17,7 +17,7 @@ from cwm_jax.cli.common import (
 from cwm_jax.cli.outcome import finish, say_none_succeeded
 from cwm_jax.cli.searching import load_scorer, log_path, shared_settings, shown_search
 from cwm_jax.errors import CwmError
-from cwm_jax.records.graph import add_programs, programs_path
+from cwm_jax.records.graph import add_graphs, graphs_path
 from cwm_jax.tuning.ansor.relay import networks_help
 from cwm_jax.workloads.parse import operators_help, parse_workload
 
@@ -170,7 +170,7 @@ def run(options: argparse.Namespace) -> int:
     from cwm_jax.tuning.ansor.targets import resolve_target
     from cwm_jax.tuning.ansor.tasks import create_task
     from cwm_jax.tuning.ansor.tuning import resumable_records, schedule_text, tune_task
-    from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
+    from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
     from cwm_jax.tvm_bridge.runtime import use
 
     tvm = use("ansor")
@@ -180,7 +180,7 @@ def run(options: argparse.Namespace) -> int:
         earlier = resumable_records(log, [task.workload_key], str(task.target))
     log.parent.mkdir(parents=True, exist_ok=True)
     # Training on this log needs the compute graph, and should not need TVM.
-    add_programs([program_of_task(tvm, task)], programs_path(log))
+    add_graphs([graph_of_task(tvm, task)], graphs_path(log))
     config = tuning_config(options)
     console = open_console()
     say(console, f"{options.workload} on {task.target}, log {log}")

@@ -13,7 +13,7 @@ from cwm_jax.cli.network_outcome import (
 )
 from cwm_jax.cli.searching import load_scorer, log_path, shown_search
 from cwm_jax.cli.tune import tuning_config
-from cwm_jax.records.graph import add_programs, programs_path
+from cwm_jax.records.graph import add_graphs, graphs_path
 
 if TYPE_CHECKING:
     from cwm_jax.tuning.network import NetworkRound
@@ -35,7 +35,7 @@ def run_network(options: argparse.Namespace) -> int:
     )
     from cwm_jax.tuning.ansor.targets import resolve_target
     from cwm_jax.tuning.ansor.tuning import resumable_records
-    from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
+    from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
     from cwm_jax.tvm_bridge.runtime import use
 
     check_export(options.export)
@@ -54,7 +54,7 @@ def run_network(options: argparse.Namespace) -> int:
         keys = [str(task.workload_key) for task, _ in tasks]
         earlier = resumable_records(log, keys, str(target))
     log.parent.mkdir(parents=True, exist_ok=True)
-    add_programs([program_of_task(tvm, task) for task, _ in tasks], programs_path(log))
+    add_graphs([graph_of_task(tvm, task) for task, _ in tasks], graphs_path(log))
     config = tuning_config(options, len(tasks))
     say(console, f"{source.name}: {len(tasks)} tasks on {target}, log {log}")
     what = "estimated latency"

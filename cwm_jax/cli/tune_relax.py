@@ -29,7 +29,7 @@ def run_relax(options: argparse.Namespace) -> int:
     from cwm_jax.tuning.metaschedule.networks import (
         check_network,
         compile_network,
-        programs_of_tasks,
+        graphs_of_tasks,
         random_arguments,
         time_executable,
         tune_modules,
@@ -46,7 +46,7 @@ def run_relax(options: argparse.Namespace) -> int:
     check_trials(options, len(tasks))
     check_network(tvm, options.network, module, target)
     arguments = random_arguments(module, options.seed)
-    programs = programs_of_tasks(tvm, tasks)
+    graphs = graphs_of_tasks(tvm, tasks)
     config = search_config(options, len(tasks))
     console = open_console()
     say(console, f"{network}: {len(tasks)} tasks on {target}, folder {folder}")
@@ -56,11 +56,11 @@ def run_relax(options: argparse.Namespace) -> int:
             show(done.trials, done.network_latency)
 
         result = tune_modules(
-            tvm, tasks, programs, target, config, folder, scorer=scorer, report=report
+            tvm, tasks, graphs, target, config, folder, scorer=scorer, report=report
         )
     rows = [
-        NetworkTask(program.workload_key, name_of_function(task), weight, program.flop)
-        for program, (task, weight) in zip(programs, tasks, strict=True)
+        NetworkTask(graph.workload_key, name_of_function(task), weight, graph.flop)
+        for graph, (task, weight) in zip(graphs, tasks, strict=True)
     ]
     print_tasks(console, rows, result)
     if math.isinf(min(result.best_latencies)):

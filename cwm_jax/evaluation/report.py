@@ -18,7 +18,7 @@ from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.inputs import to_schedules
 from cwm_jax.ranking.metrics import mean_metrics, rank_metrics, top_k_latency
 from cwm_jax.ranking.scorer import Ranker, Scores
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.training.dataset import WorkloadData
 
 _PANELS = 12
@@ -30,7 +30,7 @@ def write_report(
     folder: Path,
     model: Ensemble,
     dataset: Mapping[str, WorkloadData],
-    programs: Mapping[str, Program],
+    graphs: Mapping[str, ComputeGraph],
     title: str,
 ) -> Path:
     """Writes `report.md` and its plots.
@@ -39,7 +39,7 @@ def write_report(
         folder: To write into, created if absent.
         model: To judge.
         dataset: Workloads that it was not trained on.
-        programs: Their programs, where known: they name the plots.
+        graphs: Their programs, where known: they name the plots.
         title: Of the report.
 
     Returns:
@@ -51,11 +51,11 @@ def write_report(
     plots = _pyplot()
     folder.mkdir(parents=True, exist_ok=True)
     ranker = Ranker(model)
-    names = {name: _name(name, programs.get(w.key)) for name, w in dataset.items()}
+    names = {name: _name(name, graphs.get(w.key)) for name, w in dataset.items()}
     # One workload may be there for several devices: the data set's names tell them apart.
     named = [dataclasses.replace(workload, key=name) for name, workload in dataset.items()]
     ordered = sorted(named, key=lambda workload: -len(workload.latencies))
-    scores = {w.key: ranker(w.program, w.steps, w.hardware) for w in ordered}
+    scores = {w.key: ranker(w.graph, w.steps, w.hardware) for w in ordered}
     chosen = _varied(ordered, names)[:_PANELS]
     pictures = {
         "ranks.png": _draw_ranks(plots, chosen, scores, names),
@@ -132,9 +132,9 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _name(key: str, program: Program | None) -> str:
+def _name(key: str, graph: ComputeGraph | None) -> str:
     """The stage that does most work and its loops, such as `conv2d_nhwc 1x56x56x64 of 3x3x64`."""
-    computed = [stage for stage in program.stages if stage.axes] if program else []
+    computed = [stage for stage in graph.stages if stage.axes] if graph else []
     if not computed:
         return key if len(key) < 40 else "..." + key[-37:]
     main = max(computed, key=lambda stage: math.prod(axis.extent for axis in stage.axes))
@@ -231,8 +231,8 @@ def terminal_latents(
 ) -> Float[np.ndarray, "candidate latent"]:
     """Returns the pooled terminal latents of the first member."""
     first = model.models()[0]
-    rank = jax.jit(lambda program, steps, hardware: first.rank(program, steps, hardware).latent)
-    return np.asarray(rank(workload.program, to_schedules(workload.steps), workload.hardware))
+    rank = jax.jit(lambda graph, steps, hardware: first.rank(graph, steps, hardware).latent)
+    return np.asarray(rank(workload.graph, to_schedules(workload.steps), workload.hardware))
 
 
 def _draw_latents(
@@ -259,7 +259,7 @@ def _draw_rollout(
         picks = (order[0], order[len(order) // 2], order[-1])
         for row, label in zip(picks, ("fastest", "middling", "slowest"), strict=True):
             prefixes = _prefixes(workload.steps, int(row))
-            score = ranker(workload.program, prefixes, workload.hardware).score
+            score = ranker(workload.graph, prefixes, workload.hardware).score
             shown = f"{label}, {workload.latencies[row] * 1e3:.3f} ms"
             axis.plot(prefixes.length, score, label=shown)
         axis.set(xlabel="steps applied", ylabel="score")

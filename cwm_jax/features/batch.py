@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from cwm_jax.features.step_features import SIZES, Notes, Replay, StepShape, describe_data
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import STEPS, Role, Step, split_tag
 
 STEP_BUCKETS = (16, 24, 32, 40, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
@@ -164,12 +164,12 @@ def cut_groups(groups: Groups, size: int) -> Iterator[tuple[Int32[np.ndarray, "r
         yield np.concatenate(taken), batch
 
 
-def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) -> StepArrays:
+def encode_schedules(schedules: Sequence[tuple[Step, ...]], graph: ComputeGraph) -> StepArrays:
     """Encodes schedules of one program.
 
     Args:
         schedules: Step sequences, any lengths.
-        program: The program they schedule.
+        graph: The program they schedule.
 
     Returns:
         Arrays in the order of `schedules`, padded to the bucket of the longest.
@@ -177,16 +177,16 @@ def encode_schedules(schedules: Sequence[tuple[Step, ...]], program: Program) ->
     Raises:
         RecordError: A schedule addresses a stage or loop that no program can have.
     """
-    return encode_groups(group_schedules(schedules), program)
+    return encode_groups(group_schedules(schedules), graph)
 
 
-def encode_groups(groups: Groups, program: Program) -> StepArrays:
+def encode_groups(groups: Groups, graph: ComputeGraph) -> StepArrays:
     """Encodes groups of schedules of one program.
 
     Args:
         groups: Each with the rows that it takes in the result; the rows of all groups together
             are 0, 1, ... without gaps.
-        program: The program they schedule.
+        graph: The program they schedule.
 
     Raises:
         RecordError: A schedule addresses a stage or loop that no program can have.
@@ -200,7 +200,7 @@ def encode_groups(groups: Groups, program: Program) -> StepArrays:
     sizes = [len(rows) for rows, _ in members]
     # Absurd extents overflow; they are brought back to a finite size below.
     with np.errstate(over="ignore", invalid="ignore"):
-        whole = Replay(program, _numbers_together([group for _, group in members]), notes)
+        whole = Replay(graph, _numbers_together([group for _, group in members]), notes)
         replays = _replay_together(whole, structures, sizes)
         stages = [stage for replay in replays for stage in replay.finish()]
         describe_data(stages, notes.values)
@@ -208,7 +208,7 @@ def encode_groups(groups: Groups, program: Program) -> StepArrays:
         np.nan_to_num(notes.values, copy=False, posinf=_LARGEST)
     extents = notes.values[:, :, : len(SIZES)]
     extents[:] = np.log2(1 + extents) / 8
-    slots = max([1, len(program.stages), *(replay.state.slots for replay in replays)])
+    slots = max([1, len(graph.stages), *(replay.state.slots for replay in replays)])
     length = np.repeat(np.array([*map(len, structures)], np.int32), sizes)
     found = StepArrays(*notes, length, bucket(slots, SLOT_BUCKETS))
     in_order = (rows == np.arange(len(rows))).all()

@@ -1,4 +1,4 @@
-"""`Program` -> padded arrays for the program encoder."""
+"""`ComputeGraph` -> padded arrays for the program encoder."""
 
 import re
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from cwm_jax.records.graph import OPERATION_KINDS, Program, ProgramStage, element_bytes
+from cwm_jax.records.graph import OPERATION_KINDS, ComputeGraph, Stage, element_bytes
 
 _SPATIAL_AXES = 6
 _REDUCTION_AXES = 4
@@ -37,7 +37,7 @@ STAGE_COLUMNS = (
         )
     ),
 )
-"""Meaning of each column of `ProgramArrays.stages`; spatial and reduction extents count from
+"""Meaning of each column of `GraphArrays.stages`; spatial and reduction extents count from
 the innermost axis, strides are `log2(1 + stride) / 8`, reads are largest first."""
 
 GLOBAL_COLUMNS = (
@@ -46,7 +46,7 @@ GLOBAL_COLUMNS = (
     "log_flop",
     *(f"key_number_{at}" for at in range(_KEY_NUMBERS)),
 )
-"""Meaning of each column of `ProgramArrays.whole`; numbers of the workload key are filled in
+"""Meaning of each column of `GraphArrays.whole`; numbers of the workload key are filled in
 for shape-only programs only."""
 
 STAGE_WIDTH = len(STAGE_COLUMNS)
@@ -54,7 +54,7 @@ GLOBAL_WIDTH = len(GLOBAL_COLUMNS)
 _INTEGER = re.compile(r"(?<![\w.])\d+(?![\w.])")
 
 
-class ProgramArrays(NamedTuple):
+class GraphArrays(NamedTuple):
     """A program as arrays, or a batch of them along a leading axis.
 
     Attributes:
@@ -70,32 +70,32 @@ class ProgramArrays(NamedTuple):
     whole: Float32[np.ndarray, "column"]
 
 
-def encode_program(program: Program, slots: int) -> ProgramArrays:
+def encode_graph(graph: ComputeGraph, slots: int) -> GraphArrays:
     """Encodes a program.
 
     Args:
-        program: The program.
+        graph: The program.
         slots: Rows of the latent state; at least the number of stages.
     """
     stages = np.zeros((slots, STAGE_WIDTH), np.float32)
     present = np.zeros(slots, np.float32)
     reads = np.zeros((slots, slots), np.float32)
-    for at, stage in enumerate(program.stages):
-        stages[at] = _encode_stage(stage, program)
+    for at, stage in enumerate(graph.stages):
+        stages[at] = _encode_stage(stage, graph)
         present[at] = 1
         for read in stage.reads:
             reads[at, read.producer] = 1
-    return ProgramArrays(stages, present, reads, _encode_whole(program))
+    return GraphArrays(stages, present, reads, _encode_whole(graph))
 
 
-def pad_slots(program: ProgramArrays, slots: int) -> ProgramArrays:
+def pad_slots(graph: GraphArrays, slots: int) -> GraphArrays:
     """Adds slots that hold no stage; `slots` is at least what there is."""
-    more = slots - len(program.present)
-    return ProgramArrays(
-        np.pad(program.stages, ((0, more), (0, 0))),
-        np.pad(program.present, (0, more)),
-        np.pad(program.reads, ((0, more), (0, more))),
-        program.whole,
+    more = slots - len(graph.present)
+    return GraphArrays(
+        np.pad(graph.stages, ((0, more), (0, 0))),
+        np.pad(graph.present, (0, more)),
+        np.pad(graph.reads, ((0, more), (0, more))),
+        graph.whole,
     )
 
 
@@ -103,7 +103,7 @@ def _log(value: float) -> float:
     return float(np.log2(1 + max(value, 0))) / 8
 
 
-def _encode_stage(stage: ProgramStage, program: Program) -> Float32[np.ndarray, "column"]:
+def _encode_stage(stage: Stage, graph: ComputeGraph) -> Float32[np.ndarray, "column"]:
     spatial = [axis.extent for axis in stage.axes if not axis.reduction][::-1]
     reduction = [axis.extent for axis in stage.axes if axis.reduction][::-1]
     points = float(np.prod([axis.extent for axis in stage.axes], dtype=np.float64))
@@ -124,7 +124,7 @@ def _encode_stage(stage: ProgramStage, program: Program) -> Float32[np.ndarray, 
     last_reduction = max((at for at, axis in enumerate(stage.axes) if axis.reduction), default=-1)
     encoded_reads = []
     for read in stage.reads:
-        elements = np.prod(program.stages[read.producer].shape, dtype=np.float64)
+        elements = np.prod(graph.stages[read.producer].shape, dtype=np.float64)
         encoded_reads.append(
             (
                 _log(elements),
@@ -144,14 +144,14 @@ def _padded(values: list[float], size: int) -> list[float]:
     return (values + [0.0] * size)[:size]
 
 
-def _encode_whole(program: Program) -> Float32[np.ndarray, "column"]:
+def _encode_whole(graph: ComputeGraph) -> Float32[np.ndarray, "column"]:
     numbers: list[float] = []
-    if program.shape_only:
-        numbers = [_log(min(int(n), 2**40)) for n in _INTEGER.findall(program.workload_key)]
+    if graph.shape_only:
+        numbers = [_log(min(int(n), 2**40)) for n in _INTEGER.findall(graph.workload_key)]
     row = [
-        float(program.shape_only),
-        len(program.stages) / 16,
-        _log(program.flop) / 4,
+        float(graph.shape_only),
+        len(graph.stages) / 16,
+        _log(graph.flop) / 4,
         *_padded(numbers, _KEY_NUMBERS),
     ]
     return np.array(row, np.float32)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.cache_model import Access, Cover, coverage, split_covers, touched
-from cwm_jax.records.graph import OPERATION_KINDS, Program, ProgramStage, element_bytes
+from cwm_jax.records.graph import OPERATION_KINDS, ComputeGraph, Stage, element_bytes
 
 _SELECT = OPERATION_KINDS.index("select")
 MAX_STAGES = 120
@@ -165,12 +165,12 @@ class Attachment(NamedTuple):
 class ScheduleState:
     """The stages of a program while the same steps, but for numbers, are applied to candidates."""
 
-    def __init__(self, program: Program, candidates: int) -> None:
+    def __init__(self, graph: ComputeGraph, candidates: int) -> None:
         self._unknown: Extents = np.zeros(candidates)
         self._ones: Extents = np.ones(candidates)
         self.split_factors: dict[int, list[Extents]] = {}
         self.nests: list[Nest] = []
-        for stage in program.stages:
+        for stage in graph.stages:
             shape = [self._axis(at, extent) for at, extent in enumerate(stage.shape)]
             loops = [
                 self._axis(at, axis.extent, reduction=axis.reduction)
@@ -178,7 +178,7 @@ class ScheduleState:
             ]
             at = len(self.nests)
             selects = stage.operations[_SELECT] > 0
-            accesses = _accesses(program, stage)
+            accesses = _accesses(graph, stage)
             self.nests.append(Nest(at, shape, loops, accesses, buffer=at, selects=selects))
         self.slots = len(self.nests)
         self._inlined_into: dict[int, Nest] = {}
@@ -369,7 +369,7 @@ def product_of(loops: Sequence[Loop]) -> Extents | float:
     return np.multiply.reduce(np.maximum([loop.extent for loop in loops], 1))
 
 
-def _accesses(program: Program, stage: ProgramStage) -> tuple[Access, ...]:
+def _accesses(graph: ComputeGraph, stage: Stage) -> tuple[Access, ...]:
     """The write of a stage, then its reads that are known; empty for a placeholder of no axes."""
     spatial = sum(not axis.reduction for axis in stage.axes) or len(stage.shape)
     axes = len(stage.axes) or len(stage.shape)
@@ -382,7 +382,7 @@ def _accesses(program: Program, stage: ProgramStage) -> tuple[Access, ...]:
     reads = [
         Access(
             read.strides,
-            element_bytes(program.stages[read.producer].dtype),
+            element_bytes(graph.stages[read.producer].dtype),
             read.packed,
             read.folds,
             read.producer,

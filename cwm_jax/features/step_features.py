@@ -24,7 +24,7 @@ from cwm_jax.features.schedule_state import (
     product_of,
     shallow_copy,
 )
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import STEP_KIND_IDS, TAGS
 
 PARTS = 5
@@ -253,7 +253,7 @@ class Replay:
     The steps applied so far differ in numbers only; `part` goes on with some of the candidates.
 
     Args:
-        program: The program.
+        graph: The program.
         numbers: Of all steps to come, in the order of the steps' fields.
         notes: Where the features are noted, for at least as many steps.
 
@@ -262,9 +262,9 @@ class Replay:
     """
 
     def __init__(
-        self, program: Program, numbers: Float[np.ndarray, "candidate number"], notes: Notes
+        self, graph: ComputeGraph, numbers: Float[np.ndarray, "candidate number"], notes: Notes
     ) -> None:
-        self.state = ScheduleState(program, len(numbers))
+        self.state = ScheduleState(graph, len(numbers))
         self._notes = notes
         self._numbers = numbers
         self._next = 0

@@ -19,7 +19,7 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import Groups, group_schedules
 from cwm_jax.gc_pause import collection_paused
 from cwm_jax.interrupts import sheltered_children
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.metaschedule.database import parse_trace_lines
 from cwm_jax.records.metaschedule.trace import Skeletons
 from cwm_jax.records.metaschedule.translate import Unread, translate_traces
@@ -28,13 +28,13 @@ _READY = b"\n"
 
 
 def group_trace_lines(
-    lines: Sequence[bytes], program: Program, unread: Unread | None = None
+    lines: Sequence[bytes], graph: ComputeGraph, unread: Unread | None = None
 ) -> Groups:
     """Groups the schedules that lines of a MetaSchedule database say, as `group_schedules` does.
 
     Args:
         lines: As TVM writes them.
-        program: What they schedule.
+        graph: What they schedule.
         unread: As for `translate_traces`.
 
     Raises:
@@ -42,7 +42,7 @@ def group_trace_lines(
             program.
     """
     traces = parse_trace_lines(lines, Skeletons())
-    return group_schedules(list(translate_traces(traces, program, unread)))
+    return group_schedules(list(translate_traces(traces, graph, unread)))
 
 
 class TraceHelper:
@@ -57,22 +57,22 @@ class TraceHelper:
         self._ready = self._answering = False
 
     def begin(
-        self, lines: Sequence[bytes], program: Program, unread: Unread | None = None
+        self, lines: Sequence[bytes], graph: ComputeGraph, unread: Unread | None = None
     ) -> Callable[[], Groups]:
         """Begins what `group_trace_lines` does; returns what waits for its result.
 
         Args:
             lines: As `group_trace_lines` takes them.
-            program: What they schedule.
+            graph: What they schedule.
             unread: As for `translate_traces`; called in this process.
         """
-        here = partial(group_trace_lines, lines, program, unread)
+        here = partial(group_trace_lines, lines, graph, unread)
         process = self._idle_process()
         if process is None or not lines:
             return here
         assert process.stdin is not None
         try:
-            pickle.dump((lines, program), process.stdin, pickle.HIGHEST_PROTOCOL)
+            pickle.dump((lines, graph), process.stdin, pickle.HIGHEST_PROTOCOL)
             process.stdin.flush()
         except OSError:  # it has ended
             return here
@@ -123,10 +123,10 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     answers.flush()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            lines, program = pickle.load(questions)
+            lines, graph = pickle.load(questions)
             try:
                 with collection_paused():
-                    found = group_trace_lines(lines, program)
+                    found = group_trace_lines(lines, graph)
             except RecordError:
                 found = None
             pickle.dump(found, answers, pickle.HIGHEST_PROTOCOL)

@@ -249,8 +249,8 @@ def _file_hashes(path: Path) -> dict[str, str]:
 
 
 def _load_parameters(path: Path, config: ModelConfig) -> Ensemble:
-    graph, _ = nnx.split(nnx.eval_shape(lambda: create_model(config, seed=0)))
+    graphdef, _ = nnx.split(nnx.eval_shape(lambda: create_model(config, seed=0)))
     state = jax.eval_shape(lambda: create_ensemble(config, seed=0).state)
     restored = restore_arrays(path, nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, restored)
-    return Ensemble(graph, state)
+    return Ensemble(graphdef, state)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cwm_jax.features.graph import GLOBAL_WIDTH, STAGE_WIDTH, ProgramArrays
+from cwm_jax.features.graph import GLOBAL_WIDTH, STAGE_WIDTH, GraphArrays
 from cwm_jax.features.hardware import HARDWARE_WIDTH
 from cwm_jax.features.step_features import STEP_WIDTH
 from cwm_jax.model.config import ModelConfig
@@ -12,7 +12,7 @@ from cwm_jax.model.inputs import Schedules
 from cwm_jax.records.steps import STEP_KINDS, TAGS
 
 
-class ProgramEncoder(nnx.Module):
+class GraphEncoder(nnx.Module):
     """Encodes a compute graph as one vector a stage and one for the whole."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
@@ -25,21 +25,21 @@ class ProgramEncoder(nnx.Module):
         self.whole = nnx.Linear(GLOBAL_WIDTH + 2 * width, width, rngs=rngs)
 
     def __call__(
-        self, program: ProgramArrays
+        self, graph: GraphArrays
     ) -> tuple[Float[Array, "slot latent"], Float[Array, "latent"]]:
         """Returns the latent of each slot and the global latent, entries within (-1, 1)."""
-        present = jnp.asarray(program.present)[:, None]
-        reads = jnp.asarray(program.reads)
+        present = jnp.asarray(graph.present)[:, None]
+        reads = jnp.asarray(graph.reads)
         producers = reads / jnp.maximum(reads.sum(1, keepdims=True), 1)
         consumers = reads.T / jnp.maximum(reads.T.sum(1, keepdims=True), 1)
-        slots = nnx.gelu(self.stage(jnp.asarray(program.stages))) * present
+        slots = nnx.gelu(self.stage(jnp.asarray(graph.stages))) * present
         for layer in self.rounds:
             around = jnp.concatenate([slots, producers @ slots, consumers @ slots], -1)
             slots = (slots + nnx.gelu(layer(around))) * present
         mean = slots.sum(0) / jnp.maximum(present.sum(), 1)
         largest = jnp.max(jnp.where(present > 0, slots, -1e3), axis=0, initial=-1e3)
         largest = jnp.where(present.sum() > 0, largest, 0)
-        whole = self.whole(jnp.concatenate([jnp.asarray(program.whole), mean, largest]))
+        whole = self.whole(jnp.concatenate([jnp.asarray(graph.whole), mean, largest]))
         empty = self.empty[...][None, :]
         return jnp.tanh(jnp.where(present > 0, slots, empty)), jnp.tanh(whole)
 

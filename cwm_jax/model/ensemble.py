@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cwm_jax.features.graph import ProgramArrays
+from cwm_jax.features.graph import GraphArrays
 from cwm_jax.model.inputs import Schedules
 
 
@@ -36,12 +36,12 @@ class Ensemble:
     """Models of one architecture, their parameters stacked along a leading axis.
 
     Attributes:
-        graph: The architecture.
+        graphdef: The architecture.
         state: The stacked parameters.
     """
 
-    def __init__(self, graph: Any, state: Any) -> None:
-        self.graph = graph
+    def __init__(self, graphdef: Any, state: Any) -> None:
+        self.graphdef = graphdef
         self.state = state
 
     @classmethod
@@ -56,30 +56,30 @@ class Ensemble:
     def models(self) -> list[Any]:
         """Returns each model by itself."""
         return [
-            nnx.merge(self.graph, jax.tree.map(lambda leaf, at=at: leaf[at], self.state))
+            nnx.merge(self.graphdef, jax.tree.map(lambda leaf, at=at: leaf[at], self.state))
             for at in range(len(self))
         ]
 
 
 def rank_together(
-    graph: Any,
+    graphdef: Any,
     state: Any,
-    program: ProgramArrays,
+    graph: GraphArrays,
     schedules: Schedules,
     hardware: Float[Array, "column"],
 ) -> EnsembleRanking:
     """Ranks candidates of one program by all members.
 
     Args:
-        graph: Of the ensemble.
+        graphdef: Of the ensemble.
         state: Of the ensemble.
-        program: As for `WorldModel.rank`.
+        graph: As for `WorldModel.rank`.
         schedules: As for `WorldModel.rank`.
         hardware: As for `WorldModel.rank`.
     """
 
     def rank(member: Any) -> tuple[Array, Array]:
-        ranking = nnx.merge(graph, member).rank(program, schedules, hardware)
+        ranking = nnx.merge(graphdef, member).rank(graph, schedules, hardware)
         return ranking.score, ranking.features
 
     scores, features = each_member(rank, state)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt32
 
-from cwm_jax.features.graph import ProgramArrays
+from cwm_jax.features.graph import GraphArrays
 from cwm_jax.model.ensemble import EnsembleRanking, each_member, say_together
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.world_model import Beginning
@@ -72,21 +72,21 @@ def _scrambled(words: UInt32[Array, "*any"]) -> UInt32[Array, "*any"]:
     return words ^ (words >> 16)
 
 
-def begin_together(graph: Any, state: Any, program: ProgramArrays, columns: int) -> Beginnings:
+def begin_together(graphdef: Any, state: Any, graph: GraphArrays, columns: int) -> Beginnings:
     """Returns the one beginning without steps.
 
     Args:
-        graph: Of the ensemble.
+        graphdef: Of the ensemble.
         state: Of the ensemble.
-        program: As for `WorldModel.rank`.
+        graph: As for `WorldModel.rank`.
         columns: Of the steps' values.
     """
-    members = each_member(lambda member: nnx.merge(graph, member).begin(program), state)
+    members = each_member(lambda member: nnx.merge(graphdef, member).begin(graph), state)
     return Beginnings(members, jnp.zeros((1, columns)), jnp.full((1, columns), -jnp.inf))
 
 
 def go_on_together(
-    graph: Any,
+    graphdef: Any,
     state: Any,
     beginnings: Beginnings,
     parent: Int[Array, "candidate"],
@@ -96,7 +96,7 @@ def go_on_together(
     """Applies the next steps to some of the beginnings.
 
     Args:
-        graph: Of the ensemble.
+        graphdef: Of the ensemble.
         state: Of the ensemble.
         beginnings: So far.
         parent: Which of them each candidate goes on from.
@@ -105,7 +105,7 @@ def go_on_together(
     """
 
     def go_on(member: Any, beginning: Beginning) -> Beginning:
-        return nnx.merge(graph, member).go_on(beginning, schedules, hardware)
+        return nnx.merge(graphdef, member).go_on(beginning, schedules, hardware)
 
     taken = jax.tree.map(lambda leaf: leaf[:, parent], beginnings.members)
     values = jnp.asarray(schedules.values)
@@ -117,9 +117,9 @@ def go_on_together(
 
 
 def end_together(
-    graph: Any,
+    graphdef: Any,
     state: Any,
-    program: ProgramArrays,
+    graph: GraphArrays,
     initial: Beginnings,
     ended: Beginnings,
     row: Int[Array, "candidate"],
@@ -128,9 +128,9 @@ def end_together(
     """Ranks candidates whose steps are all applied.
 
     Args:
-        graph: Of the ensemble.
+        graphdef: Of the ensemble.
         state: Of the ensemble.
-        program: As for `WorldModel.rank`.
+        graph: As for `WorldModel.rank`.
         initial: What `begin_together` returned.
         ended: Distinct schedules.
         row: Which of them each candidate is.
@@ -138,7 +138,7 @@ def end_together(
     """
 
     def end(member: Any, first: Beginning, last: Beginning) -> tuple[Array, Array]:
-        ranking = nnx.merge(graph, member).end(program, first, last, hardware)
+        ranking = nnx.merge(graphdef, member).end(graph, first, last, hardware)
         return ranking.score, ranking.features
 
     scores, features = each_member(end, state, initial.members, ended.members)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from cwm_jax.features.graph import STAGE_COLUMNS, ProgramArrays
+from cwm_jax.features.graph import STAGE_COLUMNS, GraphArrays
 from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.encoders import HardwareEncoder, ProgramEncoder, StepEncoder
+from cwm_jax.model.encoders import GraphEncoder, HardwareEncoder, StepEncoder
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.transition import Action, Latent, Transition, rollout
@@ -50,9 +50,9 @@ class Ranking(NamedTuple):
     latent: Float[Array, "candidate latent"]
 
 
-def main_slot(program: ProgramArrays) -> Int[Array, ""]:
+def main_slot(graph: GraphArrays) -> Int[Array, ""]:
     """Returns the slot of the stage that does the most work."""
-    work = jnp.asarray(program.stages)[:, _WORK] * jnp.asarray(program.present)
+    work = jnp.asarray(graph.stages)[:, _WORK] * jnp.asarray(graph.present)
     return work.argmax()
 
 
@@ -78,7 +78,7 @@ class WorldModel(nnx.Module):
     """Ranks schedules of a program by rolling them out in latent space."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
-        self.program = ProgramEncoder(config, rngs=rngs)
+        self.program = GraphEncoder(config, rngs=rngs)
         self.step = StepEncoder(config, rngs=rngs)
         self.hardware = HardwareEncoder(config, rngs=rngs)
         self.transition = Transition(config, rngs=rngs)
@@ -90,33 +90,33 @@ class WorldModel(nnx.Module):
         """The layer that reads the steps' values."""
         return self.step.values
 
-    def encode(self, program: ProgramArrays) -> tuple[Array, Array]:
+    def encode(self, graph: GraphArrays) -> tuple[Array, Array]:
         """Returns the initial latent of one program: slots and whole."""
-        return self.program(program)
+        return self.program(graph)
 
     def rank(
         self,
-        program: ProgramArrays,
+        graph: GraphArrays,
         schedules: Schedules,
         hardware: Float[Array, "column"],
     ) -> Ranking:
         """Ranks candidates of one program on one device.
 
         Args:
-            program: The program, with at least the slots that the schedules address.
+            graph: The program, with at least the slots that the schedules address.
             schedules: The candidates.
             hardware: The encoded hardware card.
         """
-        initial = self.begin(program)
+        initial = self.begin(graph)
         count = schedules.kind.shape[0]
         all_alike = jax.tree.map(
             lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape[1:])), initial
         )
-        return self.end(program, initial, self.go_on(all_alike, schedules, hardware), hardware)
+        return self.end(graph, initial, self.go_on(all_alike, schedules, hardware), hardware)
 
-    def begin(self, program: ProgramArrays) -> Beginning:
+    def begin(self, graph: GraphArrays) -> Beginning:
         """Returns the beginning without steps of one candidate of a program."""
-        slots, whole = self.encode(program)
+        slots, whole = self.encode(graph)
         none = jnp.zeros((1, self.step.mix.out_features), whole.dtype)
         return Beginning(
             Latent(slots[None], whole[None]), jnp.zeros((1, slots.shape[0])), none, none
@@ -157,7 +157,7 @@ class WorldModel(nnx.Module):
 
     def end(
         self,
-        program: ProgramArrays,
+        graph: GraphArrays,
         initial: Beginning,
         ended: Beginning,
         hardware: Float[Array, "column"],
@@ -165,13 +165,13 @@ class WorldModel(nnx.Module):
         """Ranks candidates whose steps are all applied.
 
         Args:
-            program: The program.
+            graph: The program.
             initial: What `begin` returned of it.
             ended: The candidates.
             hardware: The encoded hardware card.
         """
-        used = jnp.maximum(ended.addressed, jnp.asarray(program.present)[None, :])
-        latent = self.pool_latent(program, ended.latent, used)
+        used = jnp.maximum(ended.addressed, jnp.asarray(graph.present)[None, :])
+        latent = self.pool_latent(graph, ended.latent, used)
         candidates = latent.shape[0]
         whole, device = (
             jnp.broadcast_to(vector, (candidates, vector.shape[-1]))
@@ -180,14 +180,14 @@ class WorldModel(nnx.Module):
         return self.head(latent, jnp.concatenate([whole, self.pool_actions(ended), device], -1))
 
     def pool_latent(
-        self, program: ProgramArrays, terminal: Latent, used: Float[Array, "candidate slot"]
+        self, graph: GraphArrays, terminal: Latent, used: Float[Array, "candidate slot"]
     ) -> Float[Array, "candidate pooled"]:
         """Sums up terminal latents: the whole, slots in use, and the stage of most work."""
         mask = used[..., None]
         mean = (terminal.slots * mask).sum(1) / jnp.maximum(mask.sum(1), 1)
         largest = jnp.where(mask > 0, terminal.slots, -1).max(1)
         return jnp.concatenate(
-            [terminal.whole, mean, largest, terminal.slots[:, main_slot(program)]], -1
+            [terminal.whole, mean, largest, terminal.slots[:, main_slot(graph)]], -1
         )
 
     def pool_actions(self, ended: Beginning) -> Float[Array, "candidate pooled"]:

@@ -19,7 +19,7 @@ from cwm_jax.errors import CwmError, OutputError, RecordError
 from cwm_jax.files import write_atomically
 from cwm_jax.prefetching import in_chunks, prefetched
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.metaschedule.database import database_files
@@ -44,7 +44,7 @@ class _Format(NamedTuple):
 def score_logs(
     scorer: Scorer,
     logs: Sequence[Path],
-    programs: Mapping[str, Program],
+    graphs: Mapping[str, ComputeGraph],
     out: Path,
     *,
     checkpoint: str,
@@ -56,7 +56,7 @@ def score_logs(
     Args:
         scorer: The model.
         logs: Logs, plain or gzip'd, or folders of MetaSchedule's databases.
-        programs: Compute graphs by workload key.
+        graphs: Compute graphs by workload key.
         out: File to write: Parquet if its name ends so, else JSON lines.
         checkpoint: Names the model; a run that was stopped goes on only with the same.
         chunk: Records a chunk.
@@ -75,13 +75,13 @@ def score_logs(
     summary = LogSummary()
     try:
         _open_parts(parts, _run_of(logs, checkpoint, chunk))
-        records = (record for log in logs for record in iterate_records(log, summary, programs))
+        records = (record for log in logs for record in iterate_records(log, summary, graphs))
         written: list[Path] = []
         scored = 0
         for number, part in enumerate(prefetched(in_chunks(records, chunk))):
             path = parts / f"{number:08}"
             if not path.exists():
-                _write_part(path, part, scorer.score(part, programs), form)
+                _write_part(path, part, scorer.score(part, graphs), form)
             written.append(path)
             scored += len(part)
             report(scored)

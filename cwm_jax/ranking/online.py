@@ -27,7 +27,7 @@ from cwm_jax.ranking.trust import (
     log_throughput,
     most_agreeing,
 )
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import latency_of_costs
 from cwm_jax.records.steps import Step
 
@@ -166,7 +166,7 @@ class OnlineRanker:
         self._schedules[workload_key].append(schedule)
         self._latencies[workload_key].append(latency_of_costs([latency]))
 
-    def spend(self, program: Program, size: int) -> tuple[int, int]:
+    def spend(self, graph: ComputeGraph, size: int) -> tuple[int, int]:
         """Says how to spend the next measurements of a program.
 
         A first round is shorter, one half of it random draws: it tells whether the pretrained
@@ -174,15 +174,15 @@ class OnlineRanker:
         what the ranking does not lead to.
 
         Args:
-            program: The program.
+            graph: The program.
             size: Measurements of a round; short ones hold no draws.
 
         Returns:
             How many to choose, and how many to draw.
         """
-        self._judge(program)
+        self._judge(graph)
         drawn = int(self._config.drawn * size)
-        standing = self._standing.get(program.workload_key)
+        standing = self._standing.get(graph.workload_key)
         if not drawn or (standing and standing.scorer):
             return size, 0
         if standing:
@@ -209,9 +209,9 @@ class OnlineRanker:
         standing = self._standing.get(workload_key)
         return (standing.scorer if standing else None) or self.scorer
 
-    def _judge(self, program: Program) -> None:
+    def _judge(self, graph: ComputeGraph) -> None:
         """Judges the model in use once what it chose is measured beside random draws."""
-        key = program.workload_key
+        key = graph.workload_key
         drawn, schedules = self._drawn[key], self._schedules[key]
         standing = self._standing.get(key) or _Standing(self.scorer, 0, proven=False)
         if standing.proven or standing.scorer is None or not drawn:
@@ -228,7 +228,7 @@ class OnlineRanker:
             self._standing[key] = standing._replace(proven=True)
             return
         left = self._alternatives() if standing.left is None else standing.left
-        scores = [scorer.rank_schedules(program, schedules).score for scorer in left]
+        scores = [scorer.rank_schedules(graph, schedules).score for scorer in left]
         best = most_agreeing(scores, latencies)
         found = None if best is None else left[best]
         self._standing[key] = _Standing(
@@ -246,17 +246,17 @@ class OnlineRanker:
         )
 
     def rank(
-        self, program: Program, schedules: Sequence[Schedule]
+        self, graph: ComputeGraph, schedules: Sequence[Schedule]
     ) -> Float32[np.ndarray, "schedule"]:
         """Scores schedules of a program; higher is better."""
         if not schedules:
             return np.zeros(0, np.float32)
-        self._judge(program)
-        return self.corrected(program, self.pretrained_scores(program, schedules))
+        self._judge(graph)
+        return self.corrected(graph, self.pretrained_scores(graph, schedules))
 
     def rank_named(
         self,
-        program: Program,
+        graph: ComputeGraph,
         names: Sequence[bytes],
         groups_of: Callable[[list[bytes]], Groups],
     ) -> Float32[np.ndarray, "schedule"]:
@@ -265,56 +265,54 @@ class OnlineRanker:
         A name, unlike a schedule, is no work for the garbage collector while it is remembered.
 
         Args:
-            program: The program.
+            graph: The program.
             names: Each says a schedule of the program, and always the same.
             groups_of: Reads names that are not known yet, and groups what they say by structure.
         """
         if not names:
             return np.zeros(0, np.float32)
-        self._judge(program)
-        scorer = self.scorer_of(program.workload_key)
-        known = _remembering(self._ranked_names, program.workload_key, len(names))
-        scores = known.of(names, lambda fresh: scorer.rank_groups(program, groups_of(fresh)))
-        return self.corrected(program, scores)
+        self._judge(graph)
+        scorer = self.scorer_of(graph.workload_key)
+        known = _remembering(self._ranked_names, graph.workload_key, len(names))
+        scores = known.of(names, lambda fresh: scorer.rank_groups(graph, groups_of(fresh)))
+        return self.corrected(graph, scores)
 
-    def unknown_names(self, program: Program, names: Sequence[bytes]) -> list[bytes]:
+    def unknown_names(self, graph: ComputeGraph, names: Sequence[bytes]) -> list[bytes]:
         """Returns, each once, the names that `rank_named` would have to read."""
-        known = self._ranked_names.get(program.workload_key)
+        known = self._ranked_names.get(graph.workload_key)
         return [name for name in dict.fromkeys(names) if known is None or name not in known]
 
-    def pretrained_scores(self, program: Program, schedules: Sequence[Schedule]) -> Scores:
+    def pretrained_scores(self, graph: ComputeGraph, schedules: Sequence[Schedule]) -> Scores:
         """Returns what the pretrained model says of schedules; each is ranked only once.
 
         Args:
-            program: The program.
+            graph: The program.
             schedules: At least one.
         """
-        scorer = self.scorer_of(program.workload_key)
-        known = _remembering(self._ranked, program.workload_key, len(schedules))
-        return known.of(schedules, lambda fresh: scorer.rank_schedules(program, fresh))
+        scorer = self.scorer_of(graph.workload_key)
+        known = _remembering(self._ranked, graph.workload_key, len(schedules))
+        return known.of(schedules, lambda fresh: scorer.rank_schedules(graph, fresh))
 
-    def rank_groups(self, program: Program, groups: Groups) -> Float32[np.ndarray, "schedule"]:
+    def rank_groups(self, graph: ComputeGraph, groups: Groups) -> Float32[np.ndarray, "schedule"]:
         """Scores schedules of a program that are grouped by structure; higher is better."""
         if not groups:
             return np.zeros(0, np.float32)
-        self._judge(program)
-        scorer = self.scorer_of(program.workload_key)
-        return self.corrected(program, scorer.rank_groups(program, groups))
+        self._judge(graph)
+        scorer = self.scorer_of(graph.workload_key)
+        return self.corrected(graph, scorer.rank_groups(graph, groups))
 
-    def corrected(self, program: Program, scores: Scores) -> Float32[np.ndarray, "schedule"]:
+    def corrected(self, graph: ComputeGraph, scores: Scores) -> Float32[np.ndarray, "schedule"]:
         """Returns the scores of a program's schedules, corrected by what is measured of it."""
-        correction = self.adaptation(program)
+        correction = self.adaptation(graph)
         if correction is None:
             return scores.score
-        return adapted_score(
-            correction, scores.score, self._regressed(program.workload_key, scores)
-        )
+        return adapted_score(correction, scores.score, self._regressed(graph.workload_key, scores))
 
-    def choose(self, program: Program, scores: Scores, size: int) -> list[int]:
+    def choose(self, graph: ComputeGraph, scores: Scores, size: int) -> list[int]:
         """Chooses schedules of a program to measure together (`choose_batch`).
 
         Args:
-            program: The program.
+            graph: The program.
             scores: What the pretrained model says of the schedules.
             size: How many to choose at most.
 
@@ -323,29 +321,29 @@ class OnlineRanker:
         """
         if len(scores.score) == 0:
             return []
-        features = self._regressed(program.workload_key, scores)
-        correction = self.adaptation(program) or prior_adaptation(
+        features = self._regressed(graph.workload_key, scores)
+        correction = self.adaptation(graph) or prior_adaptation(
             scores.score, features, self._config
         )
         return choose_batch(correction, scores.score, features, size)
 
     def choose_schedules(
-        self, program: Program, schedules: Sequence[Schedule], size: int
+        self, graph: ComputeGraph, schedules: Sequence[Schedule], size: int
     ) -> list[int]:
         """Chooses as `choose` does among schedules whose scores are not at hand."""
         if not schedules:
             return []
-        return self.choose(program, self.pretrained_scores(program, schedules), size)
+        return self.choose(graph, self.pretrained_scores(graph, schedules), size)
 
-    def adaptation(self, program: Program) -> Adaptation | None:
+    def adaptation(self, graph: ComputeGraph) -> Adaptation | None:
         """Returns the correction by what is measured of a program; None before there is any."""
-        key = program.workload_key
+        key = graph.workload_key
         latencies = np.array(self._latencies[key])
         if not np.isfinite(latencies).any():
             return None
         known = self._fitted.get(key)
         if known is None or known[0] != len(latencies):
-            ranked = self.pretrained_scores(program, self._schedules[key])
+            ranked = self.pretrained_scores(graph, self._schedules[key])
             throughput, config = latencies.min() / latencies, self._config
             if self.trusted(key) is False:
                 throughput, config = log_throughput(throughput), DISTRUSTED

@@ -9,7 +9,7 @@ import numpy as np
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import parse_line
-from cwm_jax.records.graph import read_programs
+from cwm_jax.records.graph import read_graphs
 from cwm_jax.records.lines import LogSummary
 
 BATCH = 4096
@@ -22,13 +22,13 @@ class ScoringActor:
     Args:
         checkpoint: Name or folder of the checkpoint, which every machine can read.
         hardware: As for `Scorer.load`.
-        programs: Files of compute graphs.
+        graphs: Files of compute graphs.
     """
 
-    def __init__(self, checkpoint: str, hardware: str | None, programs: Sequence[str]) -> None:
+    def __init__(self, checkpoint: str, hardware: str | None, graphs: Sequence[str]) -> None:
         self._scorer = Scorer.load(checkpoint, hardware)
-        self._programs = {
-            key: program for path in programs for key, program in read_programs(Path(path)).items()
+        self._graphs = {
+            key: graph for path in graphs for key, graph in read_graphs(Path(path)).items()
         }
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class ScoringActor:
             records.append(record)
             rows.append(row)
         scores = np.full(count, np.nan, np.float32)
-        scores[rows] = self._scorer.score(records, self._programs)
+        scores[rows] = self._scorer.score(records, self._graphs)
         return {"workload_key": keys, "score": scores, "problem": problems}
 
 
@@ -56,7 +56,7 @@ def score_with_ray(
     *,
     checkpoint: str,
     hardware: str | None = None,
-    programs: Sequence[Path] = (),
+    graphs: Sequence[Path] = (),
     actors: int = 1,
     gpus: float = 0,
 ) -> LogSummary:
@@ -68,7 +68,7 @@ def score_with_ray(
             not empty where a line is no record.
         checkpoint: Name or folder of the checkpoint.
         hardware: As for `Scorer.load`.
-        programs: Files of compute graphs.
+        graphs: Files of compute graphs.
         actors: Processes that score at the same time.
         gpus: Of each.
 
@@ -89,7 +89,7 @@ def score_with_ray(
         fn_constructor_args=(
             checkpoint,
             hardware,
-            [str(path.absolute()) for path in programs],
+            [str(path.absolute()) for path in graphs],
         ),
         batch_size=BATCH,
         concurrency=actors,

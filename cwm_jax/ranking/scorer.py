@@ -21,15 +21,15 @@ from cwm_jax.features.batch import (
     encode_groups,
     group_schedules,
 )
-from cwm_jax.features.graph import ProgramArrays, encode_program
+from cwm_jax.features.graph import GraphArrays, encode_graph
 from cwm_jax.features.hardware import HardwareCard, encode_hardware, load_hardware
 from cwm_jax.model.checkpoint import load_checkpoint
 from cwm_jax.model.ensemble import Ensemble, EnsembleRanking, rank_together
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.locations import find_checkpoint
 from cwm_jax.ranking.shared_rollouts import SharedRollouts
-from cwm_jax.ranking.suitability import warn_of_missing_program, warn_of_records
-from cwm_jax.records.graph import Program, shape_only_program
+from cwm_jax.ranking.suitability import warn_of_missing_graph, warn_of_records
+from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
 
@@ -84,20 +84,20 @@ class Ranker:
         mesh = jax.make_mesh((count,), *axis, devices=devices[:count])
         self._shared_out = NamedSharding(mesh, PartitionSpec("candidates"))
         self._state = jax.device_put(model.state, NamedSharding(mesh, PartitionSpec()))
-        self._rank = _compiled_rank(model.graph)
+        self._rank = _compiled_rank(model.graphdef)
         # An accelerator would wait for the host between segments; it has no lack of arithmetic.
         alone = count == 1 and jax.default_backend() == "cpu"
-        self._rollouts = SharedRollouts(model.graph, self._state) if alone else None
+        self._rollouts = SharedRollouts(model.graphdef, self._state) if alone else None
 
     def __call__(
-        self, program: ProgramArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
+        self, graph: GraphArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
     ) -> Scores:
         """Ranks encoded schedules of one program on one device."""
-        return self.rank_all([(program, steps)], hardware)
+        return self.rank_all([(graph, steps)], hardware)
 
     def rank_all(
         self,
-        encoded: Iterable[tuple[ProgramArrays, StepArrays]],
+        encoded: Iterable[tuple[GraphArrays, StepArrays]],
         hardware: Float32[np.ndarray, "column"],
         *,
         of_searches: bool = False,
@@ -114,12 +114,12 @@ class Ranker:
         """
         parts: list[Scores] = []
         under_way: deque[tuple[int, EnsembleRanking]] = deque()
-        for program, steps in encoded:
+        for graph, steps in encoded:
             for count, padded in _chunks(steps):
                 shared = self._rollouts if of_searches else None
-                ranking = shared(program, padded, hardware) if shared else None
+                ranking = shared(graph, padded, hardware) if shared else None
                 if ranking is None:
-                    ranking = self._rank(self._state, program, self._moved(padded), hardware)
+                    ranking = self._rank(self._state, graph, self._moved(padded), hardware)
                 under_way.append((count, ranking))
                 if len(under_way) > _AHEAD:
                     parts.append(_await(*under_way.popleft()))
@@ -189,13 +189,13 @@ class Scorer:
         return cls(loaded.model, card, loaded.card.get("engines", ("ansor",)))
 
     def score(
-        self, records: Sequence[Record], programs: Mapping[str, Program] | None = None
+        self, records: Sequence[Record], graphs: Mapping[str, ComputeGraph] | None = None
     ) -> Float32[np.ndarray, "record"]:
         """Scores records of any workloads.
 
         Args:
             records: Records; their measurements are not looked at.
-            programs: Compute graphs by workload key (`cwm_jax.load_programs`); workloads without
+            graphs: Compute graphs by workload key (`cwm_jax.load_graphs`); workloads without
                 one are scored from their shapes, far worse.
 
         Returns:
@@ -211,42 +211,44 @@ class Scorer:
         warn_of_records(self.hardware, self.engines, records)
         scores = np.zeros(len(records), np.float32)
         for key, members in rows.items():
-            program = (programs or {}).get(key)
-            if program is None:
-                warn_of_missing_program()
-                program = shape_only_program(key)
+            graph = (graphs or {}).get(key)
+            if graph is None:
+                warn_of_missing_graph()
+                graph = shape_only_graph(key)
             groups = group_schedules([records[at].steps for at in members])
-            scores[members] = self.rank_groups(program, groups, of_searches=True).score
+            scores[members] = self.rank_groups(graph, groups, of_searches=True).score
         return scores
 
-    def rank_schedules(self, program: Program, schedules: Sequence[tuple[Step, ...]]) -> Scores:
+    def rank_schedules(self, graph: ComputeGraph, schedules: Sequence[tuple[Step, ...]]) -> Scores:
         """Scores schedules of one program."""
-        return self.rank_groups(program, group_schedules(schedules))
+        return self.rank_groups(graph, group_schedules(schedules))
 
-    def rank_groups(self, program: Program, groups: Groups, *, of_searches: bool = False) -> Scores:
+    def rank_groups(
+        self, graph: ComputeGraph, groups: Groups, *, of_searches: bool = False
+    ) -> Scores:
         """Scores schedules of one program that are grouped by structure, in their rows' order.
 
         Args:
-            program: The program.
+            graph: The program.
             groups: Of schedules.
             of_searches: As for `Ranker.rank_all`.
         """
         rows: list[Int32[np.ndarray, "row"]] = [np.zeros(0, np.int32)]
 
-        def encoded() -> Iterator[tuple[ProgramArrays, StepArrays]]:
+        def encoded() -> Iterator[tuple[GraphArrays, StepArrays]]:
             for chosen, batch in cut_groups(groups, BATCH_BUCKETS[-1]):
                 rows.append(chosen)
-                steps = encode_groups(batch, program)
-                yield encode_program(program, steps.slots), steps
+                steps = encode_groups(batch, graph)
+                yield encode_graph(graph, steps.slots), steps
 
         ranked = self._ranker.rank_all(encoded(), self._hardware_vector, of_searches=of_searches)
         return take_scores(ranked, np.argsort(np.concatenate(rows)))
 
-    def rank_arrays(self, program: ProgramArrays, steps: StepArrays) -> Scores:
+    def rank_arrays(self, graph: GraphArrays, steps: StepArrays) -> Scores:
         """Scores encoded schedules of one program."""
-        return self._ranker(program, steps, self._hardware_vector)
+        return self._ranker(graph, steps, self._hardware_vector)
 
 
 @lru_cache(maxsize=8)
-def _compiled_rank(graph: Any) -> Callable[..., EnsembleRanking]:
-    return jax.jit(partial(rank_together, graph))
+def _compiled_rank(graphdef: Any) -> Callable[..., EnsembleRanking]:
+    return jax.jit(partial(rank_together, graphdef))

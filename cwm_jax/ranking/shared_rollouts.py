@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int, UInt64
 
 from cwm_jax.features.batch import StepArrays, bucket
-from cwm_jax.features.graph import ProgramArrays
+from cwm_jax.features.graph import GraphArrays
 from cwm_jax.model.ensemble import EnsembleRanking
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.segments import (
@@ -88,16 +88,16 @@ class SharedRollouts:
     """Ranks a batch of schedules, each of its distinct beginnings once.
 
     Args:
-        graph: Of an ensemble of world models.
+        graphdef: Of an ensemble of world models.
         state: Of it.
     """
 
-    def __init__(self, graph: Any, state: Any) -> None:
+    def __init__(self, graphdef: Any, state: Any) -> None:
         self._state = state
-        self._begin, self._go_on, self._end = _compiled(graph)
+        self._begin, self._go_on, self._end = _compiled(graphdef)
 
     def __call__(
-        self, program: ProgramArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
+        self, graph: GraphArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
     ) -> EnsembleRanking | None:
         """Ranks schedules, or returns None where too little is shared."""
         if len(steps.length) <= _WIDTHS[0]:
@@ -105,22 +105,22 @@ class SharedRollouts:
         plan = plan_segments(_fingerprints(steps))
         if plan.work > _WORTHWHILE * steps.kind.size:
             return None
-        return self.rank(program, steps, plan, hardware)
+        return self.rank(graph, steps, plan, hardware)
 
     def rank(
         self,
-        program: ProgramArrays,
+        graph: GraphArrays,
         steps: StepArrays,
         plan: Plan,
         hardware: Float32[np.ndarray, "column"],
     ) -> EnsembleRanking:
         """Ranks schedules by plan."""
-        initial = self._begin(self._state, program, steps.values.shape[-1])
+        initial = self._begin(self._state, graph, steps.values.shape[-1])
         standing = initial
         for segment in plan.segments:
             schedules = _cut(steps, segment.steps, _pad(segment.candidate))
             standing = self._go_on(self._state, standing, _pad(segment.parent), schedules, hardware)
-        return self._end(self._state, program, initial, standing, plan.ended, hardware)
+        return self._end(self._state, graph, initial, standing, plan.ended, hardware)
 
 
 def _fingerprints(steps: StepArrays) -> UInt64[np.ndarray, "candidate segment"]:
@@ -150,9 +150,9 @@ _compiled_fingerprints = jax.jit(fingerprints)
 
 
 @lru_cache(maxsize=8)
-def _compiled(graph: Any) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+def _compiled(graphdef: Any) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     return (
-        jax.jit(partial(begin_together, graph), static_argnums=2),
-        jax.jit(partial(go_on_together, graph)),
-        jax.jit(partial(end_together, graph)),
+        jax.jit(partial(begin_together, graphdef), static_argnums=2),
+        jax.jit(partial(go_on_together, graphdef)),
+        jax.jit(partial(end_together, graphdef)),
     )

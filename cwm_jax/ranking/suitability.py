@@ -115,11 +115,11 @@ def warn_of_engine(engines: Collection[str], engine: str) -> None:
     )
 
 
-def warn_of_missing_program() -> None:
+def warn_of_missing_graph() -> None:
     """Warns where a workload is ranked without its compute graph."""
     warnings.warn(
         "workloads without a compute graph are ranked from the shapes in their keys, far worse "
-        "than with it: pass `cwm_jax.load_programs(LOG)`; of a MetaSchedule database "
+        "than with it: pass `cwm_jax.load_graphs(LOG)`; of a MetaSchedule database "
         "`cwm import FOLDER --out LOG` writes them",
         PairingWarning,
         stacklevel=3,

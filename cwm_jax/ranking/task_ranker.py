@@ -17,7 +17,7 @@ from cwm_jax.ranking.online import OnlineRanker, Schedule
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.suitability import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.records.ansor_log import parse_step
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.lines import without_mark
 from cwm_jax.records.record import UNKNOWN_DEVICE, Device, Devices
 from cwm_jax.records.steps import STEPS, Step
@@ -72,7 +72,7 @@ class TaskRanker:
         self._scorer, self._adaptation = scorer, adaptation or AdaptationConfig()
         self._devices, self._rankers = Devices(), [self._new_ranker(0)]
         self.online = self._rankers[0]
-        self._programs: dict[Hashable, Program] = {}
+        self._graphs: dict[Hashable, ComputeGraph] = {}
         self._remembered: list[Measurement] = []
         self._asked: set[int] = set()
 
@@ -139,9 +139,9 @@ class TaskRanker:
         ]
         return [*known, *self._remembered]
 
-    def program(
-        self, task: Hashable, target: str, cores: int | None, read: Callable[[], Program]
-    ) -> Program:
+    def graph(
+        self, task: Hashable, target: str, cores: int | None, read: Callable[[], ComputeGraph]
+    ) -> ComputeGraph:
         """Returns the program of a task, read when it is first met.
 
         Then it warns if the checkpoint is for another device or engine (`PairingWarning`).
@@ -152,12 +152,12 @@ class TaskRanker:
             cores: CPU cores that the target runs on, if known.
             read: Returns the program.
         """
-        if task not in self._programs:
-            self._programs[task] = read()
+        if task not in self._graphs:
+            self._graphs[task] = read()
             scorer = self._scorer
             warn_of_target(scorer.hardware, target, cores)
             warn_of_engine(scorer.engines, self._engine)
-        return self._programs[task]
+        return self._graphs[task]
 
 
 def write_measurements(path: Path, measurements: Iterable[Measurement]) -> None:

@@ -164,3 +164,9 @@ def _format_number(value: float) -> str:
 def append_records(path: Path, records: Iterable[Record]) -> None:
     """Appends records to a plain log, on a new line where its last one is not ended."""
     append_lines(path, (format_line(record).encode() for record in records))
+
+
+def __getattr__(name: str) -> object:
+    from cwm_jax.deprecated_names import moved_name
+
+    return moved_name(__name__, name)

@@ -1,7 +1,7 @@
 """The compute graph of a workload as plain data, so that training and scoring need no TVM.
 
 A log `NAME.jsonl` may have its programs beside it in `NAME.programs.jsonl` (either may be
-gzip'd), one `Program` a line.
+gzip'd), one `ComputeGraph` a line.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import orjson
 
-from cwm_jax.errors import ProgramError
+from cwm_jax.errors import GraphError
 from cwm_jax.files import write_atomically
 from cwm_jax.records.lines import every_line
 from cwm_jax.records.steps import STEPS, Step
@@ -55,7 +55,7 @@ class BufferRead:
     """One read of a producer's buffer.
 
     Attributes:
-        producer: Position of the producing stage in `Program.stages`.
+        producer: Position of the producing stage in `ComputeGraph.stages`.
         strides: For each axis of the reader, how many elements of the producer's row-major
             buffer one step along that axis moves; 0 where the axis does not occur.
         affine: False where some index is not affine in the axes; its strides then hold up to
@@ -79,7 +79,7 @@ class BufferRead:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProgramStage:
+class Stage:
     """One node of the compute graph.
 
     Attributes:
@@ -104,7 +104,7 @@ class ProgramStage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class ComputeGraph:
     """The compute graph of a workload, stages in the order of Ansor's stage ids.
 
     Attributes:
@@ -117,7 +117,7 @@ class Program:
     """
 
     workload_key: str
-    stages: tuple[ProgramStage, ...]
+    stages: tuple[Stage, ...]
     flop: float
     initial_steps: tuple[Step, ...] = ()
 
@@ -127,9 +127,9 @@ class Program:
         return not self.stages
 
 
-def shape_only_program(workload_key: str) -> Program:
+def shape_only_graph(workload_key: str) -> ComputeGraph:
     """Returns the program of a workload whose compute graph is unknown."""
-    return Program(workload_key=workload_key, stages=(), flop=0.0)
+    return ComputeGraph(workload_key=workload_key, stages=(), flop=0.0)
 
 
 def element_bytes(dtype: str) -> float:
@@ -138,38 +138,38 @@ def element_bytes(dtype: str) -> float:
     return int(bits[0]) / 8 if bits else 1.0
 
 
-def program_to_json(program: Program) -> bytes:
+def graph_to_json(graph: ComputeGraph) -> bytes:
     """Serialises a program to one line of JSON, without a newline."""
-    data = {"format": PROGRAM_FORMAT, **dataclasses.asdict(program)}
-    data["initial_steps"] = [[step.kind, *step.fields] for step in program.initial_steps]
-    if not program.initial_steps:
+    data = {"format": PROGRAM_FORMAT, **dataclasses.asdict(graph)}
+    data["initial_steps"] = [[step.kind, *step.fields] for step in graph.initial_steps]
+    if not graph.initial_steps:
         del data["initial_steps"]
     return orjson.dumps(data)
 
 
-def program_from_json(line: bytes | str, where: str = "program") -> Program:
-    """Reads what `program_to_json` wrote.
+def graph_from_json(line: bytes | str, where: str = "program") -> ComputeGraph:
+    """Reads what `graph_to_json` wrote.
 
     Args:
         line: One line of JSON.
         where: Names the file and line in errors.
 
     Raises:
-        ProgramError: The line is no program of this format.
+        GraphError: The line is no program of this format.
     """
     try:
         data = orjson.loads(line)
         found = data["format"]
         if found != PROGRAM_FORMAT:
-            raise ProgramError(f"{where}: program format {found!r}, expected {PROGRAM_FORMAT}")
+            raise GraphError(f"{where}: program format {found!r}, expected {PROGRAM_FORMAT}")
         stages = tuple(_stage_from_json(stage) for stage in data["stages"])
         steps = tuple(_step_from_json(step) for step in data.get("initial_steps", ()))
-        program = Program(str(data["workload_key"]), stages, float(data["flop"]), steps)
+        graph = ComputeGraph(str(data["workload_key"]), stages, float(data["flop"]), steps)
         for position, stage in enumerate(stages):
             _check_stage(stage, position, len(stages), where)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ProgramError(f"{where}: not a serialised program ({error})") from error
-    return program
+        raise GraphError(f"{where}: not a serialised program ({error})") from error
+    return graph
 
 
 def _step_from_json(data: list[Any]) -> Step:
@@ -179,10 +179,10 @@ def _step_from_json(data: list[Any]) -> Step:
     return Step(kind, tuple(tuple(value) if isinstance(value, list) else value for value in fields))
 
 
-def _stage_from_json(data: dict[str, Any]) -> ProgramStage:
+def _stage_from_json(data: dict[str, Any]) -> Stage:
     if data["kind"] not in ("placeholder", "compute"):
         raise ValueError(f"stage kind {data['kind']!r}")
-    return ProgramStage(
+    return Stage(
         name=str(data["name"]),
         kind=data["kind"],
         tag=str(data["tag"]),
@@ -209,15 +209,15 @@ def _stage_from_json(data: dict[str, Any]) -> ProgramStage:
     )
 
 
-def _check_stage(stage: ProgramStage, position: int, stages: int, where: str) -> None:
+def _check_stage(stage: Stage, position: int, stages: int, where: str) -> None:
     if len(stage.operations) != len(OPERATION_KINDS):
-        raise ProgramError(
+        raise GraphError(
             f"{where}: stage {position} counts {len(stage.operations)} kinds of operations, "
             f"expected {len(OPERATION_KINDS)}"
         )
     for read in stage.reads:
         if not 0 <= read.producer < stages or len(read.strides) != len(stage.axes):
-            raise ProgramError(
+            raise GraphError(
                 f"{where}: stage {position} reads stage {read.producer} with "
                 f"{len(read.strides)} strides, expected a stage below {stages} and "
                 f"{len(stage.axes)} strides"
@@ -226,48 +226,48 @@ def _check_stage(stage: ProgramStage, position: int, stages: int, where: str) ->
         for fold in read.folds:
             before = last.get(fold.axis)
             if before is None or fold.period <= before or fold.period % before:
-                raise ProgramError(
+                raise GraphError(
                     f"{where}: stage {position}, fold of axis {fold.axis} after {fold.period} "
                     f"steps, expected an axis below {len(stage.axes)} and rising multiples"
                 )
             last[fold.axis] = fold.period
 
 
-def write_programs(programs: Iterable[Program], path: Path) -> None:
+def write_graphs(graphs: Iterable[ComputeGraph], path: Path) -> None:
     """Writes programs as JSON lines, gzip'd if the name ends in `.gz`, whole or not at all."""
-    text = b"".join(program_to_json(program) + b"\n" for program in programs)
+    text = b"".join(graph_to_json(graph) + b"\n" for graph in graphs)
     write_atomically(path, gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
 
 
-def add_programs(programs: Iterable[Program], path: Path) -> None:
+def add_graphs(graphs: Iterable[ComputeGraph], path: Path) -> None:
     """Adds programs to those of a file; what it holds of others stays.
 
     Args:
-        programs: To add; one that the file has is replaced.
+        graphs: To add; one that the file has is replaced.
         path: Plain, and made if neither it nor its gzip'd form is there.
 
     Raises:
-        ProgramError: What is there cannot be read.
+        GraphError: What is there cannot be read.
         OSError: The file cannot be written.
     """
     packed = path.with_name(f"{path.name}.gz")
     file = packed if packed.exists() and not path.exists() else path
-    known = read_programs(file) if file.exists() else {}
-    found = known | {program.workload_key: program for program in programs}
+    known = read_graphs(file) if file.exists() else {}
+    found = known | {graph.workload_key: graph for graph in graphs}
     if found != known:
-        write_programs(found.values(), file)
+        write_graphs(found.values(), file)
 
 
-def read_programs(path: Path) -> dict[str, Program]:
+def read_graphs(path: Path) -> dict[str, ComputeGraph]:
     """Reads JSON lines of programs, gzip'd or plain, keyed by workload key.
 
     Raises:
-        ProgramError: The file cannot be read, or a line is malformed.
+        GraphError: The file cannot be read, or a line is malformed.
     """
-    return {program.workload_key: program for program in _iterate_programs(path)}
+    return {graph.workload_key: graph for graph in _iterate_graphs(path)}
 
 
-def load_programs(log: str | Path) -> dict[str, Program]:
+def load_graphs(log: str | Path) -> dict[str, ComputeGraph]:
     """Reads the compute graphs that lie beside a log, by workload key; none where none do.
 
     `cwm tune`, `cwm collect` and `cwm import` write them. A world model ranks far worse without.
@@ -277,38 +277,44 @@ def load_programs(log: str | Path) -> dict[str, Program]:
             where `NAME.programs.jsonl` lies within.
 
     Raises:
-        ProgramError: The file cannot be read, or a line is malformed.
+        GraphError: The file cannot be read, or a line is malformed.
     """
-    found: dict[str, Program] = {}
-    for path in program_files(Path(log)):
-        found |= read_programs(path)
+    found: dict[str, ComputeGraph] = {}
+    for path in graph_files(Path(log)):
+        found |= read_graphs(path)
     return found
 
 
-def program_files(log: Path) -> list[Path]:
-    """Returns the files that `load_programs` reads."""
+def graph_files(log: Path) -> list[Path]:
+    """Returns the files that `load_graphs` reads."""
     within = [*log.glob(f"*{_ENDING}"), *log.glob(f"*{_ENDING}.gz")] if log.is_dir() else []
-    beside = programs_beside(log)
+    beside = graphs_beside(log)
     return [*([beside] if beside else []), *sorted(within)]
 
 
-def _iterate_programs(path: Path) -> Iterator[Program]:
+def _iterate_graphs(path: Path) -> Iterator[ComputeGraph]:
     try:
         for number, line in every_line(path):
             if line.strip():
-                yield program_from_json(line, f"{path}:{number}")
+                yield graph_from_json(line, f"{path}:{number}")
     except OSError as error:
-        raise ProgramError(f"{path}: cannot be read ({error})") from error
+        raise GraphError(f"{path}: cannot be read ({error})") from error
 
 
-def programs_path(log: Path) -> Path:
+def graphs_path(log: Path) -> Path:
     """Returns where the programs of a log lie, or would lie, uncompressed."""
     stem = log.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
     return log.with_name(f"{stem}{_ENDING}")
 
 
-def programs_beside(log: Path) -> Path | None:
+def graphs_beside(log: Path) -> Path | None:
     """Returns the programs file that lies beside a log, if there is one."""
-    plain = programs_path(log)
+    plain = graphs_path(log)
     candidates = (plain, plain.with_name(f"{plain.name}.gz"))
     return next((path for path in candidates if path.exists()), None)
+
+
+def __getattr__(name: str) -> object:
+    from cwm_jax.deprecated_names import moved_name
+
+    return moved_name(__name__, name)

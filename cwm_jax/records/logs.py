@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.ansor_log import parse_line
-from cwm_jax.records.graph import Program, load_programs
+from cwm_jax.records.graph import ComputeGraph, load_graphs
 from cwm_jax.records.lines import LogSummary, iterate_parsed
 from cwm_jax.records.metaschedule.database import iterate_database
 from cwm_jax.records.record import Record
@@ -15,7 +15,7 @@ from cwm_jax.records.steps import Step
 
 
 def iterate_records(
-    path: Path, summary: LogSummary, programs: Mapping[str, Program] | None = None
+    path: Path, summary: LogSummary, graphs: Mapping[str, ComputeGraph] | None = None
 ) -> Iterator[Record]:
     """Streams the records of one log, gzip'd or plain, skipping what does not parse.
 
@@ -25,13 +25,13 @@ def iterate_records(
     Args:
         path: The log, or a database's folder.
         summary: Counts what is read and what is skipped.
-        programs: Compute graphs of a database's workloads, beside those that lie in its folder.
+        graphs: Compute graphs of a database's workloads, beside those that lie in its folder.
 
     Raises:
         RecordError: The file does not exist, is empty, or holds no readable record.
     """
     if path.is_dir():
-        known = {**load_programs(path), **(programs or {})}
+        known = {**load_graphs(path), **(graphs or {})}
         yield from iterate_database(path, known, summary)
         return
     known_steps: dict[Step, Step] = {}
@@ -45,7 +45,7 @@ def load_records(
     *paths: Path | str,
     summary: LogSummary | None = None,
     valid_only: bool = False,
-    programs: Mapping[str, Program] | None = None,
+    graphs: Mapping[str, ComputeGraph] | None = None,
 ) -> list[Record]:
     """Reads whole logs into memory, in order.
 
@@ -53,14 +53,14 @@ def load_records(
         paths: Logs, gzip'd or plain, and folders of MetaSchedule's databases.
         summary: Counts what is read and skipped. Without one, skipped lines give a warning.
         valid_only: Leaves out failed measurements.
-        programs: As for `iterate_records`.
+        graphs: As for `iterate_records`.
 
     Raises:
         RecordError: A log is missing, empty or holds no readable record; or, with
             `valid_only`, the logs hold no valid measurement.
     """
     counts = LogSummary() if summary is None else summary
-    records = [record for path in paths for record in iterate_records(Path(path), counts, programs)]
+    records = [record for path in paths for record in iterate_records(Path(path), counts, graphs)]
     if valid_only:
         records = [record for record in records if record.valid]
         if not records:

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 
 from cwm_jax.errors import RecordError
 from cwm_jax.files import write_atomically
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
@@ -68,14 +68,14 @@ def read_stores(path: Path, records: int) -> list[Stores]:
 
 
 def load_with_stores(
-    logs: Sequence[Path], summary: LogSummary, programs: Mapping[str, Program] | None = None
+    logs: Sequence[Path], summary: LogSummary, graphs: Mapping[str, ComputeGraph] | None = None
 ) -> tuple[list[Record], list[Stores] | None]:
     """Loads the valid records of logs, with the store features that lie beside them.
 
     Args:
         logs: Logs, or databases.
         summary: Counts what is read and skipped.
-        programs: As for `iterate_records`.
+        graphs: As for `iterate_records`.
 
     Returns:
         The records, and the features of each; no rows for a log without them, None where no
@@ -89,7 +89,7 @@ def load_with_stores(
     stores: list[Stores] = []
     found = False
     for log in logs:
-        loaded = load_records(log, summary=summary, programs=programs)
+        loaded = load_records(log, summary=summary, graphs=graphs)
         path = stores_path(log)
         if path.exists():
             rows = read_stores(path, len(loaded))

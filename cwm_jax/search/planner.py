@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int
 from cwm_jax.features.batch import ScheduleGroup, StepArrays, encode_groups, group_schedules
 from cwm_jax.features.step_features import StepShape
 from cwm_jax.ranking.scorer import Scores, join_scores, no_scores, take_scores
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 from cwm_jax.search.moves import Layout, graft, layout_of, mutate, same_shape, with_numbers
 
@@ -114,17 +114,17 @@ class Planner:
     only corrects it anew.
 
     Args:
-        program: The program.
+        graph: The program.
         rank: The pretrained model.
         config: Settings.
         rng: Source of all randomness.
     """
 
     def __init__(
-        self, program: Program, rank: Rank, config: PlannerConfig, rng: np.random.Generator
+        self, graph: ComputeGraph, rank: Rank, config: PlannerConfig, rng: np.random.Generator
     ) -> None:
         self.config = config
-        self._program = program
+        self._graph = graph
         self._rank = rank
         self._rng = rng
         self._families: dict[tuple[StepShape, ...], _Family] = {}
@@ -173,7 +173,7 @@ class Planner:
             (at, ScheduleGroup(structure, numbers))
             for at, (_, structure, numbers) in zip(rows, fresh_parts, strict=True)
         ]
-        ranked = self._rank(encode_groups(groups, self._program))
+        ranked = self._rank(encode_groups(groups, self._graph))
         self._imagined += int(ends[-1])
         for at, (example, structure, numbers) in zip(rows, fresh_parts, strict=True):
             part = take_scores(ranked, at)

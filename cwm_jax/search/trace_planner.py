@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from cwm_jax.errors import RecordError
 from cwm_jax.ranking.online import Schedule
 from cwm_jax.ranking.scorer import Scores, join_scores, take_scores
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.metaschedule.trace import Trace
 from cwm_jax.records.metaschedule.translate import translate_traces
 from cwm_jax.search.planner import Correct, draw_parents
@@ -63,16 +63,16 @@ class TracePlanner:
     """Evolves the traces of one program, from one plan to the next.
 
     Args:
-        program: The program.
+        graph: The program.
         rank: The pretrained model.
         config: Settings.
         rng: Source of all randomness.
     """
 
     def __init__(
-        self, program: Program, rank: Rank, config: TracePlannerConfig, rng: np.random.Generator
+        self, graph: ComputeGraph, rank: Rank, config: TracePlannerConfig, rng: np.random.Generator
     ) -> None:
-        self._program, self._rank, self._config, self._rng = program, rank, config, rng
+        self._graph, self._rank, self._config, self._rng = graph, rank, config, rng
         self._traces: dict[Schedule, Trace] = {}
         self._ranked: list[Scores] = []
         # By the identity of the instructions, and position.
@@ -90,7 +90,7 @@ class TracePlanner:
         found: list[tuple[Schedule, Trace]] = []
         for trace in traces:
             unread: list[RecordError] = []
-            (schedule,) = translate_traces([trace], self._program, unread.append)
+            (schedule,) = translate_traces([trace], self._graph, unread.append)
             found.append((schedule, trace))
             if unread:
                 self._half_read.add(id(trace.instructions))
@@ -103,7 +103,7 @@ class TracePlanner:
             half_read = id(trace.instructions) in self._half_read
             with contextlib.suppress(RecordError):  # a location that the loops around do not have
                 unread = _ignore if half_read else None
-                (schedule,) = translate_traces([trace], self._program, unread)
+                (schedule,) = translate_traces([trace], self._graph, unread)
                 found.append((schedule, trace))
         self._take(found)
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float32, Int32
 
 from cwm_jax.features.batch import SLOT_BUCKETS, STEP_BUCKETS, bucket
-from cwm_jax.features.graph import ProgramArrays, pad_slots
+from cwm_jax.features.graph import GraphArrays, pad_slots
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.training.dataset import WorkloadData
 
@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """Lists of candidates, one workload a list, padded to common sizes.
 
     Attributes:
-        programs: Encoded programs, stacked.
+        graphs: Encoded programs, stacked.
         schedules: Encoded schedules, `[list, candidate, ...]`.
         hardware: Encoded hardware cards.
         throughput: Labels in (0, 1].
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
         taught: Scores to learn; None where training does without.
     """
 
-    programs: ProgramArrays
+    graphs: GraphArrays
     schedules: Schedules
     hardware: Float32[np.ndarray, "list column"]
     throughput: Float32[np.ndarray, "list candidate"]
@@ -144,7 +144,7 @@ def _collate(
     filled = [*members, *members[:1] * (lists - len(members))]
     workloads = [workload for _, workload, _ in filled]
     positions = np.array([position for position, _, _ in filled], np.int32)
-    programs = [pad_slots(workload.program, slots) for workload in workloads]
+    graphs = [pad_slots(workload.graph, slots) for workload in workloads]
     for row, (_, workload, chosen) in enumerate(members):
         count = len(chosen)
         throughput[row, :count] = workload.throughput[chosen]
@@ -159,7 +159,7 @@ def _collate(
             else:
                 known = min(steps, source.shape[1])
                 array[row, :count, :known] = source[:, :known]
-    stacked = ProgramArrays(*(np.stack(parts) for parts in zip(*programs, strict=True)))
+    stacked = GraphArrays(*(np.stack(parts) for parts in zip(*graphs, strict=True)))
     hardware = np.stack([workload.hardware for workload in workloads])
     # Still NumPy: the jitted update moves the whole batch at once.
     schedules = Schedules(**fields)  # type: ignore[arg-type]

@@ -11,9 +11,9 @@ from jaxtyping import Float32
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import StepArrays, encode_schedules
-from cwm_jax.features.graph import ProgramArrays, encode_program
+from cwm_jax.features.graph import GraphArrays, encode_graph
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
-from cwm_jax.records.graph import Program, shape_only_program
+from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.record import Devices, Record
 from cwm_jax.records.store_features import Stores
 from cwm_jax.training.alignment import alignment_target
@@ -25,7 +25,7 @@ class WorkloadData:
 
     Attributes:
         key: Workload key.
-        program: Encoded program.
+        graph: Encoded program.
         steps: Encoded schedules.
         hardware: Encoded card of the device that measured.
         latencies: Seconds.
@@ -37,7 +37,7 @@ class WorkloadData:
     """
 
     key: str
-    program: ProgramArrays
+    graph: GraphArrays
     steps: StepArrays
     hardware: Float32[np.ndarray, "column"]
     latencies: Float32[np.ndarray, "candidate"]
@@ -48,7 +48,7 @@ class WorkloadData:
 
 def build_dataset(
     records: Sequence[Record],
-    programs: Mapping[str, Program],
+    graphs: Mapping[str, ComputeGraph],
     hardware: HardwareCard,
     stores: Sequence[Stores] | None = None,
 ) -> dict[str, WorkloadData]:
@@ -56,7 +56,7 @@ def build_dataset(
 
     Args:
         records: Records; those of one workload are a group for each device (`group_records`).
-        programs: Compute graphs by workload key; workloads without one are shape-only.
+        graphs: Compute graphs by workload key; workloads without one are shape-only.
         hardware: The device that measured them.
         stores: Features of the lowered program of each record, to align with.
 
@@ -69,7 +69,7 @@ def build_dataset(
             key = records[rows[0]].workload_key
             dataset[name] = encode_workload(
                 [records[at] for at in rows],
-                programs.get(key) or shape_only_program(key),
+                graphs.get(key) or shape_only_graph(key),
                 hardware,
                 None if stores is None else [stores[at] for at in rows],
             )
@@ -110,7 +110,7 @@ def name_groups(groups: Iterable[tuple[str, int]], devices: Devices) -> dict[tup
 
 def encode_workload(
     records: Sequence[Record],
-    program: Program,
+    graph: ComputeGraph,
     hardware: HardwareCard,
     stores: Sequence[Stores] | None = None,
 ) -> WorkloadData:
@@ -118,15 +118,15 @@ def encode_workload(
 
     Args:
         records: The records.
-        program: Their program.
+        graph: Their program.
         hardware: The device that measured them.
         stores: As for `build_dataset`.
     """
-    steps = encode_schedules([record.steps for record in records], program)
+    steps = encode_schedules([record.steps for record in records], graph)
     latencies = np.array([record.latency for record in records])
     return WorkloadData(
         key=records[0].workload_key,
-        program=encode_program(program, steps.slots),
+        graph=encode_graph(graph, steps.slots),
         steps=steps,
         hardware=encode_hardware(hardware),
         latencies=latencies.astype(np.float32),

@@ -26,7 +26,7 @@ def teach(dataset: Mapping[str, WorkloadData], teacher: Ensemble) -> dict[str, W
     rank = Ranker(teacher)
     return {
         name: dataclasses.replace(
-            workload, taught=rank(workload.program, workload.steps, workload.hardware).score
+            workload, taught=rank(workload.graph, workload.steps, workload.hardware).score
         )
         for name, workload in dataset.items()
     }

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from cwm_jax.errors import CwmError, OutputError
-from cwm_jax.features.graph import ProgramArrays
+from cwm_jax.features.graph import GraphArrays
 from cwm_jax.model.ensemble import Ensemble, each_member
 from cwm_jax.model.inputs import Schedules
 from cwm_jax.model.world_model import Ranking
@@ -72,7 +72,7 @@ class RankingModel(Protocol):
         ...
 
     def rank(
-        self, program: ProgramArrays, schedules: Schedules, hardware: Float[Array, "column"]
+        self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
         """Ranks candidates of one program on one device."""
         ...
@@ -136,13 +136,13 @@ def train(
         [_WithAlignment(model, aligned, seed) for model, seed in zip(models, seeds, strict=True)]
     )
     mesh = data_mesh(config.lists)
-    graph, state = trained.graph, replicate(trained.state, mesh)
+    graphdef, state = trained.graphdef, replicate(trained.state, mesh)
     optimizer = _optimizer(config, steps_per_epoch)
     optimizer_state = replicate(jax.vmap(optimizer.init)(trained.state), mesh)
     shape = (members, len(chosen))
     emphasis = rng.exponential(size=shape) if members > 1 else np.ones(shape)
     constant = replicate(Constant(scale, emphasis.astype(np.float32)), mesh)
-    update = _make_update(graph, optimizer, config)
+    update = _make_update(graphdef, optimizer, config)
     position = Position(1, 0, [], [], dict(rng.bit_generator.state))
     run = run_identity(config, chosen, trained.state)
     if snapshots and (found := snapshots.restore(run, (trained.state, optimizer_state))):
@@ -151,7 +151,7 @@ def train(
 
     def finished() -> Ensemble:
         here = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state)
-        models = [both.model for both in Ensemble(graph, here).models()]
+        models = [both.model for both in Ensemble(graphdef, here).models()]
         return Ensemble.of(absorb_scale(models, scale))
 
     curves = [Epoch(**line) for line in position.curves]  # type: ignore[arg-type]
@@ -198,7 +198,7 @@ def evaluate_model(
     return mean_metrics(
         [
             rank_metrics(
-                rank(dataset[key].program, dataset[key].steps, dataset[key].hardware).score,
+                rank(dataset[key].graph, dataset[key].steps, dataset[key].hardware).score,
                 dataset[key].latencies,
             )
             for key in keys
@@ -245,12 +245,12 @@ class Constant(NamedTuple):
 
 
 def _make_update(
-    graph: Any, optimizer: optax.GradientTransformation, config: TrainingConfig
+    graphdef: Any, optimizer: optax.GradientTransformation, config: TrainingConfig
 ) -> Callable[[Any, Any, Constant, Batch], tuple[Any, Any, Float[Array, "member"]]]:
     def loss_of(state: Any, constant: Constant, batch: Batch) -> Float[Array, ""]:
-        both: _WithAlignment = nnx.merge(graph, _as_type(state, config.precision))
+        both: _WithAlignment = nnx.merge(graphdef, _as_type(state, config.precision))
         schedules = batch.schedules._replace(values=batch.schedules.values * constant.scale)
-        inputs = _as_type((batch.programs, schedules, batch.hardware), config.precision)
+        inputs = _as_type((batch.graphs, schedules, batch.hardware), config.precision)
         ranking = _as_type(jax.vmap(both.model.rank)(*inputs), "float32")
         weight = constant.emphasis[batch.workload]
         labels = batch.throughput, batch.valid

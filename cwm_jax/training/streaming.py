@@ -18,7 +18,7 @@ from cwm_jax.errors import OutputError, RecordError
 from cwm_jax.features.batch import StepArrays
 from cwm_jax.features.hardware import HardwareCard
 from cwm_jax.prefetching import in_chunks
-from cwm_jax.records.graph import Program, shape_only_program
+from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.record import Devices, Record
 from cwm_jax.training.dataset import WorkloadData, encode_workload, name_groups
 
@@ -116,7 +116,7 @@ _LARGE = ("kind", "tag", "stage", "other", "values")
 
 def stream_dataset(
     records: Iterable[Record],
-    programs: Mapping[str, Program],
+    graphs: Mapping[str, ComputeGraph],
     hardware: HardwareCard,
     file: RowFile,
     chunk: int = CHUNK,
@@ -125,7 +125,7 @@ def stream_dataset(
 
     Args:
         records: Records; those of one workload are grouped by device, as there.
-        programs: Compute graphs by workload key; workloads without one are shape-only.
+        graphs: Compute graphs by workload key; workloads without one are shape-only.
         hardware: The device that measured them.
         file: Where the encoded schedules go.
         chunk: Records in memory at once.
@@ -140,7 +140,7 @@ def stream_dataset(
     devices = Devices()
     for group, members in _groups(records, chunk, devices):
         key = group[0]
-        encoded = encode_workload(members, programs.get(key) or shape_only_program(key), hardware)
+        encoded = encode_workload(members, graphs.get(key) or shape_only_graph(key), hardware)
         parts[group].append(_on_disk(encoded, file))
     if not parts:
         raise RecordError("no workload has two valid measurements, so there is nothing to rank")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from cwm_jax.errors import CorpusError
-from cwm_jax.records.graph import Program, add_programs
+from cwm_jax.records.graph import ComputeGraph, add_graphs
 from cwm_jax.records.lines import LogSummary, drop_unfinished_member
 from cwm_jax.records.logs import iterate_records, load_records
 from cwm_jax.records.record import Record
@@ -116,7 +116,7 @@ class Drawn(NamedTuple):
 class Collector(Protocol):
     """What is an engine's own in collecting."""
 
-    def program(self, task: CorpusTask) -> Program:
+    def graph(self, task: CorpusTask) -> ComputeGraph:
         """Returns the program of a task."""
         ...
 
@@ -175,8 +175,8 @@ def open_corpus(
     added = [task for task in planned if task.workload_key not in known]
     tasks += added
     # Before the tasks: no task may lack its program.
-    if added or not corpus.programs.exists():
-        add_programs(map(collector.program, tasks), corpus.programs)
+    if added or not corpus.graphs.exists():
+        add_graphs(map(collector.graph, tasks), corpus.graphs)
     if added:
         write_tasks(corpus.tasks, tasks)
     for log in (corpus.records, corpus.traces, corpus.remeasured):

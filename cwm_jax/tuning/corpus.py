@@ -54,7 +54,7 @@ class Corpus:
         return self.folder / "records.jsonl.gz"
 
     @property
-    def programs(self) -> Path:
+    def graphs(self) -> Path:
         """Its compute graphs."""
         return self.folder / "records.programs.jsonl.gz"
 

@@ -2,11 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 from cwm_jax.tuning.metaschedule.targets import create_module
 from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.tir import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.tir import graph_of_module
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
 from cwm_jax.workloads.parse import parse_workload
 
@@ -15,7 +15,7 @@ class Task(NamedTuple):
     """What a search works on."""
 
     module: Any
-    program: Program
+    graph: ComputeGraph
     context: Any
     spaces: list[Any]
 
@@ -45,7 +45,7 @@ class Task(NamedTuple):
 
     def steps(self, tvm: Any, candidates: list[Any]) -> list[tuple[Step, ...]]:
         """Returns the steps of candidates."""
-        return steps_of_candidates(tvm, candidates, self.program)
+        return steps_of_candidates(tvm, candidates, self.graph)
 
 
 def make_task(tvm: Any, target: Any, workload: Any, rules: str | None = None) -> Task:
@@ -69,5 +69,5 @@ def make_task(tvm: Any, target: Any, workload: Any, rules: str | None = None) ->
         else "post-order-apply"
     )
     context = ms.TuneContext(mod=module, target=target, space_generator=space, task_name="main")
-    program = program_of_module(tvm, module, workload_key(module))
-    return Task(module, program, context, list(context.generate_design_space()))
+    graph = graph_of_module(tvm, module, workload_key(module))
+    return Task(module, graph, context, list(context.generate_design_space()))

@@ -8,7 +8,7 @@ import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import read_programs
+from cwm_jax.records.graph import read_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.metaschedule.trace import parse_trace
 from cwm_jax.records.metaschedule.translate import translate_trace
@@ -42,12 +42,12 @@ def test_a_corpus_grows_resumes_after_a_kill_and_is_measured_again(tmp_path):
     grown = load_records(corpus.records)
     assert len({record.steps for record in grown}) == len(grown) == 6
 
-    (program,) = read_programs(corpus.programs).values()
+    (graph,) = read_graphs(corpus.graphs).values()
     lines = gzip.decompress((corpus.folder / "traces.jsonl.gz").read_bytes()).splitlines()
     kept = {
-        translate_trace(parse_trace(found[0]), program): found[1]
+        translate_trace(parse_trace(found[0]), graph): found[1]
         for key, found in map(orjson.loads, lines)
-        if key == program.workload_key
+        if key == graph.workload_key
     }
     assert {record.steps: list(record.costs) for record in grown}.items() <= kept.items()
 
@@ -70,7 +70,7 @@ def test_candidates_are_new(tvm, target, create_task):
 
     def draw(known):
         return draw_candidates(
-            tvm, task.module, task.program, target, Mix(4, 4, 8), 7, scorer=scorer, known=known
+            tvm, task.module, task.graph, target, Mix(4, 4, 8), 7, scorer=scorer, known=known
         )
 
     first = draw(set())

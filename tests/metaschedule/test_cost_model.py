@@ -18,7 +18,7 @@ from cwm_jax.cli.main import main
 from cwm_jax.errors import CheckpointError
 from cwm_jax.features.trace_helper import group_trace_lines
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import programs_path, read_programs
+from cwm_jax.records.graph import graphs_path, read_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.tuning.reference import read_reference
 from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel
@@ -69,9 +69,9 @@ def test_a_second_process_reads_most_and_changes_no_score(tvm, task, scorer, mon
 
     read_here = []
 
-    def counted(lines, program, unread):
+    def counted(lines, graph, unread):
         read_here.extend(lines)
-        return group_trace_lines(lines, program, unread)
+        return group_trace_lines(lines, graph, unread)
 
     monkeypatch.setattr(reading, "group_trace_lines", counted)
     fresh = WorldModelCostModel(scorer, reader=reader)
@@ -156,7 +156,7 @@ def test_a_latency_that_is_none_counts_as_failed(tvm, task, scorer, seconds):
     for last in (result(seconds, None), result(None, "failed")):
         model = WorldModelCostModel(scorer)
         model.update(task.context, candidates, [*rest, last])
-        assert model.online.measured[task.program.workload_key][-1][1] == np.inf
+        assert model.online.measured[task.graph.workload_key][-1][1] == np.inf
         scores.append(model.predict(task.context, candidates))
     assert np.isfinite(scores[0]).all()
     np.testing.assert_array_equal(*scores)
@@ -228,8 +228,8 @@ def test_cwm_tune_measures_and_resumes(tmp_path, cost_model, search):
     assert [(r.workload_key, r.steps, r.costs) for r in again] == [
         (r.workload_key, r.steps, r.costs) for r in records
     ]
-    beside = [programs_path(path) for path in (imported, folder / "records.jsonl")]
-    assert read_programs(beside[0]) == read_programs(beside[1])
+    beside = [graphs_path(path) for path in (imported, folder / "records.jsonl")]
+    assert read_graphs(beside[0]) == read_graphs(beside[1])
 
 
 def test_cwm_tune_measures_the_best_again(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import RecordError
-from cwm_jax.records.graph import load_programs
+from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.search.confirmation import best_record
 from cwm_jax.tuning.metaschedule.work_dir import (
@@ -55,7 +55,7 @@ def records_of(folder: Path) -> list[bytes]:
 
 
 def opened(tvm, folder, task, target):
-    return SearchFolder(tvm, folder).earlier([Searched(task.module, task.program)], target)
+    return SearchFolder(tvm, folder).earlier([Searched(task.module, task.graph)], target)
 
 
 def test_a_database_of_tvm_is_gone_on_with(tvm, target, copied, tmp_path, capsys):
@@ -76,7 +76,7 @@ def test_a_database_of_tvm_is_gone_on_with(tvm, target, copied, tmp_path, capsys
             assert after[name].startswith(before[name])
         assert len(records_of(copied)) == len(before[NAMES[1]].splitlines()) + more
         assert len(load_records(copied / "records.jsonl")) == count
-        assert load_programs(copied).keys() == {told["workload_key"]}
+        assert load_graphs(copied).keys() == {told["workload_key"]}
     databases = tvm.s_tir.meta_schedule.database
     again = databases.JSONDatabase(*(str(copied / name) for name in NAMES))
     assert len(again.get_all_tuning_records()) == len(records_of(copied))
@@ -164,7 +164,7 @@ def test_a_function_of_another_name_is_the_same_workload(tvm, target, copied, cr
     named = tvm.IRModule({"main": function})
     expected = opened(tvm, copied, task, target)
     shutil.rmtree(copied / "records.jsonl", ignore_errors=True)
-    program = dataclasses.replace(task.program, workload_key=workload_key(named))
-    assert program != task.program
-    found = SearchFolder(tvm, copied).earlier([Searched(named, program)], target)
+    graph = dataclasses.replace(task.graph, workload_key=workload_key(named))
+    assert graph != task.graph
+    found = SearchFolder(tvm, copied).earlier([Searched(named, graph)], target)
     assert [record.costs for record in found] == [record.costs for record in expected]

@@ -14,15 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import program_from_json, program_to_json, shape_only_program
+from cwm_jax.records.graph import graph_from_json, graph_to_json, shape_only_graph
 from cwm_jax.records.logs import load_records
-from cwm_jax.tuning.metaschedule.networks import check_network, programs_of_tasks, tune_modules
+from cwm_jax.tuning.metaschedule.networks import check_network, graphs_of_tasks, tune_modules
 from cwm_jax.tuning.metaschedule.settings import SearchConfig
 from cwm_jax.tuning.metaschedule.tuning import tune_module
 from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel, builder, local_builder
 from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 from cwm_jax.tvm_bridge.metaschedule.graphs import UnreadWarning
-from cwm_jax.tvm_bridge.metaschedule.tir import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.tir import graph_of_module
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
 
 pytestmark = pytest.mark.long
@@ -84,17 +84,17 @@ def test_functions_that_tvm_tunes_are_read_and_ranked(tvm, target, model, name):
 @pytest.mark.parametrize("name", hand.LOOPS)
 def test_initial_steps_lead_to_the_loops_that_are_there(tvm, name):
     module = hand.LOOPS[name]()
-    program = program_of_module(tvm, module, "key")
+    graph = graph_of_module(tvm, module, "key")
     schedule = tvm.s_tir.Schedule(module)
     loops = [schedule.get(loop) for loop in schedule.get_loops(schedule.get_sblock("C", "main"))]
     expected = [(int(loop.extent), KINDS[int(loop.kind)]) for loop in loops]
-    assert final_loops(program, program.initial_steps)["C"] == expected
-    assert program_from_json(program_to_json(program)) == program
+    assert final_loops(graph, graph.initial_steps)["C"] == expected
+    assert graph_from_json(graph_to_json(graph)) == graph
 
 
 def test_a_program_of_tiles_still_says_what_it_computes(tvm):
     plain, tiled = (
-        program_of_module(tvm, make(), "key").stages[-1] for make in (hand.k_outermost, hand.tiled)
+        graph_of_module(tvm, make(), "key").stages[-1] for make in (hand.k_outermost, hand.tiled)
     )
     assert [(axis.name, axis.extent) for axis in plain.axes] == [("vi", 32), ("vj", 16), ("vk", 64)]
     assert [read.strides for read in plain.reads] == [(64, 0, 1), (0, 1, 16)]
@@ -103,7 +103,7 @@ def test_a_program_of_tiles_still_says_what_it_computes(tvm):
         (16, False),
         (64, True),
     ]
-    (transposed,) = program_of_module(tvm, hand.transposed(), "key").stages[1:]
+    (transposed,) = graph_of_module(tvm, hand.transposed(), "key").stages[1:]
     assert [axis.extent for axis in transposed.axes] == [64, 32]
     assert transposed.reads[0].strides == (1, 64)
 
@@ -136,12 +136,12 @@ def test_what_cannot_be_read_is_said_once_and_ranked_all_the_same(tvm, target, s
 def test_a_trace_alone_tells_schedules_apart(tvm, target, create_task, scorer):
     task = create_task("dense:16,96,128")
     candidates = task.candidates(tvm, 8)
-    alone = steps_of_candidates(tvm, candidates, shape_only_program("a key"))
+    alone = steps_of_candidates(tvm, candidates, shape_only_graph("a key"))
     assert len(set(alone)) == len(set(task.steps(tvm, candidates)))
-    scores = scorer.rank_schedules(shape_only_program("a key"), alone).score
+    scores = scorer.rank_schedules(shape_only_graph("a key"), alone).score
     assert np.isfinite(scores).all()
     assert len(set(scores.tolist())) > 2
-    other = program_of_module(tvm, hand.transposed(), "a program of something else")
+    other = graph_of_module(tvm, hand.transposed(), "a program of something else")
     with pytest.warns(UnreadWarning, match=r"cannot be followed, instruction 0 \(GetSBlock\)"):
         strangers = steps_of_candidates(tvm, candidates, other)
     assert len(set(strangers)) == len(set(alone))
@@ -215,7 +215,7 @@ def test_one_module_without_a_design_space_costs_itself(tvm, target, tmp_path):
     tasks = [(hand.explicit_root(), 1), (hand.fused(), 1)]
     with pytest.warns(UnreadWarning, match=r"C: TVM's search of it failed, .*; it stays as it is"):
         result = tune_modules(
-            tvm, tasks, programs_of_tasks(tvm, tasks), target, SMALL, tmp_path / "both"
+            tvm, tasks, graphs_of_tasks(tvm, tasks), target, SMALL, tmp_path / "both"
         )
     assert result.trials == (0, 2)
     with pytest.raises(WorkloadError, match="C: TVM cannot tune it"):

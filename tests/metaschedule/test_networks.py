@@ -8,7 +8,7 @@ from cwm_jax.errors import WorkloadError
 from cwm_jax.records.logs import load_records
 from cwm_jax.tuning.metaschedule.networks import (
     compile_network,
-    programs_of_tasks,
+    graphs_of_tasks,
     tune_modules,
 )
 from cwm_jax.tuning.metaschedule.relax import extract_modules, relax_module
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.long
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_every_network_can_be_read(tvm, target, network):
     tasks = extract_modules(tvm, relax_module(tvm, parse_network(network)), target)
-    programs = programs_of_tasks(tvm, tasks)
-    assert len({program.workload_key for program in programs}) == len(programs)
+    graphs = graphs_of_tasks(tvm, tasks)
+    assert len({graph.workload_key for graph in graphs}) == len(graphs)
     assert all(weight > 0 for _, weight in tasks)
 
 
@@ -35,16 +35,16 @@ def test_every_network_can_be_read(tvm, target, network):
 )
 def test_a_network_has_the_operations_of_its_paper(tvm, target, network, flop):
     tasks = extract_modules(tvm, relax_module(tvm, parse_network(network)), target)
-    programs = programs_of_tasks(tvm, tasks)
-    total = sum(p.flop * weight for p, (_, weight) in zip(programs, tasks, strict=True))
+    graphs = graphs_of_tasks(tvm, tasks)
+    total = sum(p.flop * weight for p, (_, weight) in zip(graphs, tasks, strict=True))
     assert total == pytest.approx(flop, rel=0.05)
 
 
 def test_a_task_is_a_workload(tvm, target):
     tasks = extract_modules(tvm, relax_module(tvm, parse_network("mlp:1")), target)
     module = create_module(tvm, parse_workload("mlp:1#2"), target)
-    (program,) = programs_of_tasks(tvm, [(module, 1)])
-    assert program == programs_of_tasks(tvm, tasks)[2]
+    (graph,) = graphs_of_tasks(tvm, [(module, 1)])
+    assert graph == graphs_of_tasks(tvm, tasks)[2]
     with pytest.raises(WorkloadError, match="has 4 tasks"):
         create_module(tvm, parse_workload("mlp:1#4"), target)
 
@@ -57,7 +57,7 @@ def test_every_function_of_a_network_gets_its_program(tvm, target, tmp_path, cap
     config = SearchConfig(
         trials=len(tasks), round_size=1, cost_model="random", min_repeat_ms=5, population=32
     )
-    tune_modules(tvm, tasks, programs_of_tasks(tvm, tasks), target, config, tmp_path)
+    tune_modules(tvm, tasks, graphs_of_tasks(tvm, tasks), target, config, tmp_path)
     capfd.readouterr()
     compile_network(tvm, module, target, tmp_path)
     assert "not found" not in capfd.readouterr().err

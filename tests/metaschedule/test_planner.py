@@ -85,17 +85,17 @@ def test_the_planner_climbs_and_proposes_nothing_twice_or_refused(task, traces):
         return Scores(scores, *[scores[:, None]] * 3)
 
     config = TracePlannerConfig(population=128, remembered=256)
-    planner = TracePlanner(task.program, rank, config, np.random.default_rng(0))
+    planner = TracePlanner(task.graph, rank, config, np.random.default_rng(0))
     planner.add(traces)
     plan = planner.plan(lambda scores: scores.score, 32)
     found = [score(schedule) for schedule in plan.schedules]
     assert found == sorted(found, reverse=True)
     assert len({*plan.schedules}) == 32
-    sampled = [score(translate_trace(trace, task.program)) for trace in traces]
+    sampled = [score(translate_trace(trace, task.graph)) for trace in traces]
     assert found[31] > max(sampled)
     assert plan.imagined > 128
     for trace, schedule in zip(plan.traces, plan.schedules, strict=True):
-        assert translate_trace(trace, task.program) == schedule
+        assert translate_trace(trace, task.graph) == schedule
 
     planner.refuse(plan.schedules[0])
     again = planner.plan(lambda scores: scores.score, 1024)
@@ -107,7 +107,7 @@ def test_what_is_offered_is_built_by_tvm_and_is_what_was_imagined(tvm, task, tar
     online = OnlineRanker(Scorer.load("cpu-x86-2core"), AdaptationConfig())
     clock = Clock()
     sampler = Sampler(tvm, task.module, target, seed=1)
-    source = Imagination(tvm, task.module, task.program, online, clock, sampler, 24, seed=1)
+    source = Imagination(tvm, task.module, task.graph, online, clock, sampler, 24, seed=1)
     first = source.offer(set())
     assert len(first) == 24
     assert list(first) == task.steps(tvm, list(first.values()))
@@ -117,7 +117,7 @@ def test_what_is_offered_is_built_by_tvm_and_is_what_was_imagined(tvm, task, tar
     assert len(second) == 24
     assert not first.keys() & second.keys()
     sampled = task.steps(tvm, task.candidates(tvm, 32))
-    scores = [online.rank(task.program, part) for part in (list(first), sampled)]
+    scores = [online.rank(task.graph, part) for part in (list(first), sampled)]
     assert np.mean(scores[0]) > np.max(scores[1])
     sampler.close()
 
@@ -125,11 +125,11 @@ def test_what_is_offered_is_built_by_tvm_and_is_what_was_imagined(tvm, task, tar
 def test_what_tvm_refuses_is_not_proposed_again(tvm, task, target, monkeypatch):
     online = OnlineRanker(Scorer.load("cpu-x86-2core"), AdaptationConfig())
     sampler = Sampler(tvm, task.module, target, seed=2)
-    source = Imagination(tvm, task.module, task.program, online, Clock(), sampler, 16, seed=2)
+    source = Imagination(tvm, task.module, task.graph, online, Clock(), sampler, 16, seed=2)
     build, asked, refused = source._build, [], set()
 
     def build_all_but_ten(trace):
-        schedule = translate_trace(trace, task.program)
+        schedule = translate_trace(trace, task.graph)
         asked.append(schedule)
         if len(refused) == 10:
             return build(trace)

@@ -6,9 +6,9 @@ from hand_written import no_block
 from tasks import make_task
 from tvm_loops import tvm_loops
 
-from cwm_jax.errors import ProgramError
+from cwm_jax.errors import GraphError
 from cwm_jax.features.batch import encode_schedules
-from cwm_jax.tvm_bridge.metaschedule.tir import program_of_module
+from cwm_jax.tvm_bridge.metaschedule.tir import graph_of_module
 
 CUDA = {
     "kind": "cuda",
@@ -51,7 +51,7 @@ def test_steps_lead_to_the_loops_that_tvm_has(tvm, create_task, workload):
     assert len(candidates) > 6
     schedules = task.steps(tvm, candidates)
     for candidate, schedule in zip(candidates, schedules, strict=True):
-        ours = final_loops(task.program, schedule)
+        ours = final_loops(task.graph, schedule)
         for block, expected in tvm_loops(tvm, task, candidate.sch).items():
             assert expected[len(expected) - len(ours[block]) :] == ours[block], block
 
@@ -64,7 +64,7 @@ def test_gpu_schedules_are_bound(tvm):
         for schedule in task.steps(tvm, candidates):
             bound = {step.fields[2] for step in schedule if step.kind == "AN"}
             assert bound
-        arrays = encode_schedules([schedule], task.program)
+        arrays = encode_schedules([schedule], task.graph)
         assert (arrays.values[0, :, :] >= 0).all()
 
 
@@ -89,15 +89,15 @@ def test_tensor_instructions_are_noted(tvm):
             for s in schedules
         ]
         assert any(named)
-        arrays = encode_schedules(schedules, task.program)
+        arrays = encode_schedules(schedules, task.graph)
         assert len({row.tobytes() for row in arrays.values}) > len(schedules) // 2
 
 
 def test_a_program_says_what_its_module_computes(create_task):
-    program = create_task("conv2d:1,14,14,32,64,3,2,1").program
+    graph = create_task("conv2d:1,14,14,32,64,3,2,1").graph
     multiplies = 7 * 7 * 64 * 32 * 3 * 3
-    assert program.flop == pytest.approx(2 * multiplies, rel=0.01)
-    pad, convolution = [stage for stage in program.stages if stage.kind == "compute"]
+    assert graph.flop == pytest.approx(2 * multiplies, rel=0.01)
+    pad, convolution = [stage for stage in graph.stages if stage.kind == "compute"]
     assert pad.shape == (1, 16, 16, 32)
     assert [axis.extent for axis in convolution.axes if axis.reduction] == [3, 3, 32]
     assert [read.affine for read in convolution.reads] == [True, True]
@@ -106,8 +106,8 @@ def test_a_program_says_what_its_module_computes(create_task):
 def test_a_scheduled_module_is_read_and_one_without_blocks_is_refused(tvm, create_task):
     task = create_task("dense:16,96,128")
     (scheduled, *_) = task.sample(tvm, 3)
-    found = program_of_module(tvm, scheduled.mod, "its-key")
+    found = graph_of_module(tvm, scheduled.mod, "its-key")
     computed = [stage.name for stage in found.stages if stage.kind == "compute"]
     assert any(name.startswith("T_matmul_NT") for name in computed)
-    with pytest.raises(ProgramError, match=r"program its-key: cannot be read \(it has no block\)"):
-        program_of_module(tvm, no_block(), "its-key")
+    with pytest.raises(GraphError, match=r"program its-key: cannot be read \(it has no block\)"):
+        graph_of_module(tvm, no_block(), "its-key")

@@ -16,7 +16,7 @@ sys.path[:0] = [str(TESTS)]
 from tasks import make_task  # noqa: E402
 from tvm_loops import tvm_loops  # noqa: E402
 
-from cwm_jax.records.graph import write_programs  # noqa: E402
+from cwm_jax.records.graph import write_graphs  # noqa: E402
 from cwm_jax.tuning.metaschedule.targets import resolve_target  # noqa: E402
 from cwm_jax.tvm_bridge.runtime import use  # noqa: E402
 
@@ -36,10 +36,10 @@ def main() -> None:
     tvm = use("metaschedule")
     databases = tvm.s_tir.meta_schedule.database
     lines: list[bytes] = []
-    programs = []
+    graphs = []
     for workload in WORKLOADS:
         task = make_task(tvm, resolve_target(tvm, TARGET), workload)
-        programs.append(task.program)
+        graphs.append(task.graph)
         for schedule in task.sample(tvm, 9):
             with tempfile.TemporaryDirectory() as folder:
                 paths = [str(Path(folder) / name) for name in ("workloads", "records")]
@@ -50,12 +50,12 @@ def main() -> None:
                 )
                 trace = orjson.loads(Path(paths[1]).read_bytes())[1][0]
             loops = tvm_loops(tvm, task, schedule)
-            golden = {"workload": task.program.workload_key, "trace": trace, "loops": loops}
+            golden = {"workload": task.graph.workload_key, "trace": trace, "loops": loops}
             lines.append(orjson.dumps(golden))
-    write_programs(programs, TESTS / "data" / "traces.programs.jsonl.gz")
+    write_graphs(graphs, TESTS / "data" / "traces.programs.jsonl.gz")
     with gzip.GzipFile(TESTS / "data" / "traces.jsonl.gz", "wb", mtime=0) as file:
         file.write(b"\n".join(lines) + b"\n")
-    print(f"wrote {len(lines)} traces of {len(programs)} workloads")
+    print(f"wrote {len(lines)} traces of {len(graphs)} workloads")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import orjson
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.ansor_log import TRANSLATED
-from cwm_jax.records.graph import Program, shape_only_program
+from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.lines import LogSummary, every_line, iterate_parsed
 from cwm_jax.records.metaschedule.trace import Skeletons, Trace, parse_trace
 from cwm_jax.records.metaschedule.translate import Unread, translate_traces
@@ -136,13 +136,13 @@ def _parse_workload_line(line: bytes, where: str) -> tuple[str, str]:
 
 
 def iterate_database(
-    folder: Path, programs: Mapping[str, Program], summary: LogSummary, *, target: str = ""
+    folder: Path, graphs: Mapping[str, ComputeGraph], summary: LogSummary, *, target: str = ""
 ) -> Iterator[Record]:
     """Streams the records of a database, plain or gzip'd; skips and counts what does not parse.
 
     Args:
         folder: Of the database.
-        programs: By workload key; of other workloads the steps are what a trace says alone.
+        graphs: By workload key; of other workloads the steps are what a trace says alone.
         summary: Counts what is read and what is skipped.
         target: Of records that do not say theirs; empty where it is unknown.
 
@@ -151,20 +151,20 @@ def iterate_database(
     """
     keys = [key for _, key, _ in iterate_workloads(folder)]
     path = _plain_or_packed(folder, RECORDS_FILE)
-    graphs = {key: programs.get(key) or shape_only_program(key) for key in keys}
-    parse = partial(_parse_record, keys=keys, programs=graphs, target=target)
+    graphs = {key: graphs.get(key) or shape_only_graph(key) for key in keys}
+    parse = partial(_parse_record, keys=keys, graphs=graphs, target=target)
     yield from iterate_parsed(path, parse, summary)
 
 
 def _parse_record(
-    line: bytes, keys: list[str], programs: Mapping[str, Program], target: str
+    line: bytes, keys: list[str], graphs: Mapping[str, ComputeGraph], target: str
 ) -> Record:
     parsed = parse_record_line(line)
     if not 0 <= parsed.workload < len(keys):
         raise RecordError(f"workload {parsed.workload}, expected one below {len(keys)}")
-    program = programs[keys[parsed.workload]]
+    graph = graphs[keys[parsed.workload]]
     # A trace alone need not say all that it refers to.
-    return record_of_line(parsed, program, target, _take_no_notice if program.shape_only else None)
+    return record_of_line(parsed, graph, target, _take_no_notice if graph.shape_only else None)
 
 
 def _take_no_notice(_: RecordError) -> None:
@@ -172,13 +172,13 @@ def _take_no_notice(_: RecordError) -> None:
 
 
 def record_of_line(
-    parsed: ParsedRecord, program: Program, target: str, unread: Unread | None = None
+    parsed: ParsedRecord, graph: ComputeGraph, target: str, unread: Unread | None = None
 ) -> Record:
     """Returns the record that a line says.
 
     Args:
         parsed: The line.
-        program: Of its workload.
+        graph: Of its workload.
         target: Of a record that does not say its own.
         unread: As for `translate_traces`.
 
@@ -186,10 +186,10 @@ def record_of_line(
         RecordError: The trace is not one of the program.
     """
     return Record(
-        workload_key=program.workload_key,
+        workload_key=graph.workload_key,
         target=parsed.target or target,
         task=TaskDetails(None, ()),
-        steps=next(translate_traces([parse_trace(parsed.trace)], program, unread)),
+        steps=next(translate_traces([parse_trace(parsed.trace)], graph, unread)),
         costs=tuple(parsed.seconds),
         error_code=int(math.isinf(latency_of_costs(parsed.seconds))),
         measure_seconds=0.0,

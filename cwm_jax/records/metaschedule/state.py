@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.graph import Program, ProgramStage
+from cwm_jax.records.graph import ComputeGraph, Stage
 from cwm_jax.records.steps import Step
 
 MAX_BLOCKS = 120
@@ -116,12 +116,12 @@ BlockLayout = tuple[_Stage, ...]
 """The blocks of a program before any instruction."""
 
 
-def layout_of(program: Program) -> BlockLayout:
+def layout_of(graph: ComputeGraph) -> BlockLayout:
     """Returns the blocks of a program, from which any number of traces start."""
-    return tuple(_layout_of_stage(stage) for stage in program.stages)
+    return tuple(_layout_of_stage(stage) for stage in graph.stages)
 
 
-def _layout_of_stage(stage: ProgramStage) -> _Stage:
+def _layout_of_stage(stage: Stage) -> _Stage:
     axes = len(stage.axes)
     spatial = sum(not axis.reduction for axis in stage.axes)
     reads: dict[int, Strides | None] = {}

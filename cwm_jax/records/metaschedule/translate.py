@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.metaschedule.postprocess import apply_root_annotations
 from cwm_jax.records.metaschedule.state import (
     MAX_NUMBER,
@@ -46,28 +46,28 @@ Unread = Callable[[RecordError], None]
 """Takes the reason why a trace cannot be followed."""
 
 
-def translate_trace(trace: Trace, program: Program) -> tuple[Step, ...]:
+def translate_trace(trace: Trace, graph: ComputeGraph) -> tuple[Step, ...]:
     """Translates a trace into steps.
 
     Args:
         trace: Of a schedule of the program.
-        program: Its stages are named as the blocks of the module.
+        graph: Its stages are named as the blocks of the module.
 
     Raises:
         RecordError: The trace is not one of this program, or malformed; the message names the
             instruction.
     """
-    return next(translate_traces([trace], program))
+    return next(translate_traces([trace], graph))
 
 
 def translate_traces(
-    traces: Iterable[Trace], program: Program, unread: Unread | None = None
+    traces: Iterable[Trace], graph: ComputeGraph, unread: Unread | None = None
 ) -> Iterator[tuple[Step, ...]]:
     """Translates traces of one program into steps, as `translate_trace` does one.
 
     Args:
         traces: Of schedules of the program.
-        program: Its stages are named as the blocks of the module; without any, a trace says by
+        graph: Its stages are named as the blocks of the module; without any, a trace says by
             itself which blocks there are.
         unread: Given where TVM made the traces, so that none may be refused: takes the reason why
             one cannot be followed, which is then translated as far as it says by itself.
@@ -75,22 +75,22 @@ def translate_traces(
     Raises:
         RecordError: As for `translate_trace`, unless `unread` is given.
     """
-    layout = layout_of(program)
+    layout = layout_of(graph)
     for trace in traces:
         try:
-            steps = _translated(trace, program, layout, whole=True)
+            steps = _translated(trace, graph, layout, whole=True)
         except RecordError as error:
             if unread is None:
                 raise
             unread(error)
-            steps = _translated(trace, program, layout, whole=False)
+            steps = _translated(trace, graph, layout, whole=False)
         yield steps
 
 
 def _translated(
-    trace: Trace, program: Program, layout: BlockLayout, *, whole: bool
+    trace: Trace, graph: ComputeGraph, layout: BlockLayout, *, whole: bool
 ) -> tuple[Step, ...]:
-    translator = _Translator(layout, program.initial_steps, trace.decisions)
+    translator = _Translator(layout, graph.initial_steps, trace.decisions)
     for position, instruction in enumerate(trace.instructions):
         try:
             translator.apply(position, instruction)

@@ -9,7 +9,7 @@ import numpy as np
 
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import format_line
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.lines import LogSummary, append_member
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Record
@@ -18,7 +18,7 @@ from cwm_jax.tuning.ansor.sketch import Size, sketch_policy
 from cwm_jax.tuning.ansor.tasks import search_task
 from cwm_jax.tuning.collection import Drawn, Mix, mix_of_round
 from cwm_jax.tuning.corpus import Corpus, CorpusTask
-from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
+from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
 from cwm_jax.tvm_bridge.ansor.states import first_error
 
 # A corpus wants variety, not the optimum: a fraction of Ansor's population and generations.
@@ -38,9 +38,9 @@ class AnsorCollector:
     def __init__(self, tvm: Any, scorer: Scorer | None) -> None:
         self._tvm, self._scorer = tvm, scorer
 
-    def program(self, task: CorpusTask) -> Program:
+    def graph(self, task: CorpusTask) -> ComputeGraph:
         """Returns the program of a task."""
-        return program_of_task(self._tvm, search_task(self._tvm, task))
+        return graph_of_task(self._tvm, search_task(self._tvm, task))
 
     def draw(self, corpus: Corpus, task: CorpusTask, size: int, seed: int, earlier: int) -> Drawn:
         """Draws new candidates of a task; fewer than asked for where there are no more."""

@@ -96,8 +96,8 @@ def tune_network(
                 searches[at] = start_search(session, tasks[at][0], records[at])
             return searches[at](count).told()
 
-        def again(at: int, programs: Sequence[Record]) -> TaskRound:
-            return start_confirming(session, tasks[at][0])(programs).told()
+        def again(at: int, graphs: Sequence[Record]) -> TaskRound:
+            return start_confirming(session, tasks[at][0])(graphs).told()
 
         def measured(at: int) -> list[Record]:
             task = tasks[at][0]

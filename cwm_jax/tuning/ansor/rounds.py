@@ -150,7 +150,7 @@ def _planner(session: SearchSession, task: Any, earlier: list[Record]) -> NextRo
     from cwm_jax.tuning.ansor.sketch import PlannedSearch
 
     ansor, model = session.tvm.auto_scheduler, session.model
-    if len(model.program(task).stages) > MAX_STAGES - _INSERTED_STAGES:
+    if len(model.graph(task).stages) > MAX_STAGES - _INSERTED_STAGES:
         return _evolution(session, task, earlier)
     seed = _search_seed(session.config, earlier)
     planner = PlannerConfig(population=session.config.population)

@@ -10,7 +10,7 @@ import numpy as np
 
 from cwm_jax.errors import WorkloadError, last_line
 from cwm_jax.features.batch import StepArrays
-from cwm_jax.features.graph import encode_program
+from cwm_jax.features.graph import encode_graph
 from cwm_jax.ranking.scorer import Scorer, Scores, take_scores
 from cwm_jax.records.ansor_log import format_line, parse_line
 from cwm_jax.records.record import Record
@@ -144,7 +144,7 @@ class PlannedSearch:
         self._model = model
         self._measure = measure
         self._clock = Clock()
-        self._program = model.program(task)
+        self._graph = model.graph(task)
         self._config = config or PlannerConfig()
         self._rng = np.random.default_rng([seed, 1])
         self._planner, self._scorer = self._new_planner(seed), self._current_scorer()
@@ -168,16 +168,16 @@ class PlannedSearch:
         """Plans, checks, and measures up to `size` new candidates."""
         self._clock.calls.clear()
         online = self._model.online
-        choices, draws = self._clock.around(online.spend)(self._program, size)
+        choices, draws = self._clock.around(online.spend)(self._graph, size)
         self._begin_anew_for_another_model()
         sampled = self._sample()
         self._planner.add(sampled)
         drawn = self._draw(sampled, draws)
-        correct = self._clock.around(partial(online.corrected, self._program))
+        correct = self._clock.around(partial(online.corrected, self._graph))
         wanted = _PROPOSED_PER_TRIAL * size + len(self._seen)
         planned = self._planner.plan(correct, wanted)
         places, states, rejected = self._new_states(planned.schedules)
-        choose = self._clock.around(partial(online.choose, self._program))
+        choose = self._clock.around(partial(online.choose, self._graph))
         chosen = choose(take_scores(planned.ranked, places), choices)
         inputs = [
             self._ansor.MeasureInput(self._task, state)
@@ -200,16 +200,16 @@ class PlannedSearch:
 
     def _new_planner(self, seed: int) -> Planner:
         rng = np.random.default_rng(seed)
-        return Planner(self._program, self._clock.around(self._rank), self._config, rng)
+        return Planner(self._graph, self._clock.around(self._rank), self._config, rng)
 
     def _current_scorer(self) -> Scorer:
-        return self._model.online.scorer_of(self._program.workload_key)
+        return self._model.online.scorer_of(self._graph.workload_key)
 
     def _begin_anew_for_another_model(self) -> None:
         """Forgets what a model imagined that has turned out to be wrong."""
         if self._scorer is self._current_scorer():
             return
-        measured = self._model.online.measured[self._program.workload_key]
+        measured = self._model.online.measured[self._graph.workload_key]
         self._scorer = self._current_scorer()
         self._planner = self._new_planner(int(self._rng.integers(2**31)))
         self._planner.add([schedule for schedule, _ in measured])
@@ -222,10 +222,10 @@ class PlannedSearch:
         """
         if not count:
             return []
-        online, program = self._model.online, self._program
-        if online.trusted(program.workload_key) is False:
+        online, graph = self._model.online, self._graph
+        if online.trusted(graph.workload_key) is False:
             choose = self._clock.around(online.choose_schedules)
-            order = choose(program, sampled, _CHECKED_PER_DRAW * count)
+            order = choose(graph, sampled, _CHECKED_PER_DRAW * count)
         else:
             order = self._rng.permutation(len(sampled))[: _CHECKED_PER_DRAW * count]
         _, states, _ = self._new_states([sampled[at] for at in order])
@@ -233,7 +233,7 @@ class PlannedSearch:
         self._seen |= {state.shown for state in drawn}
         found = [state.state for state in drawn]
         schedules = schedules_of_states(self._task, found) if found else []
-        online.note_drawn(program.workload_key, schedules)
+        online.note_drawn(graph.workload_key, schedules)
         return found
 
     def _new_states(
@@ -258,12 +258,12 @@ class PlannedSearch:
         return places, states, rejected
 
     def _rank(self, steps: StepArrays) -> Scores:
-        program = encode_program(self._program, steps.slots)
-        return self._scorer.rank_arrays(program, steps)
+        graph = encode_graph(self._graph, steps.slots)
+        return self._scorer.rank_arrays(graph, steps)
 
     def _sample(self) -> list[tuple[Step, ...]]:
         """Draws schedules from TVM: many while nothing else helps, else a few new structures."""
-        distrusted = self._model.online.trusted(self._program.workload_key) is False
+        distrusted = self._model.online.trusted(self._graph.workload_key) is False
         policy = self._later if self._sampled and not distrusted else self._first
         self._sampled = True
         try:

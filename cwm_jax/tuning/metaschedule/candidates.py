@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 from cwm_jax.tuning.collection import Mix
 from cwm_jax.tuning.metaschedule.cost_models import Fields, tuning_records, update_of
@@ -26,7 +26,7 @@ Candidates = dict[tuple[Step, ...], Any]
 def draw_candidates(
     tvm: Any,
     module: Any,
-    program: Program,
+    graph: ComputeGraph,
     target: Any,
     mix: Mix,
     seed: int,
@@ -42,7 +42,7 @@ def draw_candidates(
     Args:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` of one function, `main`.
-        program: The same.
+        graph: The same.
         target: TVM target.
         mix: How many of each origin.
         seed: Of the draw; TVM does not repeat it exactly.
@@ -60,7 +60,7 @@ def draw_candidates(
     def take(strategy: Any, model: Any, count: int, measured: Sequence[Fields] = ()) -> None:
         seen = {*known, *found}
         at = seed + len(found)
-        drawn = _drawn(tvm, module, program, target, strategy, model, at, count, seen, measured)
+        drawn = _drawn(tvm, module, graph, target, strategy, model, at, count, seen, measured)
         found.update(itertools.islice(drawn.items(), max(count, 0)))
 
     if mix.boosted and traces:
@@ -85,7 +85,7 @@ def draw_candidates(
 def _drawn(
     tvm: Any,
     module: Any,
-    program: Program,
+    graph: ComputeGraph,
     target: Any,
     strategy: Any,
     model: Any,
@@ -115,7 +115,7 @@ def _drawn(
         candidates: Sequence[Any] = list(context.generate_measure_candidates() or ())
         if not candidates:
             break
-        schedules = steps_of_candidates(tvm, candidates, program)
+        schedules = steps_of_candidates(tvm, candidates, graph)
         for schedule, candidate in zip(schedules, candidates, strict=True):
             if schedule not in known:
                 found.setdefault(schedule, candidate)

@@ -8,7 +8,7 @@ import orjson
 from cwm_jax.errors import CorpusError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import format_line
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.lines import LogSummary, append_member, read_lines
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Record
@@ -18,7 +18,7 @@ from cwm_jax.tuning.metaschedule.candidates import draw_candidates
 from cwm_jax.tuning.metaschedule.cost_models import update_of, valid_traces
 from cwm_jax.tuning.metaschedule.relax import extract_modules, relax_module
 from cwm_jax.tuning.metaschedule.targets import create_module
-from cwm_jax.tvm_bridge.metaschedule.graphs import read_program, warn_of_search
+from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph, warn_of_search
 from cwm_jax.tvm_bridge.metaschedule.tir import flop_of_module
 from cwm_jax.tvm_bridge.metaschedule.traces import Entry, database_lines, record_of_result
 from cwm_jax.workloads.networks import Network
@@ -78,13 +78,13 @@ class MetaScheduleCollector:
     def _module(self, task: CorpusTask) -> Any:
         return self._tvm.ir.load_json(task.tensors)
 
-    def program(self, task: CorpusTask) -> Program:
+    def graph(self, task: CorpusTask) -> ComputeGraph:
         """Returns the program of a task."""
-        return read_program(self._tvm, self._module(task), task.workload_key)
+        return read_graph(self._tvm, self._module(task), task.workload_key)
 
     def draw(self, corpus: Corpus, task: CorpusTask, size: int, seed: int, earlier: int) -> Drawn:
         """Draws new candidates of a task; fewer than asked for where there are no more."""
-        module, program = self._module(task), self.program(task)
+        module, graph = self._module(task), self.graph(task)
         known: set[Any] = set()
         if earlier:
             for record in iterate_records(corpus.records, LogSummary()):
@@ -96,7 +96,7 @@ class MetaScheduleCollector:
             found = draw_candidates(
                 self._tvm,
                 module,
-                program,
+                graph,
                 self._target,
                 mix,
                 seed,
@@ -111,7 +111,7 @@ class MetaScheduleCollector:
 
         def keep(results: Sequence[Any]) -> None:
             records = [
-                record_of_result(program, self._target, schedule, result)
+                record_of_result(graph, self._target, schedule, result)
                 for schedule, result in zip(found, results, strict=True)
             ]
             entries = [
@@ -137,7 +137,7 @@ class MetaScheduleCollector:
         # A record is known by what was measured: its trace may mean other steps by now, when this
         # package tells better what traces mean.
         wanted = {(record.workload_key, record.costs) for _, record in records}
-        programs = {task.workload_key: self.program(task) for task, _ in records}
+        graphs = {task.workload_key: self.graph(task) for task, _ in records}
         traces: dict[Any, Any] = {}
         for _, line in read_lines(corpus.traces, LogSummary().skip):
             key, found = orjson.loads(line)
@@ -152,7 +152,7 @@ class MetaScheduleCollector:
 
         def keep(results: Sequence[Any]) -> None:
             again = [
-                record_of_result(programs[task.workload_key], self._target, record.steps, result)
+                record_of_result(graphs[task.workload_key], self._target, record.steps, result)
                 for (task, record), result in zip(records, results, strict=True)
             ]
             append_member(corpus.remeasured, map(format_line, again))

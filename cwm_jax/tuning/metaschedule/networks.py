@@ -10,7 +10,7 @@ import numpy as np
 
 from cwm_jax.errors import WorkloadError, last_line
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.search.task_scheduler import TaskProgress
@@ -36,23 +36,23 @@ from cwm_jax.tuning.network import (
 )
 from cwm_jax.tuning.tracker import Tracker, sent_library
 from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.graphs import read_program, warn_of_search
+from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph, warn_of_search
 
 _LOG_BASE = 1.618
 _TIMED_MS = 500
 
 
-def programs_of_tasks(tvm: Any, tasks: Sequence[tuple[Any, int]]) -> list[Program]:
+def graphs_of_tasks(tvm: Any, tasks: Sequence[tuple[Any, int]]) -> list[ComputeGraph]:
     """Reads the modules of a network; what cannot be read is warned of (`UnreadWarning`)."""
     from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
-    return [read_program(tvm, module, workload_key(module)) for module, _ in tasks]
+    return [read_graph(tvm, module, workload_key(module)) for module, _ in tasks]
 
 
 def tune_modules(
     tvm: Any,
     tasks: Sequence[tuple[Any, int]],
-    programs: Sequence[Program],
+    graphs: Sequence[ComputeGraph],
     target: Any,
     config: SearchConfig,
     folder: Path,
@@ -65,7 +65,7 @@ def tune_modules(
     Args:
         tvm: A TVM with MetaSchedule.
         tasks: `tvm.IRModule`s and how often each occurs (`relax_networks.extract_modules`).
-        programs: The same modules (`programs_of_tasks`).
+        graphs: The same modules (`graphs_of_tasks`).
         target: TVM target with `num-cores`.
         config: Settings; `trials` counts all modules together, and a round is cut so that
             every module gets one.
@@ -80,12 +80,12 @@ def tune_modules(
     """
     files = SearchFolder(tvm, folder)
     modules = (module for module, _ in tasks)
-    earlier = files.earlier(list(map(Task, modules, programs)), target)
+    earlier = files.earlier(list(map(Task, modules, graphs)), target)
     size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
-    records = [[r for r in earlier if r.workload_key == p.workload_key] for p in programs]
+    records = [[r for r in earlier if r.workload_key == p.workload_key] for p in graphs]
     progress = [
-        _progress(program, weight, found, size)
-        for program, (_, weight), found in zip(programs, tasks, records, strict=True)
+        _progress(graph, weight, found, size)
+        for graph, (_, weight), found in zip(graphs, tasks, records, strict=True)
     ]
     searches: dict[int, ModuleSearch] = {}
     with search_session(tvm, target, config, files, scorer) as session:
@@ -93,14 +93,14 @@ def tune_modules(
         def search_of(at: int) -> ModuleSearch:
             if at not in searches:
                 module, _ = tasks[at]
-                searches[at] = ModuleSearch(session, module, programs[at], records[at])
+                searches[at] = ModuleSearch(session, module, graphs[at], records[at])
             return searches[at]
 
         def next_round(at: int, count: int) -> FoundRound:
             try:
                 return search_of(at).next_round(count)
             except Exception as error:  # whatever TVM meets in one, the other modules are tuned
-                warn_of_search(programs[at].workload_key, error)
+                warn_of_search(graphs[at].workload_key, error)
                 return FoundRound([], last_line(error), (0.0, 0.0, 0.0), 0)
 
         def noted(at: int, found: FoundRound) -> TaskRound:
@@ -117,7 +117,7 @@ def tune_modules(
             Confirming(
                 config.confirm // len(tasks),
                 lambda at: measured[at],
-                lambda at, programs: noted(at, search_of(at).again(programs)),
+                lambda at, graphs: noted(at, search_of(at).again(graphs)),
             ),
             report,
         )
@@ -126,15 +126,17 @@ def tune_modules(
     return result
 
 
-def _progress(program: Program, weight: int, earlier: Sequence[Record], size: int) -> TaskProgress:
+def _progress(
+    graph: ComputeGraph, weight: int, earlier: Sequence[Record], size: int
+) -> TaskProgress:
     history = earlier_rounds([record.latency for record in earlier], size)
-    return TaskProgress(weight, program.flop, _kind(program), history)
+    return TaskProgress(weight, graph.flop, _kind(graph), history)
 
 
-def _kind(program: Program) -> str:
+def _kind(graph: ComputeGraph) -> str:
     """The stages' axes and the magnitude of the work: what Ansor's similarity tag says."""
-    axes = ["".join("r" if axis.reduction else "s" for axis in s.axes) for s in program.stages]
-    return f"{' '.join(filter(None, axes))} {int(math.log(program.flop + 1, _LOG_BASE))}"
+    axes = ["".join("r" if axis.reduction else "s" for axis in s.axes) for s in graph.stages]
+    return f"{' '.join(filter(None, axes))} {int(math.log(graph.flop + 1, _LOG_BASE))}"
 
 
 def check_network(tvm: Any, name: str, module: Any, target: Any) -> None:

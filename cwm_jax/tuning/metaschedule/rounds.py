@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cwm_jax.ranking.online import Schedule
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record, latency_of_costs
 from cwm_jax.search.trace_planner import TracePlannerConfig
 from cwm_jax.tuning.interrupts import SearchInterrupted
@@ -49,17 +49,17 @@ class ModuleSearch:
     Args:
         session: Shared with other modules.
         module: `tvm.IRModule` of one function, `main`.
-        program: The same.
+        graph: The same.
         earlier: Measurements of the module that the session's files hold already.
     """
 
     def __init__(
-        self, session: SearchSession, module: Any, program: Program, earlier: Sequence[Record]
+        self, session: SearchSession, module: Any, graph: ComputeGraph, earlier: Sequence[Record]
     ) -> None:
         tvm, target, config = session.tvm, session.target, session.config
         files, timed = session.files, session.timed
         self._tvm = tvm
-        self._program, self._target, self._files = program, target, files
+        self._graph, self._target, self._files = graph, target, files
         self._measure_all, self._interrupt = session.measure, session.interrupt
         self._known = {record.steps for record in earlier}
         self._pool: dict[Schedule, Any] = {}
@@ -74,7 +74,7 @@ class ModuleSearch:
             self._source: Source = Imagination(
                 tvm,
                 module,
-                program,
+                graph,
                 timed.online,
                 timed.clock,
                 self._sampler,
@@ -86,7 +86,7 @@ class ModuleSearch:
             self._source = Evolution(
                 tvm,
                 module,
-                program,
+                graph,
                 target,
                 files.database,
                 timed.model,
@@ -177,7 +177,7 @@ class ModuleSearch:
     def _keep(self, chosen: Sequence[tuple[Schedule, Any]], results: Sequence[Any]) -> list[Record]:
         """Appends measurements to the files; returns them as records."""
         records = [
-            record_of_result(self._program, self._target, schedule, result)
+            record_of_result(self._graph, self._target, schedule, result)
             for (schedule, _), result in zip(chosen, results, strict=True)
         ]
         candidates = [candidate for _, candidate in chosen]
@@ -189,15 +189,15 @@ class ModuleSearch:
 
         They are drawn blindly until the model is known to be wrong; then by what was measured.
         """
-        online, program = self._timed.online, self._program
+        online, graph = self._timed.online, self._graph
         if online is None or self._sampler is None:
             return most, {}
         clock = self._timed.clock
-        choices, count = clock.around(online.spend)(program, most)
+        choices, count = clock.around(online.spend)(graph, most)
         if not count:
             return choices, {}
         sampled = self._sampler.draw()
-        steps = steps_of_candidates(self._tvm, sampled, program)
+        steps = steps_of_candidates(self._tvm, sampled, graph)
         fresh = {
             schedule: candidate
             for schedule, candidate in zip(steps, sampled, strict=True)
@@ -205,10 +205,10 @@ class ModuleSearch:
         }
         schedules = list(fresh)
         order = range(len(schedules))
-        if online.trusted(program.workload_key) is False:
-            order = clock.around(online.choose_schedules)(program, schedules, count)
+        if online.trusted(graph.workload_key) is False:
+            order = clock.around(online.choose_schedules)(graph, schedules, count)
         drawn = {schedules[at]: fresh[schedules[at]] for at in order[:count]}
-        online.note_drawn(program.workload_key, list(drawn))
+        online.note_drawn(graph.workload_key, list(drawn))
         return choices, drawn
 
     def _take(self, most: int) -> list[tuple[Schedule, Any]]:
@@ -219,7 +219,7 @@ class ModuleSearch:
             self._pool.clear()
             return pool[:most]
         choose = self._timed.clock.around(online.choose_schedules)
-        chosen = choose(self._program, list(self._pool), most)
+        chosen = choose(self._graph, list(self._pool), most)
         taken = [pool[at] for at in chosen]
         for schedule, _ in taken:
             del self._pool[schedule]

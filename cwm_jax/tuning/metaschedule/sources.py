@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cwm_jax.ranking.online import OnlineRanker, Schedule
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.metaschedule.database import parse_trace_lines
 from cwm_jax.records.metaschedule.trace import Skeletons, Trace
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
@@ -56,7 +56,7 @@ class Evolution:
     Args:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` of one function, `main`.
-        program: The same.
+        graph: The same.
         target: TVM target.
         database: Of what is measured.
         model: `CostModel` that it asks.
@@ -70,7 +70,7 @@ class Evolution:
         self,
         tvm: Any,
         module: Any,
-        program: Program,
+        graph: ComputeGraph,
         target: Any,
         database: Any,
         model: Any,
@@ -82,7 +82,7 @@ class Evolution:
     ) -> None:
         load_intrinsics()
         ms = tvm.s_tir.meta_schedule
-        self._tvm, self._program = tvm, program
+        self._tvm, self._graph = tvm, graph
         self.context = ms.TuneContext(
             mod=module,
             target=target,
@@ -102,7 +102,7 @@ class Evolution:
             RuntimeError: What TVM makes of an error in the cost model.
         """
         candidates = list(self.context.generate_measure_candidates() or ())
-        schedules = steps_of_candidates(self._tvm, candidates, self._program)
+        schedules = steps_of_candidates(self._tvm, candidates, self._graph)
         # TVM forgets what an earlier run measured.
         return {
             schedule: candidate
@@ -163,7 +163,7 @@ class Imagination:
     Args:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` of one function, `main`.
-        program: The same.
+        graph: The same.
         online: Ranks, corrected by what is measured.
         clock: Notes when the planner runs.
         sampler: Of the module; stays open.
@@ -176,7 +176,7 @@ class Imagination:
         self,
         tvm: Any,
         module: Any,
-        program: Program,
+        graph: ComputeGraph,
         online: OnlineRanker,
         clock: Clock,
         sampler: Sampler,
@@ -184,18 +184,18 @@ class Imagination:
         seed: int,
         config: TracePlannerConfig | None = None,
     ) -> None:
-        self._tvm, self._module, self._program, self._count = tvm, module, program, count
+        self._tvm, self._module, self._graph, self._count = tvm, module, graph, count
         self._sampler, self.context = sampler, sampler.context
         self.imagined = 0
         self._skeletons = Skeletons()
         self._planner = TracePlanner(
-            program,
-            partial(online.pretrained_scores, program),
+            graph,
+            partial(online.pretrained_scores, graph),
             config or TracePlannerConfig(),
             np.random.default_rng(seed),
         )
-        self._correct = partial(online.corrected, program)
-        self._online, self._scorer = online, online.scorer_of(program.workload_key)
+        self._correct = partial(online.corrected, graph)
+        self._online, self._scorer = online, online.scorer_of(graph.workload_key)
         self._clock = clock
         self._sampled = False
         self._tried: set[Schedule] = set()
@@ -203,7 +203,7 @@ class Imagination:
 
     def offer(self, known: set[Schedule]) -> dict[Schedule, Any]:
         """Plans, and has TVM build what it finds best."""
-        scorer = self._online.scorer_of(self._program.workload_key)
+        scorer = self._online.scorer_of(self._graph.workload_key)
         if self._scorer is not scorer:
             self._scorer = scorer
             self._clock.around(self._planner.rank_again)()
@@ -217,7 +217,7 @@ class Imagination:
         found: dict[Schedule, Any] = {}
         while (left := self._count - len(found)) and (built := self._build_some(todo, left, known)):
             # TVM may put a block at another loop than a trace says; what it built is what counts.
-            steps = steps_of_candidates(self._tvm, built, self._program)
+            steps = steps_of_candidates(self._tvm, built, self._graph)
             for schedule, candidate in zip(steps, built, strict=True):
                 if schedule not in known and schedule not in self._offered:
                     found[schedule] = candidate

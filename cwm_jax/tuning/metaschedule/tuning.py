@@ -17,7 +17,7 @@ from cwm_jax.tuning.metaschedule.rounds import FoundRound, ModuleSearch
 from cwm_jax.tuning.metaschedule.session import search_session
 from cwm_jax.tuning.metaschedule.settings import SearchConfig
 from cwm_jax.tuning.metaschedule.work_dir import SearchFolder, Task
-from cwm_jax.tvm_bridge.metaschedule.graphs import read_program
+from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph
 from cwm_jax.tvm_bridge.metaschedule.tir import name_of_function
 
 
@@ -49,9 +49,9 @@ def tune_module(
     """
     from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
-    program = read_program(tvm, module, workload_key(module))
+    graph = read_graph(tvm, module, workload_key(module))
     files = SearchFolder(tvm, folder)
-    records = files.earlier([Task(module, program)], target)
+    records = files.earlier([Task(module, graph)], target)
     latencies = [record.latency for record in records]
 
     def kept(found: FoundRound) -> TaskRound:
@@ -60,16 +60,16 @@ def tune_module(
 
     with search_session(tvm, target, config, files, scorer) as session:
         try:
-            search = ModuleSearch(session, module, program, records)
+            search = ModuleSearch(session, module, graph, records)
         except (CwmError, OSError):
             raise
         except Exception as error:  # TVM raises what its rules meet
             name = name_of_function(module)
             raise WorkloadError(f"{name}: TVM cannot tune it ({last_line(error)})") from error
         searched = Searched(
-            program.workload_key,
+            graph.workload_key,
             str(target),
-            program.flop,
+            graph.flop,
             lambda count: kept(search.next_round(count)),
             lambda again: kept(search.again(again)),
             lambda: records,

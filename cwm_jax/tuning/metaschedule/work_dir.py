@@ -18,7 +18,7 @@ import orjson
 from cwm_jax.errors import RecordError
 from cwm_jax.files import append_lines, keep_copy, write_atomically
 from cwm_jax.records.ansor_log import append_records
-from cwm_jax.records.graph import Program, add_programs, programs_path
+from cwm_jax.records.graph import ComputeGraph, add_graphs, graphs_path
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.metaschedule.database import (
@@ -48,11 +48,11 @@ class Task(NamedTuple):
 
     Attributes:
         module: `tvm.IRModule` of one function, `main`.
-        program: The same.
+        graph: The same.
     """
 
     module: Any
-    program: Program
+    graph: ComputeGraph
 
 
 class _Line(NamedTuple):
@@ -102,7 +102,7 @@ class SearchFolder:
         records: list[Record] = []
         untold = 0
         for task in tasks:
-            position = self._positions.get(task.program.workload_key)
+            position = self._positions.get(task.graph.workload_key)
             if position is None:
                 continue
             workload = self.database.commit_workload(task.module)
@@ -111,7 +111,7 @@ class SearchFolder:
                 if line.parsed.workload != position or not self._is_target(said, target):
                     continue
                 untold += not said
-                record = self._record(line, task.program, str(target))
+                record = self._record(line, task.graph, str(target))
                 if record is not None and self._commit(line, workload, target):
                     records.append(record)
                     self._lines.setdefault((record.workload_key, record.steps), line.text)
@@ -125,7 +125,7 @@ class SearchFolder:
             )
         for path in (self._workloads, self._trials, self.records):
             _end_last_line(path)
-        add_programs([task.program for task in tasks], programs_path(self.records))
+        add_graphs([task.graph for task in tasks], graphs_path(self.records))
         missing = Counter(map(_identity, records)) - Counter(map(_identity, own))
         added: list[Record] = []
         for record in records:
@@ -221,11 +221,11 @@ class SearchFolder:
         order = sorted(range(len(known)), key=lambda at: at not in used)
         found: dict[str, int] = {}
         for task in tasks:
-            same = [at for at in order if known[at][1] == task.program.workload_key]
+            same = [at for at in order if known[at][1] == task.graph.workload_key]
             if not same:
                 same = [at for at in order if self._is_like(known[at], task.module)]
             if same:
-                found[task.program.workload_key] = same[0]
+                found[task.graph.workload_key] = same[0]
         return found
 
     def _is_like(self, known: tuple[str, str, str], module: Any) -> bool:
@@ -248,13 +248,13 @@ class SearchFolder:
         mine = orjson.loads(str(target))
         return _told_apart(theirs) == _told_apart(mine)
 
-    def _record(self, line: _Line, program: Program, target: str) -> Record | None:
+    def _record(self, line: _Line, graph: ComputeGraph, target: str) -> Record | None:
         try:
             # As TVM writes the target now: what it was written as may differ.
             parsed = line.parsed._replace(target=target)
-            return record_of_line(parsed, program, target, partial(warn_of_traces, program))
+            return record_of_line(parsed, graph, target, partial(warn_of_traces, graph))
         except RecordError as error:
-            warn_of_traces(program, error)
+            warn_of_traces(graph, error)
             return None
 
     def _commit(self, line: _Line, workload: Any, target: Any) -> bool:
@@ -285,7 +285,7 @@ class SearchFolder:
         mine = [line for line in lines if line.parsed.workload in ours]
         shown = (mine or lines)[0].parsed
         at, said = shown.workload, shown.target or "an unknown target"
-        expected = " or ".join([task.program.workload_key for task in tasks][:3])
+        expected = " or ".join([task.graph.workload_key for task in tasks][:3])
         advice = (
             f"give --target '{said}' to go on with it"
             if mine

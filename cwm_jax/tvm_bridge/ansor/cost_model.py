@@ -20,12 +20,12 @@ from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.task_ranker import Measurement, TaskRanker
 from cwm_jax.records.ansor_log import parse_line
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Device, device_of, device_of_record
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.ansor.graphs import program_of_task
+from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
 from cwm_jax.tvm_bridge.ansor.states import latency_of
 from cwm_jax.tvm_bridge.runtime import use
 
@@ -90,10 +90,10 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
         key = str(task.workload_key)
         if key not in self._unranked:
             try:
-                program = self.program(task)
+                graph = self.graph(task)
                 online = self._ranker.online_on(_device_of_task(task))
                 with collection_paused():
-                    return online.rank_groups(program, group_text(_log_of(task, states)))
+                    return online.rank_groups(graph, group_text(_log_of(task, states)))
             except _UNREADABLE as error:
                 self._note_unranked(key, error)
         return np.zeros(len(states), np.float32)
@@ -144,12 +144,12 @@ class WorldModelCostModel(_auto_scheduler.cost_model.cost_model.PythonBasedModel
                 stacklevel=3,
             )
 
-    def program(self, task: Any) -> Program:
+    def graph(self, task: Any) -> ComputeGraph:
         """Returns the compute graph of a task; of one that cannot be read, its key alone."""
         self._ranker.online_on(_device_of_task(task))
         cores = int(task.hardware_params.num_cores)
-        return self._ranker.program(
-            str(task.workload_key), str(task.target), cores, lambda: program_of_task(_tvm, task)
+        return self._ranker.graph(
+            str(task.workload_key), str(task.target), cores, lambda: graph_of_task(_tvm, task)
         )
 
 

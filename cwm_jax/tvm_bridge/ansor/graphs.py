@@ -1,4 +1,4 @@
-"""Ansor's compute graphs -> `Program`."""
+"""Ansor's compute graphs -> `ComputeGraph`."""
 
 import math
 import warnings
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from cwm_jax.errors import ProgramError, last_line
+from cwm_jax.errors import GraphError, last_line
 from cwm_jax.records.graph import (
     OPERATION_KINDS,
     Axis,
     BufferRead,
-    Program,
-    ProgramStage,
-    shape_only_program,
+    ComputeGraph,
+    Stage,
+    shape_only_graph,
 )
 from cwm_jax.records.lines import every_line
 from cwm_jax.tvm_bridge.expressions import children_of, evaluate_index, read_of, visit_expression
@@ -33,11 +33,11 @@ _UNBOUNDED = 2**31 - 1
 """Bounds of an index that are no more than those of its type."""
 
 
-class UnreadProgramWarning(UserWarning):
+class UnreadGraphWarning(UserWarning):
     """A task is ranked without its compute graph, which cannot be read."""
 
 
-def program_of_task(tvm: Any, task: Any) -> Program:
+def graph_of_task(tvm: Any, task: Any) -> ComputeGraph:
     """Converts the compute graph of an `auto_scheduler.SearchTask`.
 
     A graph that cannot be read costs the model that graph, never the search: it warns, and ranks
@@ -46,18 +46,18 @@ def program_of_task(tvm: Any, task: Any) -> Program:
     packed = int(task.layout_rewrite_option) != NO_REWRITE
     key = str(task.workload_key)
     try:
-        return program_of_dag(tvm, task.compute_dag, key, packed=packed)
+        return graph_of_dag(tvm, task.compute_dag, key, packed=packed)
     except Exception as error:  # a user's graph may hold anything that TVM knows
         warnings.warn(
             f"{key[:80]}: the compute graph cannot be read ({last_line(error)}); its schedules are "
             "ranked by their steps alone",
-            UnreadProgramWarning,
+            UnreadGraphWarning,
             stacklevel=1,
         )
-        return shape_only_program(key)
+        return shape_only_graph(key)
 
 
-def program_of_dag(tvm: Any, dag: Any, workload_key: str, *, packed: bool) -> Program:
+def graph_of_dag(tvm: Any, dag: Any, workload_key: str, *, packed: bool) -> ComputeGraph:
     """Converts an `auto_scheduler.ComputeDAG`; stages are in the order of its stage ids.
 
     Args:
@@ -67,21 +67,21 @@ def program_of_dag(tvm: Any, dag: Any, workload_key: str, *, packed: bool) -> Pr
         packed: Whether weights that may be laid out anew are (`LayoutRewriteOption`).
 
     Raises:
-        ProgramError: A shape of the graph is not known.
+        GraphError: A shape of the graph is not known.
     """
     operations = [stage.op for stage in dag.get_init_state().stages]
     positions = {operation: at for at, operation in enumerate(operations)}
     stages = tuple(_stage(tvm, operation, positions, packed) for operation in operations)
-    return Program(workload_key, stages, float(dag.flop_ct))
+    return ComputeGraph(workload_key, stages, float(dag.flop_ct))
 
 
-def programs_of_tasks_file(tvm: Any, path: Path) -> Iterator[Program]:
+def graphs_of_tasks_file(tvm: Any, path: Path) -> Iterator[ComputeGraph]:
     """Converts a file of tasks, JSON lines with `workload_key` and `tensors` (TVM's JSON).
 
     Where a line has no `layout_rewrite` it is a network's task, whose weights are packed on CPUs.
 
     Raises:
-        ProgramError: The file cannot be read, or a line is no task.
+        GraphError: The file cannot be read, or a line is no task.
     """
     try:
         for number, line in every_line(path):
@@ -90,21 +90,21 @@ def programs_of_tasks_file(tvm: Any, path: Path) -> Iterator[Program]:
                 tensors = list(tvm.ir.load_json(task["tensors"]))
                 dag = tvm.auto_scheduler.ComputeDAG(tensors)
                 packed = task.get("layout_rewrite", 1) != NO_REWRITE
-                yield program_of_dag(tvm, dag, task["workload_key"], packed=packed)
+                yield graph_of_dag(tvm, dag, task["workload_key"], packed=packed)
             except (orjson.JSONDecodeError, KeyError, TypeError, tvm.TVMError) as error:
-                raise ProgramError(f"{path}:{number}: not a task ({error})") from error
+                raise GraphError(f"{path}:{number}: not a task ({error})") from error
     except OSError as error:
-        raise ProgramError(f"{path}: cannot be read ({error})") from error
+        raise GraphError(f"{path}: cannot be read ({error})") from error
 
 
-def _stage(tvm: Any, operation: Any, positions: dict[Any, int], packed: bool) -> ProgramStage:
+def _stage(tvm: Any, operation: Any, positions: dict[Any, int], packed: bool) -> Stage:
     output = operation.output(0)
     is_compute = isinstance(operation, tvm.te.ComputeOp)
     name, tag, dtype = str(operation.name), str(operation.tag), str(output.dtype)
     shape = _shape(tvm, output)
     if not is_compute:
         none = (0,) * len(OPERATION_KINDS)
-        return ProgramStage(name, "placeholder", tag, dtype, shape, (), (), none)
+        return Stage(name, "placeholder", tag, dtype, shape, (), (), none)
     spatial, reduction = list(operation.axis), list(operation.reduce_axis)
     axes = [*spatial, *reduction]
     extents = _extents(tvm, axes, list(operation.body))
@@ -123,7 +123,7 @@ def _stage(tvm: Any, operation: Any, positions: dict[Any, int], packed: bool) ->
         weights = operation.attrs.get(_PACKED_ATTRIBUTE) or ()
         rewritten = {positions[tensor.op] for tensor in weights}
         reads = {replace(read, packed=read.producer in rewritten): None for read in reads}
-    return ProgramStage(
+    return Stage(
         name=name,
         kind="compute",
         tag=tag,
@@ -161,7 +161,7 @@ def _shape(tvm: Any, tensor: Any) -> tuple[int, ...]:
     try:
         return tuple(_integer(tvm, extent) for extent in tensor.shape)
     except (TypeError, ValueError) as error:
-        raise ProgramError(
+        raise GraphError(
             f"tensor {str(tensor.op.name)!r} has the shape {list(tensor.shape)}, expected constants"
         ) from error
 
@@ -195,7 +195,7 @@ def _estimated_extent(
       runs share the dimension.
 
     Raises:
-        ProgramError: Nothing bounds it.
+        GraphError: Nothing bounds it.
     """
     extent = axis.dom.extent
     variables = [loop.var for loop in outer]
@@ -226,7 +226,7 @@ def _estimated_extent(
             begins_anywhere = any(True for _ in _loads_of([index]))
             guesses.append(size // runs if begins_anywhere else size // 2)
     if not guesses:
-        raise ProgramError(f"nothing bounds the extent of the axis {axis.var}, {extent}")
+        raise GraphError(f"nothing bounds the extent of the axis {axis.var}, {extent}")
     return max(1, min(guesses))
 
 

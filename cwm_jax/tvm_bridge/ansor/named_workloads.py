@@ -16,10 +16,10 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import split_step
 from cwm_jax.features.step_features import Notes, Replay
 from cwm_jax.records.ansor_log import format_line
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.ansor.graphs import program_of_dag
+from cwm_jax.tvm_bridge.ansor.graphs import graph_of_dag
 
 _EPILOGUES = ("", "relu", "bias", "bias relu", "add", "bias add", "bias add relu", "add relu")
 _INSERTS_STAGE = ("CHR", "CHW", "RF")
@@ -30,14 +30,14 @@ class Rebuilt(NamedTuple):
     """A compute graph that fits a workload's records.
 
     Attributes:
-        program: As arrays.
+        graph: As arrays.
         tensors: As TE tensors.
         flop: Floating-point operations.
         fitting: Positions of the records that are schedules of this graph: some logs hold
             several variants of a layer under one key.
     """
 
-    program: Program
+    graph: ComputeGraph
     tensors: list[Any]
     flop: float
     fitting: list[int]
@@ -68,9 +68,9 @@ def rebuild_workload(tvm: Any, workload_key: str, records: Sequence[Record]) -> 
     if count == 0:
         return None
     dag = tvm.auto_scheduler.ComputeDAG(tensors)
-    program = program_of_dag(tvm, dag, workload_key, packed=False)
+    graph = graph_of_dag(tvm, dag, workload_key, packed=False)
     fitting = _fitting(tvm, tensors, records)
-    return Rebuilt(program, tensors, float(dag.flop_ct), fitting)
+    return Rebuilt(graph, tensors, float(dag.flop_ct), fitting)
 
 
 def _fitting(tvm: Any, tensors: list[Any], records: Sequence[Record]) -> list[int]:
@@ -79,11 +79,11 @@ def _fitting(tvm: Any, tensors: list[Any], records: Sequence[Record]) -> list[in
     dag = ansor.ComputeDAG(tensors)
     load = ansor.measure_record.load_record_from_string
     key = records[0].workload_key
-    program = program_of_dag(tvm, dag, key, packed=False)
+    graph = graph_of_dag(tvm, dag, key, packed=False)
     ansor.workload_registry.register_workload_tensors(key, tensors, override=True)
     found: list[int] = []
     for at, record in enumerate(records):
-        if not replays(program, record.steps):
+        if not replays(graph, record.steps):
             continue
         try:
             dag.apply_steps_from_state(load(format_line(record))[0].state)
@@ -93,7 +93,7 @@ def _fitting(tvm: Any, tensors: list[Any], records: Sequence[Record]) -> list[in
     return found
 
 
-def replays(program: Program, schedule: tuple[Step, ...]) -> bool:
+def replays(graph: ComputeGraph, schedule: tuple[Step, ...]) -> bool:
     """Whether a schedule may be one of a program.
 
     It must address every computed stage and none that is not there, and state the extents
@@ -102,7 +102,7 @@ def replays(program: Program, schedule: tuple[Step, ...]) -> bool:
     """
     pieces = [split_step(step) for step in schedule]
     numbers = np.array([[n for _, part in pieces for n in part]], np.float64)
-    replay = Replay(program, numbers, Notes.empty(1, len(schedule)))
+    replay = Replay(graph, numbers, Notes.empty(1, len(schedule)))
     inferred: set[int] = set()
     touched: set[int] = set()
     inserted = 0
@@ -113,7 +113,7 @@ def replays(program: Program, schedule: tuple[Step, ...]) -> bool:
                 return False
             slot = replay.state.nest(stage).slot
             touched.add(slot)
-            if step.kind == "SP" and slot not in inferred and slot < len(program.stages):
+            if step.kind == "SP" and slot not in inferred and slot < len(graph.stages):
                 position: int = shape.fields[1]  # type: ignore[assignment]
                 known = replay.state.loop(stage, position).extent[0]
                 if values[0] and known and values[0] != known:
@@ -126,8 +126,8 @@ def replays(program: Program, schedule: tuple[Step, ...]) -> bool:
             replay.apply(at, shape)
     except RecordError:
         return False
-    computed = {at for at, stage in enumerate(program.stages) if stage.kind == "compute"}
-    return replay.state.slots == len(program.stages) + inserted and computed <= touched
+    computed = {at for at, stage in enumerate(graph.stages) if stage.kind == "compute"}
+    return replay.state.slots == len(graph.stages) + inserted and computed <= touched
 
 
 def _variants(tvm: Any, workload_key: str) -> Iterator[list[Any]]:

@@ -18,11 +18,11 @@ from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.task_ranker import TaskRanker, read_measurements, write_measurements
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import device_of, latency_of_costs
 from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.graphs import (
-    read_program,
+    read_graph,
     warn_of_failures,
     warn_of_ranking,
     warn_of_traces,
@@ -107,10 +107,10 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             candidates: `MeasureCandidate`s.
             results: Their `RunnerResult`s.
         """
-        program = self._program(context)
-        key, online = program.workload_key, self._online(context)
+        graph = self._graph(context)
+        key, online = graph.workload_key, self._online(context)
         try:
-            schedules = steps_of_candidates(_tvm, candidates, program)
+            schedules = steps_of_candidates(_tvm, candidates, graph)
             for schedule, result in zip(schedules, results, strict=True):
                 online.learn(key, schedule, latency_of_result(result))
         except Exception as error:  # whatever it is, the other functions are tuned
@@ -126,37 +126,35 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             context: `TuneContext` of the module.
             candidates: `MeasureCandidate`s.
         """
-        program, online = self._program(context), self._online(context)
+        graph, online = self._graph(context), self._online(context)
         try:
-            return self._rank(online, program, candidates)
+            return self._rank(online, graph, candidates)
         except Exception as error:  # whatever it is, the other functions are tuned
-            warn_of_ranking(program.workload_key, error)
+            warn_of_ranking(graph.workload_key, error)
             return np.zeros(len(candidates))
 
     def _rank(
-        self, online: OnlineRanker, program: Program, candidates: Sequence[Any]
+        self, online: OnlineRanker, graph: ComputeGraph, candidates: Sequence[Any]
     ) -> Float64[np.ndarray, "candidate"]:
         with collection_paused():
             # An evolutionary search asks again about what it kept of a generation.
-            unknown = partial(online.unknown_names, program)
-            unread = partial(warn_of_traces, program)
-            reading = self._reader.read(candidates, program, unknown, unread)
-            scores = online.rank_named(program, reading.lines, reading.groups)
+            unknown = partial(online.unknown_names, graph)
+            unread = partial(warn_of_traces, graph)
+            reading = self._reader.read(candidates, graph, unknown, unread)
+            scores = online.rank_named(graph, reading.lines, reading.groups)
         return scores.astype(np.float64)
 
     def _online(self, context: Any) -> OnlineRanker:
         return self._ranker.online_on(device_of(str(context.target)))
 
-    def _program(self, context: Any) -> Program:
+    def _graph(self, context: Any) -> ComputeGraph:
         module, cores = context.mod, context.target.attrs.get("num-cores")
         name = str(context.task_name or _MAIN)
-        return self._ranker.program(
+        return self._ranker.graph(
             module,  # not its key: MetaSchedule asks about one module thousands of times
             str(context.target),
             None if cores is None else int(cores),
-            lambda: read_program(
-                _tvm, module, workload_key(module), None if name == _MAIN else name
-            ),
+            lambda: read_graph(_tvm, module, workload_key(module), None if name == _MAIN else name),
         )
 
 

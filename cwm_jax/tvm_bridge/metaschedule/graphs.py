@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cwm_jax.errors import CwmError, ProgramError, last_line
-from cwm_jax.records.graph import Program, shape_only_program
+from cwm_jax.errors import CwmError, GraphError, last_line
+from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.metaschedule.database import iterate_workloads
-from cwm_jax.tvm_bridge.metaschedule.tir import name_of_function, program_of_module
+from cwm_jax.tvm_bridge.metaschedule.tir import graph_of_module, name_of_function
 
 _names: dict[str, str] = {}
 """By workload key: what to call the function."""
@@ -31,7 +31,7 @@ class UnreadWarning(UserWarning):
     """A function is ranked worse than others, for it cannot be read in whole."""
 
 
-def read_program(tvm: Any, module: Any, workload_key: str, name: str | None = None) -> Program:
+def read_graph(tvm: Any, module: Any, workload_key: str, name: str | None = None) -> ComputeGraph:
     """Returns the program of a module; one without a graph where it cannot be read.
 
     Args:
@@ -45,15 +45,15 @@ def read_program(tvm: Any, module: Any, workload_key: str, name: str | None = No
     """
     _names.setdefault(workload_key, name or name_of_function(module))
     try:
-        return program_of_module(tvm, module, workload_key)
-    except ProgramError as error:
+        return graph_of_module(tvm, module, workload_key)
+    except GraphError as error:
         _warn(workload_key, str(error), _BY_TRACE)
-        return shape_only_program(workload_key)
+        return shape_only_graph(workload_key)
 
 
-def warn_of_traces(program: Program, error: Exception) -> None:
+def warn_of_traces(graph: ComputeGraph, error: Exception) -> None:
     """Warns that a trace of a program's function cannot be followed."""
-    _warn(program.workload_key, f"a schedule of it cannot be followed, {error}", _BY_TRACE)
+    _warn(graph.workload_key, f"a schedule of it cannot be followed, {error}", _BY_TRACE)
 
 
 def warn_of_ranking(workload_key: str, error: Exception) -> None:
@@ -97,7 +97,7 @@ def _warn(workload_key: str, reason: str, consequence: str) -> None:
         warnings.warn(f"{name}: {reason}; {consequence}", UnreadWarning, stacklevel=3)
 
 
-def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterator[Program]:
+def graphs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterator[ComputeGraph]:
     """Converts a database's modules; counts those that cannot be read.
 
     Args:
@@ -111,8 +111,8 @@ def programs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterato
     workloads = tvm.s_tir.meta_schedule.database.Workload
     for where, key, module in iterate_workloads(folder):
         try:
-            yield program_of_module(tvm, workloads.from_json([key, module]).mod, key)
-        except ProgramError as error:
+            yield graph_of_module(tvm, workloads.from_json([key, module]).mod, key)
+        except GraphError as error:
             summary.skip(f"{where}: {error}")
         except (tvm.error.InternalError, TypeError, ValueError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [""])[-1]

@@ -1,4 +1,4 @@
-"""TIR modules, as MetaSchedule tunes them -> `Program`."""
+"""TIR modules, as MetaSchedule tunes them -> `ComputeGraph`."""
 
 import itertools
 import math
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cwm_jax.errors import ProgramError
+from cwm_jax.errors import GraphError
 from cwm_jax.features.schedule_state import MAX_STAGES
 from cwm_jax.records.graph import (
     OPERATION_KINDS,
     Axis,
     BufferRead,
-    Program,
-    ProgramStage,
+    ComputeGraph,
+    Stage,
 )
 from cwm_jax.records.steps import ANNOTATIONS, Step
 from cwm_jax.tvm_bridge.expressions import dtype_of, evaluate_index, read_of, visit_expression
@@ -33,12 +33,12 @@ _MOST_OPERATIONS = 256
 """A point that costs more, for it holds loops, is described as one that costs so many."""
 
 
-def program_of_module(tvm: Any, module: Any, workload_key: str) -> Program:
+def graph_of_module(tvm: Any, module: Any, workload_key: str) -> ComputeGraph:
     """Converts a module of one function, as a user or TVM's operators write it.
 
     Stages are named as the blocks, and stand in their order, a block before those inside it; each
     input stands before the first block that reads it. What is done to the loops already becomes
-    `Program.initial_steps`.
+    `ComputeGraph.initial_steps`.
 
     Args:
         tvm: A TVM with MetaSchedule.
@@ -46,7 +46,7 @@ def program_of_module(tvm: Any, module: Any, workload_key: str) -> Program:
         workload_key: Names the program.
 
     Raises:
-        ProgramError: The function has no blocks, too many, or what this package does not know.
+        GraphError: The function has no blocks, too many, or what this package does not know.
     """
     try:
         function = tuned_function(module)
@@ -59,9 +59,9 @@ def program_of_module(tvm: Any, module: Any, workload_key: str) -> Program:
             raise ValueError(f"{len(builder.stages)} stages, at most {MAX_STAGES}")
     except Exception as error:  # TVM's functions raise what they meet
         reason = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise ProgramError(f"program {workload_key}: cannot be read ({reason[0]})") from error
+        raise GraphError(f"program {workload_key}: cannot be read ({reason[0]})") from error
     flop = flop_of_module(tvm, module)
-    return Program(workload_key, tuple(builder.stages), flop, tuple(builder.steps))
+    return ComputeGraph(workload_key, tuple(builder.stages), flop, tuple(builder.steps))
 
 
 def flop_of_module(tvm: Any, module: Any) -> float:
@@ -162,7 +162,7 @@ class _Builder:
         free = function.attrs.get(_LAYOUT_FREE, ()) if function.attrs else ()
         self._packed = {int(at) for at in free}
         self._written_by: dict[Any, int] = {}
-        self.stages: list[ProgramStage] = []
+        self.stages: list[Stage] = []
         self.steps: list[Step] = []
         self.written = 0
 
@@ -194,7 +194,7 @@ class _Builder:
         most = math.inf if body.simple else _MOST_OPERATIONS
         self.written += 1
         self.stages.append(
-            ProgramStage(
+            Stage(
                 name=str(block.name_hint),
                 kind="compute",
                 tag="",
@@ -326,7 +326,7 @@ class _Builder:
             name, dtype = str(buffer.name), dtype_of(buffer)
             self._written_by[buffer] = len(self.stages)
             shape = self._shape(buffer)
-            self.stages.append(ProgramStage(name, "placeholder", "", dtype, shape, (), (), none))
+            self.stages.append(Stage(name, "placeholder", "", dtype, shape, (), (), none))
         return self._written_by[buffer]
 
 

@@ -14,7 +14,7 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import Groups
 from cwm_jax.features.trace_helper import TraceHelper, group_trace_lines
 from cwm_jax.records.ansor_log import TRANSLATED
-from cwm_jax.records.graph import Program
+from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.metaschedule.database import RECORDS_FILE, WORKLOADS_FILE, parse_trace_lines
 from cwm_jax.records.metaschedule.trace import Skeletons
 from cwm_jax.records.metaschedule.translate import Unread, translate_traces
@@ -90,7 +90,7 @@ def trace_lines(tvm: Any, candidates: Sequence[Any]) -> list[bytes]:
 
 
 def steps_of_candidates(
-    tvm: Any, candidates: Sequence[Any], program: Program
+    tvm: Any, candidates: Sequence[Any], graph: ComputeGraph
 ) -> list[tuple[Step, ...]]:
     """Returns the steps of candidates of one module, whose program is given.
 
@@ -100,8 +100,8 @@ def steps_of_candidates(
     lines = trace_lines(tvm, candidates)
     distinct = list(dict.fromkeys(lines))
     traces = parse_trace_lines(distinct, Skeletons())
-    unread = partial(warn_of_traces, program)
-    steps = dict(zip(distinct, translate_traces(traces, program, unread), strict=True))
+    unread = partial(warn_of_traces, graph)
+    steps = dict(zip(distinct, translate_traces(traces, graph, unread), strict=True))
     return [steps[line] for line in lines]
 
 
@@ -127,19 +127,19 @@ def errors_of_results(results: Sequence[Any]) -> list[str]:
 
 
 def record_of_result(
-    program: Program, target: Any, schedule: tuple[Step, ...], result: Any
+    graph: ComputeGraph, target: Any, schedule: tuple[Step, ...], result: Any
 ) -> Record:
     """Returns the record of a candidate that was measured just now.
 
     Args:
-        program: Of the candidate.
+        graph: Of the candidate.
         target: TVM target.
         schedule: Its steps.
         result: `RunnerResult`.
     """
     seconds = seconds_of_result(result)
     return Record(
-        workload_key=program.workload_key,
+        workload_key=graph.workload_key,
         target=str(target),
         task=TaskDetails(None, ()),
         steps=schedule,
@@ -186,7 +186,7 @@ class CandidateReader:
     def read(
         self,
         candidates: Sequence[Any],
-        program: Program,
+        graph: ComputeGraph,
         unknown: Callable[[Sequence[bytes]], list[bytes]],
         unread: Unread,
     ) -> Reading:
@@ -194,23 +194,23 @@ class CandidateReader:
 
         Args:
             candidates: `MeasureCandidate`s.
-            program: Of all of them.
+            graph: Of all of them.
             unknown: Which lines will have to be read, each once.
             unread: As for `translate_traces`.
         """
         if len(candidates) < _WORTHWHILE:
             lines = trace_lines(self._tvm, candidates)
-            return Reading(lines, lambda wanted: group_trace_lines(wanted, program, unread))
+            return Reading(lines, lambda wanted: group_trace_lines(wanted, graph, unread))
         first = int(_SHARE * len(candidates))
         lines = trace_lines(self._tvm, candidates[:first])
         begun = unknown(lines)
-        answer = self._helper.begin(begun, program, unread)
+        answer = self._helper.begin(begun, graph, unread)
         lines += trace_lines(self._tvm, candidates[first:])
 
         def groups(wanted: list[bytes]) -> Groups:
             rows, asked = {line: row for row, line in enumerate(wanted)}, set(begun)
             others = [line for line in wanted if line not in asked]
-            own = group_trace_lines(others, program, unread)
+            own = group_trace_lines(others, graph, unread)
             return _placed(own, others, rows) + _placed(answer(), begun, rows)
 
         return Reading(lines, groups)
