@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from cwm_jax.records.graph import load_graphs
     from cwm_jax.records.logs import load_records
     from cwm_jax.training.loop import train
+    from cwm_jax.tuning.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "load_graphs",
     "load_records",
     "train",
+    "tune",
 ]
 
 # Reading logs should not cost the import of JAX, nor the command line that of anything.
@@ -30,6 +32,7 @@ _MODULES = {
     "load_graphs": "cwm_jax.records.graph",
     "load_records": "cwm_jax.records.logs",
     "train": "cwm_jax.training.loop",
+    "tune": "cwm_jax.tuning.tune",
 }
 
 

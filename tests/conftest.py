@@ -7,9 +7,7 @@ import pytest
 from hypothesis import settings
 from rpc_device import running_device
 
-from cwm_jax.bench import ansor_best_candidates as ansor_winners
-from cwm_jax.bench import best_candidates as winners
-from cwm_jax.bench import metaschedule_best_candidates as metaschedule_winners
+from cwm_jax.bench import best_candidates
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.tvm_bridge.runtime import use
 
@@ -49,6 +47,5 @@ def device(tvm):
 @pytest.fixture
 def unsteady(monkeypatch) -> None:
     """Winners count on any machine: tests run beside others, and do not ask how steady it is."""
-    loud = dataclasses.replace(winners.WINNERS_MEASURED, tolerance=1e9)
-    for module in (winners, ansor_winners, metaschedule_winners):
-        monkeypatch.setattr(module, "WINNERS_MEASURED", loud)
+    loud = dataclasses.replace(best_candidates.WINNERS_MEASURED, tolerance=1e9)
+    monkeypatch.setattr(best_candidates, "WINNERS_MEASURED", loud)

@@ -24,17 +24,17 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.suitability import PairingWarning
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.search.planner import PlannerConfig
-from cwm_jax.tuning.ansor.settings import TuningConfig
-from cwm_jax.tuning.ansor.sketch import PlannedSearch
+from cwm_jax.tuning import loop
+from cwm_jax.tuning.ansor.engine import AnsorEngine
+from cwm_jax.tuning.ansor.search import resumable_records
+from cwm_jax.tuning.ansor.sketch import SketchSpace
 from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tuning.ansor.tuning import (
-    measured_records,
-    resumable_records,
-    schedule_text,
-    tune_task,
-)
+from cwm_jax.tuning.clock import Clock
+from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.tuning.interrupts import Interrupt
 from cwm_jax.tuning.measurement import reference_path
 from cwm_jax.tuning.reference import append_reference, read_reference
+from cwm_jax.tuning.rounds import PlannerSource, RankedSearch
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
 from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
@@ -50,6 +50,39 @@ COMPUTED_AT_ROOT = 0  # `ComputeAtKind::kRoot`: no bound inference shrinks its l
 def _small(**settings: Any) -> TuningConfig:
     """Of a search that imagines little, for it measures little."""
     return TuningConfig(population=128, **settings)
+
+
+def tune_task(tvm, task, config: TuningConfig, log: Path, **options: Any) -> loop.TuningResult:
+    engine = AnsorEngine(tvm, task.target)
+    return loop.tune_task(engine, engine.task(task), config, log, **options)
+
+
+def planned_search(tvm, task, model, measure, config: PlannerConfig) -> RankedSearch:
+    """A search that keeps nothing, and is told what its `MeasureInput`s take."""
+
+    class Trials:
+        def measure(self, candidates):
+            return measure(candidates)
+
+        def keep(self, candidates, results):
+            pass
+
+        def latencies(self, results):
+            return tuple(map(latency_of, results))
+
+        def first_error(self, results):
+            return ""
+
+        def load(self, records):
+            raise NotImplementedError
+
+    def learn(candidates, results):
+        model.update(list(candidates.values()), results)
+
+    graph, clock = model.graph(task), Clock()
+    space = SketchSpace(tvm, task, 0, config.population)
+    source = PlannerSource(graph, space, model.online, clock, learn, 0, config)
+    return RankedSearch(graph, source, Trials(), model.online, clock, Interrupt())
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +172,14 @@ def test_a_search_measures_logs_and_resumes(tvm, task, scorer, tmp_path, search)
     assert [done.trials for done in rounds] == [3, 6]
     assert all(done.measure_seconds > 0 and done.model_seconds > 0 for done in rounds)
     assert all(done.search_seconds >= 0 for done in rounds)
-    assert "C" in schedule_text(tvm, task, result.best)
+    assert "C" in result.schedule
 
     with log.open("a") as file:
         file.write('{"i": [["cut off')  # a process killed while it wrote
     earlier = resumable_records(log, [task.workload_key], str(task.target))
     assert len(earlier) == 6
     more = _small(trials=9, round_size=3, min_repeat_ms=10, search=search)
-    resumed = tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
+    resumed = tune_task(tvm, task, more, log, scorer=scorer, resume=True)
     assert len(resumed.latencies) == 9
     assert resumed.latencies[:6] == pytest.approx(result.latencies, rel=1e-5)
     with pytest.warns(UserWarning, match="1 lines skipped"):
@@ -166,7 +199,6 @@ def test_a_log_of_several_searches_keeps_all_and_the_best_is_of_its_own(measured
     found = resumable_records(log, [own.workload_key], own.target)
     assert found == [own]
     assert log.read_bytes() == text + b"\n"
-    assert measured_records(found, log, own.workload_key, own.target) == [own]
     packed = tmp_path / "packed.jsonl"
     packed.write_bytes(measured_log.read_bytes())
     with pytest.raises(RecordError, match="cannot be added to, unpack it by `gunzip`"):
@@ -206,10 +238,9 @@ def test_a_search_measures_between_references(tvm, task, scorer, tmp_path, searc
     assert {run.level for run in read_reference(reference_path(other))} == {slower.level}
     assert 100 < min(scaled.latencies) / min(result.latencies) < 10_000
 
-    earlier = resumable_records(log, [task.workload_key], str(task.target))
     more = dataclasses.replace(config, trials=9, reference_every=None)
     with pytest.raises(RecordError, match="add --reference-every"):
-        tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
+        tune_task(tvm, task, more, log, scorer=scorer, resume=True)
 
 
 @pytest.mark.parametrize("search", ["evolutionary", "planner"])
@@ -228,11 +259,10 @@ def test_the_best_are_measured_again_at_the_end(tvm, task, scorer, tmp_path, sea
     assert result.best is not None
     assert len(result.best.costs) == 3
     assert result.best.steps in finalists
-    assert "C" in schedule_text(tvm, task, result.best)
+    assert "C" in result.schedule
 
-    earlier = resumable_records(log, [task.workload_key], str(task.target))
     more = dataclasses.replace(config, trials=12)
-    resumed = tune_task(tvm, task, more, log, scorer=scorer, earlier=earlier)
+    resumed = tune_task(tvm, task, more, log, scorer=scorer, resume=True)
     assert [done.confirming for done in resumed.rounds] == [True, True]
     assert len(load_records(log)) == 12
 
@@ -250,11 +280,11 @@ def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, monkeypatc
             result = tvm.auto_scheduler.measure.MeasureResult
             return [result([1e-3 / (1 + len(measured))], 0, "", 0.1, 0) for _ in inputs]
 
-        search = PlannedSearch(tvm, task, model, measure, 0, PlannerConfig(256, 2))
+        search = planned_search(tvm, task, model, measure, PlannerConfig(256, 2))
         # The draws of the first round tell that the model, here, is no better.
         with pytest.warns(TrustWarning):
             rounds = [search.round(8) for _ in range(2)]
-        assert [len(found.inputs) for found in rounds] == [8, 8]
+        assert [len(found.latencies) for found in rounds] == [8, 8]
         assert model.online.trusted(task.workload_key) is False
         assert len({str(item.state) for item in measured}) == 16
         for found in rounds:
@@ -281,7 +311,7 @@ def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task, mo
         result = tvm.auto_scheduler.measure.MeasureResult
         return [result([1e-3 * (1 + at / 1000)], 0, "", 0.1, 0) for at in place.tolist()]
 
-    search = PlannedSearch(tvm, task, model, measure, 0, PlannerConfig(256, 2))
+    search = planned_search(tvm, task, model, measure, PlannerConfig(256, 2))
     search.round(8)
     assert model.online.scorer_of(task.workload_key) is scorer
     with pytest.warns(TrustWarning, match="that for cpu-x86-zen5 is tried"):
@@ -289,7 +319,7 @@ def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task, mo
     assert model.online.scorer_of(task.workload_key) is other
     first, second = batches
     assert not set(first) & set(second)
-    sampled = schedules_of_states(task, list(search._first.sample_initial_population()))
+    sampled = search.source.space.sample(many=True)
     typical = np.median(other.rank_schedules(graph, sampled).score)
     assert np.median(other.rank_schedules(graph, second).score) > typical
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from cwm_jax.cli.main import main
 from cwm_jax.errors import CwmError
 from cwm_jax.records.steps import Step
 from cwm_jax.tuning.reference import ReferenceRun, append_reference
+from cwm_jax.tuning.registry import find_engine
 
 pytestmark = pytest.mark.long
 WORKLOAD = "matmul:64,64,64"
@@ -77,7 +79,7 @@ def test_each_engine_has_its_own_ways_to_search(capsys):
 def test_searches_that_were_measured_otherwise_are_not_compared(before, now, tmp_path):
     (run,) = plan_runs([WORKLOAD], ["random"], [0], 4)
     (tmp_path / f"{run.name}.json").write_text(json.dumps({"reference_every": before}))
-    kept = (run, "ansor", "none", tmp_path, tmp_path)
+    kept = (run, find_engine("ansor"), "none", tmp_path, tmp_path)
     assert run_search(*kept, before)["reference_every"] == before
     with pytest.raises(CwmError, match=f"--reference-every {before}, not {now}"):
         run_search(*kept, now)
@@ -127,7 +129,7 @@ def test_unscaled_measurements_count_until_something_is_added(tmp_path):
             measured.append(Remeasured(len(asked), 0.5))
         return measured
 
-    a, b = (Winner(name, 1.0, None) for name in "ab")
+    a, b = (Winner(name, 1.0, Path(), None) for name in "ab")
     assert remeasure([a, b, a], measure, 1, file) == [[9.0], [9.0], [9.0]]
     assert asked == []
     assert remeasure([a, b], measure, 3, file) == [[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]]
@@ -141,7 +143,7 @@ def test_unscaled_measurements_count_until_something_is_added(tmp_path):
 
 def test_winners_are_measured_a_few_together_and_kept_as_they_are(tmp_path):
     file, batches = tmp_path / "winners.jsonl", []
-    winners = [Winner(f"{number}", 1.0, None) for number in range(19)]
+    winners = [Winner(f"{number}", 1.0, Path(), None) for number in range(19)]
 
     def measure(some: Sequence[Winner]) -> list[Remeasured]:
         if len(batches) == 4:

@@ -11,13 +11,13 @@ from cwm_jax.bench.search_summary import Found
 from cwm_jax.cli import evaluate, info
 from cwm_jax.cli.common import open_console, say
 from cwm_jax.cli.main import main
-from cwm_jax.cli.network_outcome import NetworkTask, print_tasks
-from cwm_jax.cli.outcome import finish, say_none_succeeded
+from cwm_jax.cli.outcome import finish, print_tasks, say_none_succeeded
 from cwm_jax.cli.search_table import print_table
 from cwm_jax.cli.searching import shown_search
 from cwm_jax.ranking.metrics import RankingMetrics
 from cwm_jax.records.record import Record, TaskDetails
-from cwm_jax.tuning.loop import SearchResult
+from cwm_jax.tuning.engine import Task
+from cwm_jax.tuning.loop import TuningResult
 from cwm_jax.tuning.network import NetworkTuningResult
 
 CPU = "llvm -mcpu=core-avx2 -num-cores=2"
@@ -35,9 +35,9 @@ OPTIONS = Namespace(
 
 def said(options: Namespace, target: str, costs: tuple[float, ...]) -> str:
     best = Record("[]", target, TaskDetails(None, ()), (), costs, 0, 1.0, 0, "v0.6")
-    result = SearchResult("[]", target, 1e9, costs, (), best, "", stopped_early=False)
+    result = TuningResult("[]", target, 1e9, costs, (), best, "", stopped_early=False)
     shown = io.StringIO()
-    finish(options, Console(file=shown, width=200), result, best, "", Path("log.jsonl"))
+    finish(options, Console(file=shown, width=200), result, "evolutionary")
     return shown.getvalue()
 
 
@@ -71,16 +71,16 @@ def test_names_and_errors_are_printed_as_they_are(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     console = open_console()
     say(console, ODD)
-    say_none_succeeded(console, SearchResult(ODD, CPU, 0, (), (), None, ODD, False), Path(ODD))
-    result = NetworkTuningResult([1], [1e-3], 1e-3, (), ODD)
-    print_tasks(console, [NetworkTask(ODD, ODD, 1, 1.0)], result)
+    say_none_succeeded(console, TuningResult(ODD, CPU, 0, (), (), None, ODD, False, "", Path(ODD)))
+    result = NetworkTuningResult((1,), (1e-3,), 1e-3, (), ODD)
+    print_tasks(console, [Task(ODD, ODD, 1.0, "", None)], result)
     monkeypatch.setattr(info, "_facts", lambda: {ODD: ODD, "checkpoints": {ODD: ODD}})
     assert main(["info"]) == 0
     metrics = RankingMetrics(1, 1.0, 1.0, 1.0, 1.0, 1.0)
     evaluate._print_table(console, {ODD: metrics}, metrics, metrics)
     options = Namespace(trials=[1], workloads=[ODD], variants=[ODD])
     found = [Found(ODD, ODD, 0, 1, 1e-3, 1.0)]
-    print_table(console, found, {}, options)
+    print_table(console, found, {}, options, "xgboost")
     with shown_search(console, 1, Path(ODD), ODD) as show:
         show(1, 1e-3)
     text = capsys.readouterr().out

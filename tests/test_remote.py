@@ -7,17 +7,18 @@ import pytest
 
 from cwm_jax import load_records
 from cwm_jax.errors import TargetError
-from cwm_jax.tuning.ansor.settings import TuningConfig
+from cwm_jax.tuning.ansor.engine import AnsorEngine
 from cwm_jax.tuning.ansor.targets import host_target
-from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tuning.ansor.tuning import tune_task
-from cwm_jax.tuning.loop import Round
+from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.tuning.engine import RoundResult
+from cwm_jax.tuning.loop import tune_task
 from cwm_jax.tuning.tracker import Tracker, parse_tracker
 from cwm_jax.workloads.parse import parse_workload
 
 
-def task_of(tvm):
-    return create_task(tvm, parse_workload("matmul:64,64,64"), host_target(tvm))
+def engine_and_task(tvm):
+    engine = AnsorEngine(tvm, host_target(tvm))
+    return engine, engine.tasks(parse_workload("matmul:64,64,64"))[0]
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -32,14 +33,14 @@ def test_a_lost_device_costs_its_round_only(lost, tvm, device, tmp_path):
     )
     timers: list[threading.Timer] = []
 
-    def after(done: Round) -> None:
+    def after(done: RoundResult) -> None:
         if lost and done.trials == 2:
             device.lose()
             timers.append(threading.Timer(6, device.find))
             timers[0].start()
 
     log = tmp_path / "log.jsonl"
-    result = tune_task(tvm, task_of(tvm), config, log, report=after)
+    result = tune_task(*engine_and_task(tvm), config, log, report=after)
     assert len(timers) == lost
     assert len(result.latencies) == 4
     assert all(record.valid for record in load_records(log))
@@ -55,7 +56,7 @@ def test_no_device_is_an_error_in_words(key, running, says, tvm, device, tmp_pat
     address = dataclasses.replace(device.address, key=key)
     config = TuningConfig(trials=2, cost_model="random", run_timeout=1, tracker=address)
     with pytest.raises(TargetError, match=says):
-        tune_task(tvm, task_of(tvm), config, tmp_path / "log.jsonl")
+        tune_task(*engine_and_task(tvm), config, tmp_path / "log.jsonl")
 
 
 @pytest.mark.parametrize("text", ["", "host", "host:9190", ":9190:key", "host:x:key", "host:9190:"])

@@ -6,13 +6,10 @@ import pytest
 
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
-from cwm_jax.tuning.loop import (
-    Counts,
-    Searched,
-    SearchSettings,
-    TaskRound,
-    search_in_rounds,
-)
+from cwm_jax.search.confirmation import best_record
+from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.tuning.engine import RoundResult
+from cwm_jax.tuning.loop import search_in_rounds
 
 
 class Space:
@@ -40,58 +37,63 @@ class Space:
                 )
             )
         error = "boom" if any(map(math.isinf, found)) else ""
-        return TaskRound(found, (1.0, 2.0, 3.0), error, Counts(predicted=7))
+        return RoundResult(tuple(found), 1.0, 2.0, 3.0, predicted=7, first_error=error)
 
-    def next_round(self, count):
+    def round(self, count):
         done = sum(len(numbers) for what, numbers in self.asked if what == "new")
         return self.measure(range(done, min(done + count, len(self.latencies))), "new")
 
-    def again(self, records):
+    def remeasure(self, records):
         return self.measure([record.steps[0].fields[3][0] for record in records], "again")
 
-    def searched(self):
-        return Searched("key", "llvm", 5.0, self.next_round, self.again, lambda: self.records)
+    def close(self):
+        pass
 
 
 def test_trials_are_spent_on_rounds_and_then_on_the_best():
     space = Space([9.0, math.inf, 3.0, 5.0, 2.0, 8.0])
     told = []
-    settings = SearchSettings(trials=10, round_size=4, confirm=4)
-    result = search_in_rounds(space.searched(), settings, [], told.append)
+    settings = TuningConfig(trials=10, round_size=4, confirm=4)
+    rounds, stopped_early = search_in_rounds(
+        space, lambda: space.records, settings, [], told.append
+    )
     assert space.asked == [
         ("new", [0, 1, 2, 3]),
         ("new", [4, 5]),
         ("again", [4, 2]),
         ("again", [4, 2]),
     ]
-    assert list(result.rounds) == told
+    assert rounds == told
     assert [done.trials for done in told] == [4, 6, 8, 10]
     assert [done.confirming for done in told] == [False, False, True, True]
     assert [done.best_latency for done in told] == [3.0, 2.0, 2.0, 2.0]
     assert told[0].predicted == 7
     assert (told[0].search_seconds, told[0].model_seconds, told[0].measure_seconds) == (1, 2, 3)
-    assert len(result.latencies) == 10
-    assert result.best is not None
-    assert result.best.costs == (2.0, 2.0, 2.0)
-    assert result.first_error == "boom"
-    assert not result.stopped_early
-    assert result.flop == 5.0
+    assert sum(len(done.latencies) for done in rounds) == 10
+    best = best_record(space.records)
+    assert best is not None
+    assert best.costs == (2.0, 2.0, 2.0)
+    assert rounds[0].first_error == "boom"
+    assert not stopped_early
 
 
 @pytest.mark.parametrize("earlier", [[], [4.0, 6.0]])
 def test_a_space_that_is_exhausted_ends_the_search(earlier):
     space = Space([9.0, 7.0, 3.0])
-    settings = SearchSettings(trials=12, round_size=2)
-    result = search_in_rounds(space.searched(), settings, earlier)
+    settings = TuningConfig(trials=12, round_size=2)
+    rounds, stopped_early = search_in_rounds(space, lambda: space.records, settings, earlier)
     assert [numbers for _, numbers in space.asked] == [[0, 1], [2], []]
-    assert result.stopped_early
-    assert result.latencies == (*earlier, 9.0, 7.0, 3.0)
-    assert result.rounds[0].best_latency == min([*earlier, 7.0])
+    assert stopped_early
+    assert [done.latencies for done in rounds] == [(9.0, 7.0), (3.0,)]
+    assert rounds[-1].trials == len(earlier) + 3
+    assert rounds[0].best_latency == min([*earlier, 7.0])
 
 
 def test_a_search_that_is_done_measures_nothing():
     space = Space([1.0])
-    result = search_in_rounds(space.searched(), SearchSettings(trials=2), [4.0, 6.0])
+    rounds, stopped_early = search_in_rounds(
+        space, lambda: space.records, TuningConfig(trials=2), [4.0, 6.0]
+    )
     assert space.asked == []
-    assert result.rounds == ()
-    assert result.best is None
+    assert rounds == []
+    assert not stopped_early

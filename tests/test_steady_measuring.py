@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.errors import CorpusError, RecordError, TargetError
-from cwm_jax.tuning.loop import SearchSettings
+from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.measurement import (
     MeasureConfig,
     SteadyMeasurer,
@@ -128,7 +128,7 @@ def test_a_search_goes_on_only_as_it_was_measured(before, tmp_path):
     device = SimpleNamespace(kind=SimpleNamespace(name="llvm"))
 
     def check(every: int | None) -> None:
-        settings = SearchSettings(trials=1, reference_every=every)
+        settings = TuningConfig(trials=1, reference_every=every)
         check_reference(settings, log, reference_path(log), device)
 
     check(1 if before else None)
@@ -138,7 +138,7 @@ def test_a_search_goes_on_only_as_it_was_measured(before, tmp_path):
 
 @pytest.mark.parametrize(("kind", "remote"), [("cuda", False), ("llvm", True)])
 def test_the_reference_runs_on_this_cpu_only(kind, remote, tmp_path):
-    settings = SearchSettings(trials=1, reference_every=1)
+    settings = TuningConfig(trials=1, reference_every=1)
     device = SimpleNamespace(kind=SimpleNamespace(name=kind))
     log = tmp_path / "log.jsonl"
     with pytest.raises(TargetError, match="this machine's CPU"):

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from cwm_jax.bench.ansor_best_candidates import AnsorWinners, winner_of
-from cwm_jax.bench.best_candidates import measurer_of, remeasure
+from cwm_jax.bench.best_candidates import measurer_of, remeasure, winner_of
 from cwm_jax.ranking.metrics import rank_correlation
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
+from cwm_jax.tuning.registry import find_engine
+from cwm_jax.workloads.parse import parse_workload
 
 
 def main() -> None:
@@ -35,8 +36,10 @@ def main() -> None:
     records = load_records(options.log, summary=LogSummary(), valid_only=True)
     faster = sorted(records, key=lambda record: record.latency)[: len(records) // 2]
     some = faster[:: max(1, len(faster) // options.programs)][: options.programs]
-    measure = measurer_of(AnsorWinners([options.workload]), options.out)
-    found = remeasure([winner_of(record) for record in some], measure, options.rounds, options.out)
+    engine = find_engine("ansor").load(None, False)
+    engine.tasks(parse_workload(options.workload))
+    winners = [winner_of(engine, options.log, record) for record in some]
+    found = remeasure(winners, measurer_of(engine, options.out), options.rounds, options.out)
     rounds = np.array(found).T
     searched = np.array([record.latency for record in some])
     program = load_graphs(options.log)[some[0].workload_key]

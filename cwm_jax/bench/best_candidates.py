@@ -8,11 +8,14 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import orjson
 
 from cwm_jax.prefetching import in_chunks
+from cwm_jax.records.record import Record
+from cwm_jax.search.confirmation import best_programs
+from cwm_jax.tuning.engine import Engine
 from cwm_jax.tuning.measurement import Device, MeasureConfig, SteadyMeasurer, reference_path
 from cwm_jax.tuning.reference import ReferenceRun, read_reference
 
@@ -37,51 +40,33 @@ class Winner(NamedTuple):
     Attributes:
         name: Short hash of it.
         latency: As measured in the search, in seconds.
-        program: What its engine builds it from.
+        place: Log or folder of the search.
+        record: The candidate as recorded.
     """
 
     name: str
     latency: float
-    program: Any
+    place: Path
+    record: Record
 
 
-class Winners(Protocol):
-    """What is an engine's own in the benchmark.
+def best_candidates(engine: Engine, place: Path, trials: int, count: int = 1) -> list[Winner]:
+    """Returns the best candidates among the first records of a search.
 
-    Attributes:
-        target: TVM target of this machine.
+    Args:
+        engine: What searched.
+        place: Its log or folder.
+        trials: How many records.
+        count: How many candidates at most, the best first; at least one is returned.
     """
-
-    target: str
-
-    @property
-    def device(self) -> Device:
-        """What builds and runs, by `WINNERS_MEASURED`."""
-        ...
-
-    def after(self, log: Path, trials: int, count: int = 1) -> list[Winner]:
-        """Returns the best programs among the first records of a search's log.
-
-        Args:
-            log: Of the search.
-            trials: How many records.
-            count: How many programs at most, the best first; at least one is returned.
-        """
-        ...
-
-    def records(self, log: Path) -> Path:
-        """Returns the records of a search's log."""
-        ...
-
-    def input_of(self, winner: Winner) -> Any:
-        """Returns a winner as an input of `device`."""
-        ...
+    records = engine.recorded(place)[:trials]
+    return [winner_of(engine, place, best) for best in best_programs(records, count) or records[:1]]
 
 
-def program_name(text: str | bytes) -> str:
-    """Returns a short hash of what a program is built from."""
-    data = text.encode() if isinstance(text, str) else text
-    return hashlib.sha256(data).hexdigest()[:16]
+def winner_of(engine: Engine, place: Path, record: Record) -> Winner:
+    """Returns a record as what is measured again."""
+    name = hashlib.sha256(engine.identity(place, record)).hexdigest()[:16]
+    return Winner(name, record.latency, place, record)
 
 
 class Remeasured(NamedTuple):
@@ -96,27 +81,33 @@ class Remeasured(NamedTuple):
     level: float
 
 
-def measurer_of(engine: Winners, file: Path) -> Callable[[Sequence[Winner]], list[Remeasured]]:
+def measurer_of(engine: Engine, file: Path) -> Callable[[Sequence[Winner]], list[Remeasured]]:
     """Returns what builds and measures winners together, all of a file scaled to one level.
 
     Args:
-        engine: Whose programs they are.
+        engine: Builds and runs them; it knows their tasks.
         file: What `remeasure` writes.
 
     Raises:
         CorpusError: Whenever it measures, and the machine did not become steady.
     """
 
+    @cache
+    def device() -> Device:
+        return engine.device(WINNERS_MEASURED)
+
     @cache  # nothing is built where all has been measured
     def measurer() -> SteadyMeasurer:
         level = _level_of_winners(file)
         history = [] if level is None else [ReferenceRun(0.0, level, (), accepted=True)]
-        return SteadyMeasurer(engine.device, WINNERS_MEASURED, history)
+        return SteadyMeasurer(device(), WINNERS_MEASURED, history)
 
     def measure(winners: Sequence[Winner]) -> list[Remeasured]:
-        results = measurer().measure([engine.input_of(winner) for winner in winners])
+        results = measurer().measure(
+            [engine.candidate(winner.place, winner.record) for winner in winners]
+        )
         level = measurer().history[0].level
-        return [Remeasured(engine.device.latency(result), level) for result in results]
+        return [Remeasured(device().latency(result), level) for result in results]
 
     return measure
 

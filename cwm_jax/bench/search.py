@@ -16,35 +16,7 @@ import orjson
 
 from cwm_jax.errors import CwmError
 from cwm_jax.interrupts import run_child
-
-_WORLD_MODEL = ("--cost-model", "world-model")
-# As their engines have them: neither measures its best programs again.
-_OTHERS = ("--confirm", "0", "--cost-model")
-
-VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "ansor": {
-        "world-model": _WORLD_MODEL,
-        "world-model-unconfirmed": (*_WORLD_MODEL, "--confirm", "0"),
-        "world-model-evolutionary": (*_WORLD_MODEL, "--search", "evolutionary"),
-        "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
-        "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
-        "xgboost": (*_OTHERS, "xgboost"),
-        "xgboost-pretrained": (*_OTHERS, "xgboost", "--pretrain"),
-        "random": (*_OTHERS, "random"),
-    },
-    "metaschedule": {
-        "world-model": _WORLD_MODEL,
-        "world-model-unconfirmed": (*_WORLD_MODEL, "--confirm", "0"),
-        "world-model-evolutionary": (*_WORLD_MODEL, "--search", "evolutionary"),
-        "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
-        "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
-        "xgboost": (*_OTHERS, "xgboost"),
-        "xgboost-pretrained": (*_OTHERS, "xgboost", "--pretrain"),
-        "mlp": (*_OTHERS, "mlp", "--pretrain"),
-        "random": (*_OTHERS, "random"),
-    },
-}
-"""Ways to search, by engine, as options of `cwm tune`; a corpus follows `--pretrain`."""
+from cwm_jax.tuning.registry import EngineDescription
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +25,7 @@ class SearchRun:
 
     Attributes:
         workload: As for `cwm tune`.
-        variant: In `VARIANTS`.
+        variant: One of `EngineDescription.variants`.
         seed: Of the search.
         trials: To measure.
         round_size: Of them in a round.
@@ -90,7 +62,7 @@ def plan_runs(
 
 def run_search(
     run: SearchRun,
-    engine: str,
+    engine: EngineDescription,
     checkpoint: str,
     corpus: Path,
     folder: Path,
@@ -102,7 +74,7 @@ def run_search(
 
     Args:
         run: The search.
-        engine: Who searches.
+        engine: What searches; `cwm tune` finds it by its name.
         checkpoint: Of the world model.
         corpus: What a pretrained rival learns from.
         folder: Where logs and results are kept.
@@ -123,10 +95,10 @@ def run_search(
         return found
     log = log_of(run, engine, folder)
     command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--workload", run.workload]
-    variant = VARIANTS[engine][run.variant]
+    variant = engine.variants[run.variant]
     command += [*variant, *([str(corpus)] if variant[-1] == "--pretrain" else [])]
     command += ["--trials", str(run.trials), "--seed", str(run.seed), "--json", str(result)]
-    command += ["--engine", engine, "--round", str(run.round_size), "--checkpoint", checkpoint]
+    command += ["--engine", engine.name, "--round", str(run.round_size), "--checkpoint", checkpoint]
     command += ["--reference-every", str(reference_every)] if reference_every else []
     command += ["--resume" if log.exists() else "--log", str(log)]
     code, output, errors = run_child(command)
@@ -162,6 +134,6 @@ def folders_of(
     return {run: found[run] for run in runs}
 
 
-def log_of(run: SearchRun, engine: str, folder: Path) -> Path:
-    """Where a search keeps its measurements: Ansor's log, or MetaSchedule's folder."""
-    return folder / (f"{run.name}.jsonl" if engine == "ansor" else run.name)
+def log_of(run: SearchRun, engine: EngineDescription, folder: Path) -> Path:
+    """Returns the log or folder in which a search keeps its measurements."""
+    return folder / (run.name if engine.in_folder else f"{run.name}.jsonl")

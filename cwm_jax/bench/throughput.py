@@ -6,9 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from cwm_jax.errors import CwmError
 from cwm_jax.features.batch import encode_schedules
@@ -17,9 +15,6 @@ from cwm_jax.interrupts import run_child
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
-
-LEARNED = 64
-"""Candidates that models have learned from before they are timed."""
 
 _REST = 0.2
 """Seconds before a timed call: threads that have just calculated spin for a while, and between two
@@ -45,41 +40,26 @@ class Throughput:
     Attributes:
         batch: States a call.
         world_model: Of the world model.
-        xgboost: Of the engine's XGBoost model, feature extraction included.
+        rival: Of the engine's own model, feature extraction included.
         ratio: Median of the ratios of neighbouring repeats.
     """
 
     batch: int
     world_model: float
-    xgboost: float
+    rival: float
     ratio: float
 
 
 Prepare = Callable[[int], Callable[[], Any]]
 
 
-class Boundary(NamedTuple):
-    """What an engine asks its cost model, for one workload.
-
-    Attributes:
-        graph: The workload.
-        schedules: Steps of the candidates.
-        prepare: World model and rival: returns what scores the first so many candidates, as the
-            engine's own, with a model that has not scored them before.
-    """
-
-    graph: ComputeGraph
-    schedules: Sequence[tuple[Step, ...]]
-    prepare: Mapping[str, Prepare]
-
-
 def measure_throughput(
     prepare: Mapping[str, Prepare], batches: Sequence[int], repeats: int
 ) -> list[Throughput]:
-    """Times the predictions of `world-model` and `xgboost` of the same candidates, in turn.
+    """Times the predictions of the world model and its rival of the same candidates, in turn.
 
     Args:
-        prepare: As `Boundary` has it.
+        prepare: As `cwm_jax.tuning.engine.ScoringCalls` has it.
         batches: Batch sizes.
         repeats: Timed calls of each model at each size, after one that is not timed.
     """
@@ -93,7 +73,8 @@ def measure_throughput(
                 seconds = _seconds(score)
                 if repeat:
                     rates[name].append(batch / seconds)
-        ours, theirs = rates["world-model"], rates["xgboost"]
+        ours = rates["world-model"]
+        (theirs,) = (rates[name] for name in rates if name != "world-model")
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
         found.append(Throughput(batch, statistics.median(ours), statistics.median(theirs), ratio))
     return found
@@ -135,11 +116,6 @@ def distinct_beginnings(schedules: Sequence[tuple[Step, ...]]) -> float:
 def peak_memory_bytes() -> int:
     """Returns the most memory that this process has held at once."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def pretend_latencies(count: int) -> list[float]:
-    """Latencies out of thin air: only the cost of a trained model is looked at."""
-    return np.random.default_rng(0).uniform(1e-3, 1e-2, count).tolist()
 
 
 def _seconds(function: Callable[..., Any], *arguments: Any) -> float:

@@ -1,15 +1,14 @@
 """`cwm bench`: search and throughput on this machine, against the engine's own model."""
 
 import argparse
-import dataclasses
 import statistics
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
 from cwm_jax.cli.bench_search import add_search_parser
 from cwm_jax.cli.common import (
+    ENGINE_HELP,
     LIKEST,
     add_json_option,
     checkpoint_of,
@@ -20,13 +19,8 @@ from cwm_jax.cli.common import (
 )
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.tuning.machine import describe_machine
+from cwm_jax.tuning.registry import find_engine
 from cwm_jax.workloads.parse import parse_workload
-
-if TYPE_CHECKING:
-    from cwm_jax.bench.throughput import Boundary
-    from cwm_jax.ranking.scorer import Scorer
-
-_BATCHES = {"ansor": [64, 2048, 10000], "metaschedule": [64, 512, 2048]}
 
 
 def add_parser(commands: Any) -> None:
@@ -38,7 +32,7 @@ def add_parser(commands: Any) -> None:
         "throughput", help="candidates scored per second where a search asks for scores"
     )
     throughput.add_argument("--workload", default="conv2d:1,48,48,96,96,3,1,1")
-    throughput.add_argument("--engine", choices=list(_BATCHES), default="ansor", help="(ansor)")
+    throughput.add_argument("--engine", default="ansor", help=ENGINE_HELP)
     throughput.add_argument(
         "--batches", nargs="+", type=positive, help="(64 2048 10000; MetaSchedule 64 512 2048)"
     )
@@ -46,17 +40,6 @@ def add_parser(commands: Any) -> None:
     throughput.add_argument("--checkpoint", help=f"(default: {LIKEST})")
     add_json_option(throughput)
     throughput.set_defaults(run=run_throughput_benchmark)
-
-
-def _boundary(engine: str) -> "Callable[[str, Scorer, int], Boundary]":
-    """Returns the engine's part; a process holds one TVM."""
-    if engine == "ansor":
-        from cwm_jax.bench.ansor_throughput import ansor_boundary
-
-        return ansor_boundary
-    from cwm_jax.bench.metaschedule_throughput import metaschedule_boundary
-
-    return metaschedule_boundary
 
 
 def run_throughput_benchmark(options: argparse.Namespace) -> int:
@@ -67,22 +50,25 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
 
     check_outputs(Output("--json", options.json))
     check_devices()
-    parse_workload(options.workload)
+    workload = parse_workload(options.workload)
+    engine = find_engine(options.engine)
     checkpoint = checkpoint_of(options)
     starts = benchmark.first_score_seconds(checkpoint, options.repeats)
-    wanted = options.batches or _BATCHES[options.engine]
+    wanted = options.batches or engine.scoring_batches
     scorer = Scorer.load(checkpoint)
-    boundary = _boundary(options.engine)(options.workload, scorer, max(wanted))
+    loaded = engine.load(None, False)
+    (task,) = loaded.tasks(workload)
+    calls = loaded.scoring_calls(task, scorer, max(wanted))
     # A small search space has fewer candidates.
-    batches = sorted({min(batch, len(boundary.schedules)) for batch in wanted})
-    rates = benchmark.array_rates(boundary.graph, boundary.schedules, scorer, options.repeats)
+    batches = sorted({min(batch, len(calls.schedules)) for batch in wanted})
+    rates = benchmark.array_rates(calls.graph, calls.schedules, scorer, options.repeats)
     memory = benchmark.peak_memory_bytes()  # before the engine's features of the same states
-    found = benchmark.measure_throughput(boundary.prepare, batches, options.repeats)
-    asked = {batch: benchmark.distinct_beginnings(boundary.schedules[:batch]) for batch in batches}
+    found = benchmark.measure_throughput(calls.prepare, batches, options.repeats)
+    asked = {batch: benchmark.distinct_beginnings(calls.schedules[:batch]) for batch in batches}
     console = open_console()
-    table = Table("batch", "world model, 1/s", "XGBoost with features, 1/s", "ratio")
+    table = Table("batch", "world model, 1/s", f"{engine.rival} with features, 1/s", "ratio")
     for row in found:
-        shown = f"{row.world_model:,.0f}", f"{row.xgboost:,.0f}"
+        shown = f"{row.world_model:,.0f}", f"{row.rival:,.0f}"
         table.add_row(str(row.batch), *shown, f"{row.ratio:.1f}")
     console.print(table)
     say(console, f"from arrays: {statistics.median(rates):,.0f} candidates/s")
@@ -98,7 +84,15 @@ def run_throughput_benchmark(options: argparse.Namespace) -> int:
             "workload": options.workload,
             "checkpoint": checkpoint,
             "predict_speedup": {str(row.batch): row.ratio for row in found},
-            "predict": [dataclasses.asdict(row) for row in found],
+            "predict": [
+                {
+                    "batch": row.batch,
+                    "world_model": row.world_model,
+                    engine.rival: row.rival,
+                    "ratio": row.ratio,
+                }
+                for row in found
+            ],
             "array_candidates_per_second": statistics.median(rates),
             "array_rates": rates,
             "first_score_seconds": statistics.median(starts),

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 
 from cwm_jax.bench.search_summary import Found, scored_ratio
 from cwm_jax.cli.common import (
+    ENGINE_HELP,
     LIKEST,
     add_json_option,
     checkpoint_of,
@@ -26,7 +27,6 @@ from cwm_jax.cli.common import (
     write_json,
 )
 from cwm_jax.cli.search_table import (
-    RIVAL,
     curve_of,
     headline,
     print_table,
@@ -43,25 +43,22 @@ from cwm_jax.tuning.machine import (
     machine_of,
     note_machine,
 )
+from cwm_jax.tuning.registry import ENGINES, EngineDescription, find_engine
+from cwm_jax.workloads.parse import parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.bench.best_candidates import Remeasured, Winner, Winners
+    from cwm_jax.bench.best_candidates import Remeasured, Winner
     from cwm_jax.bench.search import SearchRun
+    from cwm_jax.tuning.engine import Engine
 
 _WORKLOADS = ("matmul:512,512,512", "conv2d:1,48,48,96,96,3,1,1", "conv2d:1,20,20,320,160,1,1,0")
-_CORPORA = {
-    "ansor": Path("tools/corpus/cpu-x86-2core"),
-    "metaschedule": Path("tools/corpus/cpu-x86-zen5-metaschedule"),
-}
-"""What a pretrained rival learns from where nothing else is named."""
 _REFERENCE_ROUND = 64  # Ansor's own default; a search of 64 trials would learn nothing by it
 _REFERENCE_BEST = 5  # of a long search, each measured but once, count
 
 
 def add_search_parser(kinds: Any) -> None:
     """Adds the subcommand of `cwm bench`."""
-    from cwm_jax.bench.search import VARIANTS
-
+    corpora = [str(engine.corpus) for engine in ENGINES.values()]
     search = kinds.add_parser(
         "search",
         help="latency found for a number of trials, by way of searching",
@@ -69,12 +66,12 @@ def add_search_parser(kinds: Any) -> None:
         "again together. What is finished in --out is not run again. Run nothing beside it.",
     )
     search.add_argument("--workloads", nargs="+", default=list(_WORKLOADS))
-    search.add_argument("--engine", choices=list(VARIANTS), default="ansor", help="(ansor)")
+    search.add_argument("--engine", default="ansor", help=ENGINE_HELP)
     search.add_argument(
         "--variants",
         nargs="+",
-        default=["world-model", RIVAL],
-        choices=list(dict.fromkeys(name for names in VARIANTS.values() for name in names)),
+        help="ways to search, the first one against the others (default: world-model and the "
+        "engine's own model, xgboost)",
     )
     search.add_argument("--seeds", nargs="+", type=seed, default=[0, 1, 2])
     search.add_argument("--trials", nargs="+", type=positive, default=[16, 64])
@@ -102,7 +99,7 @@ def add_search_parser(kinds: Any) -> None:
         "--corpus",
         type=Path,
         help="what xgboost-pretrained and mlp learn from; for mlp also a file of "
-        "tools/pretrain_mlp.py (default: " + ", ".join(map(str, _CORPORA.values())) + ")",
+        "tools/pretrain_mlp.py (default: " + ", ".join(corpora) + ")",
     )
     search.add_argument(
         "--reference-every",
@@ -174,25 +171,33 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
     """Runs the searches, measures the winners, prints the table."""
     from cwm_jax.bench import search as benchmark
 
-    missing = [name for name in options.variants if name not in benchmark.VARIANTS[options.engine]]
+    engine = find_engine(options.engine)
+    options.variants = options.variants or ["world-model", engine.rival]
+    missing = [name for name in options.variants if name not in engine.variants]
     if missing:
-        raise CwmError(f"--variants: {', '.join(missing)} is not a way to search {options.engine}")
+        raise CwmError(
+            f"--variants: {', '.join(missing)} is not a way to search {options.engine}, expected "
+            f"some of {', '.join(engine.variants)}"
+        )
     speedups = _predict_speedups(options.throughput)
     check_outputs(Output("--out", options.out, folder=True), Output("--json", options.json))
     lock_output(options, options.out, folder=True)
     console = open_console()
-    engine = _winners(options.engine, [*options.workloads, *options.reference])
+    workloads = [parse_workload(text) for text in [*options.workloads, *options.reference]]
+    loaded = engine.load(None, False)
+    for workload in workloads:
+        loaded.tasks(workload)  # what measures its programs knows it from here on
     options.out.mkdir(parents=True, exist_ok=True)
-    note_machine(options.out / NOTE, machine_identity(engine.target))
+    note_machine(options.out / NOTE, machine_identity(loaded.target))
     checkpoint = checkpoint_of(options)
     longest = max(options.trials)
     runs = benchmark.plan_runs(options.workloads, options.variants, options.seeds, longest)
     runs += [
-        benchmark.SearchRun(workload, RIVAL, 0, options.reference_trials, _REFERENCE_ROUND)
+        benchmark.SearchRun(workload, engine.rival, 0, options.reference_trials, _REFERENCE_ROUND)
         for workload in options.reference
     ]
     folders = benchmark.folders_of(runs, options.out, options.others)
-    measured = _run_all(folders, engine, checkpoint, options, console)
+    measured = _run_all(folders, engine, loaded, checkpoint, options, console)
     found, optimum, rows = _findings(measured, options)
     curves = [
         {
@@ -207,21 +212,21 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         for run, folder in folders.items()
         if (folder, run.workload) in optimum
     }
-    summary = summarise(found, options.variants, options.trials, of_pairs)
-    print_table(console, found, summary, options)
+    summary = summarise(found, options.variants, options.trials, of_pairs, engine.rival)
+    print_table(console, found, summary, options, engine.rival)
     write_json(
         options.json,
         {
-            **headline(summary, options.variants[0], longest, options.engine),
+            **headline(summary, options.variants[0], longest, engine.rival_key or engine.rival),
             "predict_speedup": speedups,
             "scored_ratio_in_search": scored_ratio(
                 [curve for curve in curves if curve["trials"] == longest],
                 options.variants[0],
-                RIVAL,
+                engine.rival,
             ),
             "machine": describe_machine(),
             "engine": options.engine,
-            "target": engine.target,
+            "target": loaded.target,
             "checkpoint": checkpoint,
             "reference_every": options.reference_every,
             "variants": summary,
@@ -248,22 +253,23 @@ def _predict_speedups(file: Path | None) -> dict[str, float] | None:
 
 def _run_all(
     folders: "Mapping[SearchRun, Path]",
-    engine: "Winners",
+    engine: EngineDescription,
+    loaded: "Engine",
     checkpoint: str,
     options: argparse.Namespace,
     console: Console,
 ) -> _Measured:
     """Runs and measures what is not finished."""
-    from cwm_jax.bench.best_candidates import WINNERS_FILE, to_winners_level
+    from cwm_jax.bench.best_candidates import WINNERS_FILE, best_candidates, to_winners_level
     from cwm_jax.bench.search import log_of
 
-    logs = {run: log_of(run, options.engine, folder) for run, folder in folders.items()}
+    logs = {run: log_of(run, engine, folder) for run, folder in folders.items()}
     columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     kept = f"finished searches and rounds are in {options.out}, the same command goes on"
     with note_kept(lambda: kept), open_progress(console, *columns) as progress:
-        told = _search(folders, checkpoint, options, progress)
+        told = _search(folders, engine, checkpoint, options, progress)
         stops = [
-            _Stop(run, trials, engine.after(logs[run], trials, count))
+            _Stop(run, trials, best_candidates(loaded, logs[run], trials, count))
             for run in folders
             for trials, count in (
                 [(trials, 1) for trials in options.trials]
@@ -271,9 +277,9 @@ def _run_all(
                 else [(run.trials, _REFERENCE_BEST)]
             )
         ]
-        latencies = _measure(stops, folders, engine, options, progress)
+        latencies = _measure(stops, folders, loaded, options, progress)
     scales = {
-        run: to_winners_level(engine.records(logs[run]), folder / WINNERS_FILE)
+        run: to_winners_level(loaded.records_file(logs[run]), folder / WINNERS_FILE)
         for run, folder in folders.items()
     }
     return _Measured(folders, told, stops, latencies, scales)
@@ -316,6 +322,7 @@ def _is_compared(run: "SearchRun", options: argparse.Namespace) -> bool:
 
 def _search(
     folders: "Mapping[SearchRun, Path]",
+    engine: EngineDescription,
     checkpoint: str,
     options: argparse.Namespace,
     progress: Progress,
@@ -324,12 +331,12 @@ def _search(
     from cwm_jax.bench.search import run_search
 
     bar = progress.add_task("searching", total=len(folders))
-    corpus = options.corpus or _CORPORA[options.engine]
+    corpus = options.corpus or engine.corpus or Path()
     told: dict[SearchRun, dict[str, Any]] = {}
     for run, folder in folders.items():
         progress.update(bar, description=run.name)
         every = options.reference_every if _is_compared(run, options) else None
-        told[run] = run_search(run, options.engine, checkpoint, corpus, folder, every)
+        told[run] = run_search(run, engine, checkpoint, corpus, folder, every)
         progress.advance(bar)
     return told
 
@@ -337,7 +344,7 @@ def _search(
 def _measure(
     stops: Sequence[_Stop],
     folders: "Mapping[SearchRun, Path]",
-    engine: "Winners",
+    engine: "Engine",
     options: argparse.Namespace,
     progress: Progress,
 ) -> dict[tuple[Path, str], list[float]]:
@@ -373,14 +380,3 @@ def _refuse_to_measure(folder: Path) -> "Callable[[Sequence[Winner]], list[Remea
         )
 
     return refuse
-
-
-def _winners(engine: str, workloads: Sequence[str]) -> "Winners":
-    """Returns the engine's part; a process holds one TVM."""
-    if engine == "ansor":
-        from cwm_jax.bench.ansor_best_candidates import AnsorWinners
-
-        return AnsorWinners(workloads)
-    from cwm_jax.bench.metaschedule_best_candidates import MetaScheduleWinners
-
-    return MetaScheduleWinners(workloads)

@@ -2,12 +2,13 @@
 
 import argparse
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from cwm_jax.cli.common import (
+    ENGINE_HELP,
     LIKEST,
     add_json_option,
     checkpoint_of,
@@ -23,12 +24,12 @@ from cwm_jax.cli.common import (
 from cwm_jax.errors import WorkloadError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept
+from cwm_jax.tuning.registry import find_engine
 
 if TYPE_CHECKING:
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.tuning.collection import CollectedRound, Collector
-    from cwm_jax.tuning.corpus import TaskPlan, TaskSource
-    from cwm_jax.tuning.measurement import Device, MeasureConfig
+    from cwm_jax.tuning.collection import CollectedRound
+    from cwm_jax.tuning.corpus import TaskPlan
 
 
 def add_parser(commands: Any) -> None:
@@ -48,9 +49,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=("ansor", "metaschedule"),
         default="ansor",
-        help="whose candidates (default: ansor)",
+        help=ENGINE_HELP,
     )
     parser.add_argument(
         "--networks",
@@ -126,24 +126,25 @@ def run(options: argparse.Namespace) -> int:
         say(console, f"cwm collect: {error}; the others go on")
 
     config = MeasureConfig(tolerance=options.tolerance, reference_every=options.reference_every)
-    start = _ansor if options.engine == "ansor" else _metaschedule
-    engine = start(options.target, _scorer(options), config)
+    scorer = _scorer(options)
+    engine = find_engine(options.engine).load(options.target, False)
+    collector = engine.collector(scorer)
     tasks, named = open_corpus(
-        engine.collector,
+        collector,
         options.out,
         machine_identity(engine.target),
         lambda: plan_tasks(
-            engine.source, plan, lambda name: say(console, f"extracting {name}"), refuse
+            engine.corpus_tasks(), plan, lambda name: say(console, f"extracting {name}"), refuse
         ),
         extend=options.networks is not None or options.workloads is not None,
     )
-    measurer = kept_in(Corpus(options.out).reference, engine.device, config)
+    measurer = kept_in(Corpus(options.out).reference, engine.device(config), config)
     if options.remeasure:
         return _remeasure(
             options,
             console,
             lambda report: remeasure_some(
-                engine.collector,
+                collector,
                 options.out,
                 tasks,
                 measurer,
@@ -179,52 +180,12 @@ def run(options: argparse.Namespace) -> int:
 
         kept = f"finished rounds are in {options.out}, the same command goes on"
         with note_kept(lambda: kept if Corpus(options.out).records.exists() else ""):
-            collect(engine.collector, options.out, tasks, measurer, wanted, report=report)
+            collect(collector, options.out, tasks, measurer, wanted, report=report)
     say(console, f"{dict(totals)} in {options.out}")
     write_json(options.json, {"folder": str(options.out), "tasks": len(tasks), **totals})
     if refused:
         return 2
     return 0 if totals["valid"] or not totals["rounds"] else 1
-
-
-class _Engine(NamedTuple):
-    target: str
-    collector: "Collector"
-    source: "TaskSource"
-    device: "Device"
-
-
-def _ansor(target: str | None, scorer: "Scorer | None", config: "MeasureConfig") -> _Engine:
-    from cwm_jax.tuning.ansor.collection import AnsorCollector
-    from cwm_jax.tuning.ansor.measure import AnsorDevice
-    from cwm_jax.tuning.ansor.targets import resolve_target
-    from cwm_jax.tuning.ansor.tasks import AnsorTasks
-    from cwm_jax.tvm_bridge.runtime import use
-
-    tvm = use("ansor")
-    found = resolve_target(tvm, target)
-    return _Engine(
-        str(found),
-        AnsorCollector(tvm, scorer),
-        AnsorTasks(tvm, found),
-        AnsorDevice(tvm, found, config),
-    )
-
-
-def _metaschedule(target: str | None, scorer: "Scorer | None", config: "MeasureConfig") -> _Engine:
-    from cwm_jax.tuning.metaschedule.collection import MetaScheduleCollector, ModuleTasks
-    from cwm_jax.tuning.metaschedule.measure import MetaScheduleDevice
-    from cwm_jax.tuning.metaschedule.targets import resolve_target
-    from cwm_jax.tvm_bridge.runtime import use
-
-    tvm = use("metaschedule")
-    found = resolve_target(tvm, target)
-    return _Engine(
-        str(found),
-        MetaScheduleCollector(tvm, found, scorer),
-        ModuleTasks(tvm, found),
-        MetaScheduleDevice(tvm, found, config),
-    )
 
 
 def _plan(options: argparse.Namespace) -> "TaskPlan":

@@ -78,6 +78,7 @@ def lock_output(options: argparse.Namespace, path: Path, *, folder: bool) -> Non
     options.until_end.enter_context(locked(path))
 
 
+ENGINE_HELP = "search engine: ansor, metaschedule, or MODULE:NAME of another (default: ansor)"
 RECORDS_HELP = "logs, plain or gzip'd, or folders of MetaSchedule databases"
 LIKEST = "the shipped one whose CPU is most like this machine's"
 

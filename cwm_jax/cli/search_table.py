@@ -19,8 +19,6 @@ from cwm_jax.bench.search_summary import (
 )
 from cwm_jax.cli.common import say
 
-RIVAL = "xgboost"
-
 
 def round_seconds(rounds: Sequence[Mapping[str, float]]) -> float:
     """Seconds of a round in search and model: median over the rounds that searched."""
@@ -72,6 +70,7 @@ def summarise(
     variants: Sequence[str],
     trials: Sequence[int],
     optimum: Mapping[tuple[str, int], float],
+    rival: str,
 ) -> dict[str, Any]:
     """Each variant against the rival: speed-ups, headroom, time a round.
 
@@ -80,30 +79,28 @@ def summarise(
         variants: To compare.
         trials: After how many.
         optimum: As for `captured_headroom`.
+        rival: The variant that they are compared with.
     """
     return {
         variant: {
-            "speedup": {str(n): compare(found, variant, RIVAL, n) for n in trials},
-            "headroom": captured_headroom(found, variant, RIVAL, max(trials), optimum),
-            "round_seconds_ratio": round_seconds_ratio(found, variant, RIVAL),
+            "speedup": {str(n): compare(found, variant, rival, n) for n in trials},
+            "headroom": captured_headroom(found, variant, rival, max(trials), optimum),
+            "round_seconds_ratio": round_seconds_ratio(found, variant, rival),
         }
         for variant in variants
     }
 
 
-def headline(
-    summary: Mapping[str, Any], variant: str, trials: int, engine: str
-) -> dict[str, float]:
+def headline(summary: Mapping[str, Any], variant: str, trials: int, rival: str) -> dict[str, float]:
     """Returns the figures of one variant that a table is headed by.
 
     Args:
         summary: Of all variants (`summarise`).
         variant: One of them.
         trials: After how many.
-        engine: Who searched.
+        rival: How the keys call what the variants are compared with.
     """
     speedup = summary[variant]["speedup"][str(trials)]
-    rival = RIVAL if engine == "ansor" else "xgb"
     return {
         f"geomean_vs_{rival}_{trials}": speedup["geomean"],
         f"worst_vs_{rival}_{trials}": speedup["worst"],
@@ -117,6 +114,7 @@ def print_table(
     found: Sequence[Found],
     summary: Mapping[str, Any],
     options: argparse.Namespace,
+    rival: str,
 ) -> None:
     """Prints what was found.
 
@@ -125,6 +123,7 @@ def print_table(
         found: What all searches found.
         summary: Of all variants (`summarise`).
         options: Of the command.
+        rival: The variant that the others are compared with.
     """
     longest = max(options.trials)
     table = Table(f"workload, {longest} trials", *(f"{name}, ms" for name in options.variants))
@@ -145,7 +144,7 @@ def print_table(
                 low, high = speedup["interval"]
                 say(
                     console,
-                    f"{variant} over {RIVAL}, {trials} trials: geometric mean "
+                    f"{variant} over {rival}, {trials} trials: geometric mean "
                     f"{speedup['geomean']:.3f} (95 % {low:.3f} to {high:.3f}), worst workload "
                     f"{speedup['worst']:.3f}, {speedup['pairs']} pairs",
                 )
@@ -155,4 +154,4 @@ def print_table(
                 f"{variant}: {told['headroom']['captured']:.0%} of a headroom of "
                 f"{told['headroom']['headroom']:.3f}, {told['headroom']['workloads']} workloads",
             )
-        say(console, f"{variant}: round time {told['round_seconds_ratio']:.3f} of {RIVAL}'s")
+        say(console, f"{variant}: round time {told['round_seconds_ratio']:.3f} of {rival}'s")

@@ -1,10 +1,12 @@
 """`cwm tune`: search for a fast schedule of an operator on this machine."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cwm_jax.cli.common import (
+    ENGINE_HELP,
     add_checkpoint_options,
     add_json_option,
     not_negative,
@@ -14,16 +16,22 @@ from cwm_jax.cli.common import (
     say,
     seed,
 )
-from cwm_jax.cli.outcome import finish, say_none_succeeded
-from cwm_jax.cli.searching import load_scorer, log_path, shared_settings, shown_search
+from cwm_jax.cli.outcome import (
+    check_export,
+    finish,
+    finish_network,
+    print_tasks,
+    say_none_succeeded,
+)
+from cwm_jax.cli.searching import load_scorer, search_place, shown_search
 from cwm_jax.errors import CwmError
-from cwm_jax.records.graph import add_graphs, graphs_path
-from cwm_jax.tuning.ansor.relay import networks_help
+from cwm_jax.tuning.registry import EngineDescription, find_engine
+from cwm_jax.workloads.networks import networks_help
 from cwm_jax.workloads.parse import operators_help, parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tuning.ansor.settings import TuningConfig
-    from cwm_jax.tuning.loop import Round
+    from cwm_jax.tuning.config import TuningConfig
+    from cwm_jax.tuning.engine import RoundResult
 
 
 def add_parser(commands: Any) -> None:
@@ -47,15 +55,14 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--engine",
-        choices=("ansor", "metaschedule"),
         default="ansor",
-        help="who searches: Ansor, or the MetaSchedule of today's apache-tvm (default: ansor)",
+        help=ENGINE_HELP,
     )
     parser.add_argument(
         "--cost-model",
-        choices=("world-model", "xgboost", "mlp", "random"),
         default="world-model",
-        help="which model ranks; mlp is MetaSchedule's (default: world-model)",
+        help="which model ranks: world-model, xgboost, random, or MetaSchedule's mlp (default: "
+        "world-model)",
     )
     add_checkpoint_options(parser, None)
     parser.add_argument(
@@ -137,72 +144,106 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the search and prints the outcome."""
-    if options.round is None:
-        options.round = 16 if options.network else min(max(options.trials // 4, 8), 64)
-    if options.search is None:
-        options.search = "planner" if options.cost_model == "world-model" else "evolutionary"
-    if options.confirm is not None and options.confirm >= options.trials:
-        raise CwmError(f"--confirm {options.confirm}: leaves none of {options.trials} trials")
-    if options.search == "planner" and options.cost_model != "world-model":
-        raise CwmError("--search planner imagines with the world model: --cost-model world-model")
-    if options.pretrain and options.cost_model not in ("xgboost", "mlp"):
-        raise CwmError("--pretrain is for the engines' own models: --cost-model xgboost or mlp")
-    if options.engine == "metaschedule" and options.network:
-        from cwm_jax.cli.tune_relax import run_relax
+    from cwm_jax.tuning.tune import check_settings
 
-        return run_relax(options)
-    if options.engine == "metaschedule":
-        from cwm_jax.cli.tune_metaschedule import run_metaschedule
-
-        return run_metaschedule(options)
-    if options.cost_model == "mlp":
-        raise CwmError("--cost-model mlp is MetaSchedule's: --engine metaschedule")
+    engine = find_engine(options.engine)
+    check_settings(
+        engine,
+        options.cost_model,
+        options.search,
+        options.pretrain,
+        options.trials,
+        options.confirm,
+    )
     if options.network:
-        from cwm_jax.cli.tune_network import run_network
-
-        return run_network(options)
+        return _run_network(options, engine)
     if options.export:
         raise CwmError("--export writes a whole network: give --network")
     workload = parse_workload(options.workload)
-    log = log_path(options, options.workload)
+    place = search_place(options, engine, options.workload)
     scorer = load_scorer(options)
 
-    from cwm_jax.tuning.ansor.targets import resolve_target
-    from cwm_jax.tuning.ansor.tasks import create_task
-    from cwm_jax.tuning.ansor.tuning import resumable_records, schedule_text, tune_task
-    from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
-    from cwm_jax.tvm_bridge.runtime import use
+    from cwm_jax.tuning.loop import tune_task
 
-    tvm = use("ansor")
-    task = create_task(tvm, workload, resolve_target(tvm, options.target, remote=bool(options.rpc)))
-    earlier = []
-    if options.resume:
-        earlier = resumable_records(log, [task.workload_key], str(task.target))
-    log.parent.mkdir(parents=True, exist_ok=True)
-    # Training on this log needs the compute graph, and should not need TVM.
-    add_graphs([graph_of_task(tvm, task)], graphs_path(log))
-    config = tuning_config(options)
+    loaded = engine.load(options.target, bool(options.rpc))
+    (task,) = loaded.tasks(workload)
+    config = _config(options, engine)
     console = open_console()
-    say(console, f"{options.workload} on {task.target}, log {log}")
-    with shown_search(console, config.trials, log, "best", len(earlier)) as show:
+    what = "folder" if engine.in_folder else "log"
+    say(console, f"{options.workload} on {loaded.target}, {what} {place}")
+    with shown_search(console, config.trials, place, "best") as show:
 
-        def report(done: "Round") -> None:
+        def report(done: "RoundResult") -> None:
             show(done.trials, done.best_latency)
 
-        result = tune_task(tvm, task, config, log, scorer=scorer, earlier=earlier, report=report)
+        result = tune_task(
+            loaded, task, config, place, scorer=scorer, resume=bool(options.resume), report=report
+        )
     if result.best is None:
-        say_none_succeeded(console, result, log)
+        say_none_succeeded(console, result)
         return 1
-    schedule = schedule_text(tvm, task, result.best)
-    finish(options, console, result, result.best, schedule, log)
+    finish(options, console, result, config.search)
     return 0
 
 
-def tuning_config(options: argparse.Namespace, tasks: int = 1) -> "TuningConfig":
-    """Returns the settings that the options ask for, for so many tasks."""
-    from cwm_jax.tuning.ansor.settings import TuningConfig
+def _run_network(options: argparse.Namespace, engine: EngineDescription) -> int:
+    """Tunes, compiles, times and exports a network."""
+    from cwm_jax.tuning.network import tune_network
+    from cwm_jax.tuning.tune import compiled
 
-    return TuningConfig(
-        **shared_settings(options, tasks),
+    check_export(options.export)
+    place = search_place(options, engine, options.network)
+    scorer = load_scorer(options)
+    loaded = engine.load(options.target, bool(options.rpc))
+    model = loaded.network(options.network, options.seed)
+    config = _config(options, engine, len(model.tasks))
+    console = open_console()
+    where = f"{'folder' if engine.in_folder else 'log'} {place}"
+    say(console, f"{model.name}: {len(model.tasks)} tasks on {loaded.target}, {where}")
+    with shown_search(console, config.trials, place, "estimated latency") as show:
+
+        def report(done: "RoundResult") -> None:
+            show(done.trials, done.best_latency)
+
+        tuned = tune_network(
+            loaded,
+            model.tasks,
+            config,
+            place,
+            scorer=scorer,
+            resume=bool(options.resume),
+            report=report,
+        )
+    print_tasks(console, model.tasks, tuned)
+    if math.isinf(min(tuned.best_latencies)):
+        why = tuned.first_error or "no candidate was found"
+        say(console, f"none of {sum(tuned.trials)} trials succeeded ({why}); {where}")
+        return 1
+    say(console, f"compiling {model.name}")
+    result = compiled(loaded, model, tuned, config, place, options.seed)
+    finish_network(options, console, result, config.search)
+    return 0
+
+
+def _config(
+    options: argparse.Namespace, engine: EngineDescription, tasks: int = 1
+) -> "TuningConfig":
+    """Returns the settings that the options ask for, for so many tasks."""
+    from cwm_jax.tuning.tune import configured
+
+    return configured(
+        engine,
+        trials=options.trials,
+        round_size=options.round,
+        seed=options.seed,
         cost_model=options.cost_model,
+        search=options.search,
+        adaptation=options.adaptation,
+        confirm=options.confirm,
+        reference_every=options.reference_every,
+        rpc=options.rpc,
+        pretrain=options.pretrain,
+        population=options.population,
+        tasks=tasks,
+        network=options.network,
     )

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cwm_jax.errors import CorpusError, RecordError, TargetError
+from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tuning.loop import SearchSettings
 from cwm_jax.tuning.reference import (
     ReferenceRun,
     append_reference,
@@ -262,7 +262,7 @@ _ATTEMPTS = 3
 
 
 def measure_config(
-    settings: SearchSettings, *, build_timeout: int, run_timeout: int
+    settings: TuningConfig, *, build_timeout: int, run_timeout: int
 ) -> MeasureConfig:
     """Returns how a search measures.
 
@@ -296,7 +296,7 @@ def reference_path(log: Path) -> Path:
 
 
 def check_reference(
-    settings: SearchSettings, log: Path, file: Path, target: Any, *, remote: bool = False
+    settings: TuningConfig, log: Path, file: Path, target: Any, *, remote: bool = False
 ) -> None:
     """Checks that a search can be measured as its settings say.
 

@@ -334,3 +334,22 @@ NETWORKS: dict[str, Callable[[Layers, int], Features]] = {
     "lstm": _lstm,
     "mlp": _mlp,
 }
+
+
+def networks_help() -> str:
+    """Returns the help text that lists what `--network` takes."""
+    return "\n".join(
+        [
+            "networks:",
+            "  NAME[:BATCH[,LAYOUT]]  a built-in one with random weights, NHWC or NCHW:",
+            *(f"      {name}" for name in NETWORKS),
+            "  FILE.py:FUNCTION  a function of yours that returns a torch.nn.Module and a tuple",
+            "      of example inputs; needs PyTorch in this environment",
+            "  FILE.onnx  an ONNX model with fixed shapes; pip install 'cwm-jax[onnx]' first",
+        ]
+    )
+
+
+def is_users_own(text: str) -> bool:
+    """Whether a network is a user's, and not built in."""
+    return text.partition(":")[0].endswith(".py") or text.endswith(".onnx")

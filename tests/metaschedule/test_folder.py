@@ -12,13 +12,13 @@ from cwm_jax.errors import RecordError
 from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.search.confirmation import best_record
+from cwm_jax.tuning.metaschedule.work_dir import SearchedModule as Searched
 from cwm_jax.tuning.metaschedule.work_dir import (
     SearchFolder,
     line_of,
     search_records,
     tuning_record_of,
 )
-from cwm_jax.tuning.metaschedule.work_dir import Task as Searched
 from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
 OWN, OTHER = "dense:16,96,128", "dense:8,16,16"

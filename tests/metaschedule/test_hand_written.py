@@ -16,9 +16,11 @@ from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import graph_from_json, graph_to_json, shape_only_graph
 from cwm_jax.records.logs import load_records
-from cwm_jax.tuning.metaschedule.networks import check_network, graphs_of_tasks, tune_modules
-from cwm_jax.tuning.metaschedule.settings import SearchConfig
-from cwm_jax.tuning.metaschedule.tuning import tune_module
+from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.tuning.loop import tune_task
+from cwm_jax.tuning.metaschedule.engine import MetaScheduleEngine
+from cwm_jax.tuning.metaschedule.networks import check_network
+from cwm_jax.tuning.network import tune_network
 from cwm_jax.tvm_bridge.metaschedule import WorldModelCostModel, builder, local_builder
 from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 from cwm_jax.tvm_bridge.metaschedule.graphs import UnreadWarning
@@ -28,7 +30,7 @@ from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
 pytestmark = pytest.mark.long
 READABLE = {**hand.OPERATORS, **hand.LOOPS, **hand.BODIES}
 KINDS = {0: "serial", 1: "parallel", 2: "vectorize", 3: "unroll"}
-SMALL = SearchConfig(trials=2, round_size=2, cost_model="random", min_repeat_ms=5, population=32)
+SMALL = TuningConfig(trials=2, round_size=2, cost_model="random", min_repeat_ms=5, population=32)
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +214,13 @@ def test_cwm_tune_finds_schedules_of_what_writes_two_buffers(tvm, tmp_path):
 
 
 def test_one_module_without_a_design_space_costs_itself(tvm, target, tmp_path):
-    tasks = [(hand.explicit_root(), 1), (hand.fused(), 1)]
+    engine = MetaScheduleEngine(tvm, target)
+    tasks = [engine.task(hand.explicit_root()), engine.task(hand.fused())]
     with pytest.warns(UnreadWarning, match=r"C: TVM's search of it failed, .*; it stays as it is"):
-        result = tune_modules(
-            tvm, tasks, graphs_of_tasks(tvm, tasks), target, SMALL, tmp_path / "both"
-        )
+        result = tune_network(engine, tasks, SMALL, tmp_path / "both")
     assert result.trials == (0, 2)
     with pytest.raises(WorkloadError, match="C: TVM cannot tune it"):
-        tune_module(tvm, tasks[0][0], target, SMALL, tmp_path / "one")
+        tune_task(engine, tasks[0], SMALL, tmp_path / "one")
 
 
 def onnx_network(path, nodes, dtype=TensorProto.FLOAT, shape=(4, 16)):

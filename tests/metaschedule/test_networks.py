@@ -6,25 +6,29 @@ import pytest
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.records.logs import load_records
-from cwm_jax.tuning.metaschedule.networks import (
-    compile_network,
-    graphs_of_tasks,
-    tune_modules,
-)
+from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.tuning.metaschedule.engine import MetaScheduleEngine
+from cwm_jax.tuning.metaschedule.networks import compile_network
 from cwm_jax.tuning.metaschedule.relax import extract_modules, relax_module
-from cwm_jax.tuning.metaschedule.settings import SearchConfig
 from cwm_jax.tuning.metaschedule.targets import create_module
+from cwm_jax.tuning.network import tune_network
 from cwm_jax.tuning.reference import read_reference
+from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
+from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph
 from cwm_jax.workloads.networks import NETWORKS, parse_network
 from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = pytest.mark.long
 
 
+def graphs_of(tvm, tasks):
+    return [read_graph(tvm, module, workload_key(module)) for module, _ in tasks]
+
+
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 def test_every_network_can_be_read(tvm, target, network):
     tasks = extract_modules(tvm, relax_module(tvm, parse_network(network)), target)
-    graphs = graphs_of_tasks(tvm, tasks)
+    graphs = graphs_of(tvm, tasks)
     assert len({graph.workload_key for graph in graphs}) == len(graphs)
     assert all(weight > 0 for _, weight in tasks)
 
@@ -35,7 +39,7 @@ def test_every_network_can_be_read(tvm, target, network):
 )
 def test_a_network_has_the_operations_of_its_paper(tvm, target, network, flop):
     tasks = extract_modules(tvm, relax_module(tvm, parse_network(network)), target)
-    graphs = graphs_of_tasks(tvm, tasks)
+    graphs = graphs_of(tvm, tasks)
     total = sum(p.flop * weight for p, (_, weight) in zip(graphs, tasks, strict=True))
     assert total == pytest.approx(flop, rel=0.05)
 
@@ -43,8 +47,8 @@ def test_a_network_has_the_operations_of_its_paper(tvm, target, network, flop):
 def test_a_task_is_a_workload(tvm, target):
     tasks = extract_modules(tvm, relax_module(tvm, parse_network("mlp:1")), target)
     module = create_module(tvm, parse_workload("mlp:1#2"), target)
-    (graph,) = graphs_of_tasks(tvm, [(module, 1)])
-    assert graph == graphs_of_tasks(tvm, tasks)[2]
+    (graph,) = graphs_of(tvm, [(module, 1)])
+    assert graph == graphs_of(tvm, tasks)[2]
     with pytest.raises(WorkloadError, match="has 4 tasks"):
         create_module(tvm, parse_workload("mlp:1#4"), target)
 
@@ -54,10 +58,11 @@ def test_every_function_of_a_network_gets_its_program(tvm, target, tmp_path, cap
     network = parse_network("bert-tiny:1")
     module = relax_module(tvm, network)
     tasks = extract_modules(tvm, module, target)
-    config = SearchConfig(
+    config = TuningConfig(
         trials=len(tasks), round_size=1, cost_model="random", min_repeat_ms=5, population=32
     )
-    tune_modules(tvm, tasks, graphs_of_tasks(tvm, tasks), target, config, tmp_path)
+    engine = MetaScheduleEngine(tvm, target)
+    tune_network(engine, [engine.task(*task) for task in tasks], config, tmp_path)
     capfd.readouterr()
     compile_network(tvm, module, target, tmp_path)
     assert "not found" not in capfd.readouterr().err

@@ -9,18 +9,19 @@ import pytest
 from cwm_jax.cli.main import main
 from cwm_jax.errors import TargetError
 from cwm_jax.records.logs import load_records
-from cwm_jax.tuning.loop import Round
+from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.tuning.engine import RoundResult
+from cwm_jax.tuning.loop import tune_task
 from cwm_jax.tuning.metaschedule import measure as remote
-from cwm_jax.tuning.metaschedule.settings import SearchConfig
-from cwm_jax.tuning.metaschedule.targets import create_module, resolve_target
-from cwm_jax.tuning.metaschedule.tuning import tune_module
+from cwm_jax.tuning.metaschedule.engine import MetaScheduleEngine
+from cwm_jax.tuning.metaschedule.targets import resolve_target
 from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = pytest.mark.long
 
 
-def small_search(device, **settings) -> SearchConfig:
-    return SearchConfig(
+def small_search(device, **settings) -> TuningConfig:
+    return TuningConfig(
         trials=4,
         round_size=2,
         cost_model="random",
@@ -35,15 +36,16 @@ def small_search(device, **settings) -> SearchConfig:
 def test_a_lost_device_costs_time_only(lost, tvm, target, device, tmp_path):
     timers: list[threading.Timer] = []
 
-    def after(done: Round) -> None:
+    def after(done: RoundResult) -> None:
         if lost and done.trials == 2:
             device.lose()
             timers.append(threading.Timer(30, device.find))
             timers[0].start()
 
-    module = create_module(tvm, parse_workload("matmul:64,64,64"), target)
-    config = small_search(device, timeout=3)
-    result = tune_module(tvm, module, target, config, tmp_path / "search", report=after)
+    engine = MetaScheduleEngine(tvm, target)
+    (task,) = engine.tasks(parse_workload("matmul:64,64,64"))
+    config = small_search(device, build_timeout=3, run_timeout=3)
+    result = tune_task(engine, task, config, tmp_path / "search", report=after)
     assert len(timers) == lost
     assert result.first_error == ""
     records = load_records(tmp_path / "search" / "records.jsonl")
@@ -54,13 +56,14 @@ def test_a_lost_device_costs_time_only(lost, tvm, target, device, tmp_path):
 def test_a_device_that_stays_away_ends_the_search(tvm, target, device, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "PATIENCE", 2.0)
 
-    def after(done: Round) -> None:
+    def after(done: RoundResult) -> None:
         device.lose()
 
-    module = create_module(tvm, parse_workload("matmul:64,64,64"), target)
-    config = small_search(device, timeout=4)
+    engine = MetaScheduleEngine(tvm, target)
+    (task,) = engine.tasks(parse_workload("matmul:64,64,64"))
+    config = small_search(device, build_timeout=4, run_timeout=4)
     with pytest.raises(TargetError, match="no device was free"):
-        tune_module(tvm, module, target, config, tmp_path / "search", report=after)
+        tune_task(engine, task, config, tmp_path / "search", report=after)
     assert len(load_records(tmp_path / "search" / "records.jsonl")) == 2
 
 
@@ -83,9 +86,10 @@ def test_no_device_is_an_error_in_words(key, running, says, tvm, target, device,
         device.end_tracker()
     address = dataclasses.replace(device.address, key=key)
     config = dataclasses.replace(small_search(device), tracker=address)
-    module = create_module(tvm, parse_workload("matmul:64,64,64"), target)
+    engine = MetaScheduleEngine(tvm, target)
+    (task,) = engine.tasks(parse_workload("matmul:64,64,64"))
     with pytest.raises(TargetError, match=says):
-        tune_module(tvm, module, target, config, tmp_path / "search")
+        tune_task(engine, task, config, tmp_path / "search")
 
 
 def test_targets_of_other_machines(tvm):

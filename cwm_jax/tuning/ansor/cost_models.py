@@ -14,7 +14,6 @@ from cwm_jax.records.ansor_log import append_records
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.training.dataset import split_by_network
-from cwm_jax.tuning.ansor.settings import CostModelName
 from cwm_jax.tuning.ansor.tasks import search_task
 from cwm_jax.tuning.clock import Clock
 from cwm_jax.tuning.corpus import HELD_OUT_NETWORKS, Corpus, read_tasks
@@ -22,7 +21,7 @@ from cwm_jax.tuning.corpus import HELD_OUT_NETWORKS, Corpus, read_tasks
 
 def create_cost_model(
     tvm: Any,
-    name: CostModelName,
+    name: str,
     *,
     scorer: Scorer | None,
     round_size: int,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.errors import TargetError
-from cwm_jax.tuning.ansor.settings import TuningConfig
+from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.interrupts import Interrupt, SearchInterrupted, sheltered_children
 from cwm_jax.tuning.measurement import (
     REFERENCE_BLOCK,
@@ -29,6 +29,8 @@ from cwm_jax.tuning.measurement import (
 from cwm_jax.tuning.tracker import Tracker, check_device
 from cwm_jax.tvm_bridge.ansor.states import as_measured
 
+RUN_TIMEOUT = 15
+"""Seconds that one candidate may run, as Ansor has it."""
 LOST_ROUNDS = 3
 """A search gives up after so many rounds in a row without an answer."""
 
@@ -258,7 +260,9 @@ class SearchMeasuring:
     def _measured(self) -> MeasureConfig:
         config = self._config
         return measure_config(
-            config, build_timeout=config.build_timeout, run_timeout=config.run_timeout
+            config,
+            build_timeout=config.build_timeout,
+            run_timeout=config.run_timeout or RUN_TIMEOUT,
         )
 
     @cached_property
@@ -277,7 +281,7 @@ class SearchMeasuring:
     def _runner(self) -> Any:
         config = self._config
         options = {
-            "timeout": config.run_timeout,
+            "timeout": config.run_timeout or RUN_TIMEOUT,
             "repeat": 1,
             "min_repeat_ms": config.min_repeat_ms,
             "enable_cpu_cache_flush": False,

@@ -18,7 +18,11 @@ from cwm_jax.records.logs import load_records
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.tuning.ansor.measure import connect
 from cwm_jax.tuning.tracker import Tracker, sent_library
-from cwm_jax.workloads.networks import NETWORKS, Network, build_network, parse_network
+from cwm_jax.workloads.networks import (
+    Network,
+    build_network,
+    parse_network,
+)
 from cwm_jax.workloads.user_code import users_model, users_onnx
 
 _BATCH_NAMES = ("b", "c", "d", "e")
@@ -175,25 +179,6 @@ class NetworkSource:
     module: Any
     params: Mapping[str, Any]
     inputs: Mapping[str, tuple[tuple[int, ...], str]]
-
-
-def networks_help() -> str:
-    """Returns the help text that lists what `--network` takes."""
-    return "\n".join(
-        [
-            "networks:",
-            "  NAME[:BATCH[,LAYOUT]]  a built-in one with random weights, NHWC or NCHW:",
-            *(f"      {name}" for name in NETWORKS),
-            "  FILE.py:FUNCTION  a function of yours that returns a torch.nn.Module and a tuple",
-            "      of example inputs; needs PyTorch in this environment",
-            "  FILE.onnx  an ONNX model with fixed shapes; pip install 'cwm-jax[onnx]' first",
-        ]
-    )
-
-
-def is_users_own(text: str) -> bool:
-    """Whether a network is a user's, and not built in."""
-    return text.partition(":")[0].endswith(".py") or text.endswith(".onnx")
 
 
 def load_network(tvm: Any, text: str, seed: int = 0) -> NetworkSource:

@@ -1,24 +1,17 @@
-"""Rounds of a planned search: TVM gives sketches and checks the best, all else is imagined."""
+"""Ansor's sketches: what samples, evolves and checks the states of one task."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cwm_jax.errors import WorkloadError, last_line
-from cwm_jax.features.batch import StepArrays
-from cwm_jax.features.graph import encode_graph
-from cwm_jax.ranking.scorer import Scorer, Scores, take_scores
 from cwm_jax.records.ansor_log import format_line, parse_line
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import Step
-from cwm_jax.search.planner import Planner, PlannerConfig
-from cwm_jax.tuning.ansor.settings import POPULATION
-from cwm_jax.tuning.clock import Clock
-from cwm_jax.tvm_bridge.ansor.cost_model import WorldModelCostModel, schedules_of_states
+
+POPULATION = 2048
+"""States of a generation, as Ansor has it."""
+_LATER_SAMPLE = 256
 
 
 class Size(NamedTuple):
@@ -83,195 +76,46 @@ def sketch_policy(
     )
 
 
-_LATER_SAMPLE = 256
-_PROPOSED_PER_TRIAL = 8
-_CHECKED_PER_DRAW = 2
-
-
-class PlannedRound(NamedTuple):
-    """What one round found.
-
-    Attributes:
-        inputs: `MeasureInput` of each candidate.
-        results: Their measurements.
-        model_seconds: In the world model.
-        measure_seconds: Building and running.
-        imagined: Schedules that were scored.
-        proposed: Schedules that were handed to TVM.
-        rejected: Those that TVM refused.
-    """
-
-    inputs: list[Any]
-    results: list[Any]
-    model_seconds: float
-    measure_seconds: float
-    imagined: int
-    proposed: int
-    rejected: int
-
-
-class _State(NamedTuple):
-    """A state with its bounds, and its loop nest as text."""
-
-    state: Any
-    shown: str
-
-
-class PlannedSearch:
-    """Searches one task.
+class SketchSpace:
+    """The schedules of a task as Ansor's sketches (`cwm_jax.tuning.rounds.DesignSpace`).
 
     Args:
         tvm: A TVM with Ansor.
         task: `auto_scheduler.SearchTask`.
-        model: Ranks, and learns from what is measured.
-        measure: Builds and runs `MeasureInput`s.
-        seed: Of all randomness.
-        config: Of the planner; TVM samples as many schedules at first as a generation has.
+        seed: Seed of the samples.
+        population: Schedules of a large sample.
     """
 
-    def __init__(
-        self,
-        tvm: Any,
-        task: Any,
-        model: WorldModelCostModel,
-        measure: Callable[[Sequence[Any]], Sequence[Any]],
-        seed: int,
-        config: PlannerConfig | None = None,
-    ) -> None:
-        self._ansor = tvm.auto_scheduler
-        self._error = tvm.TVMError
-        self._task = task
-        self._model = model
-        self._measure = measure
-        self._clock = Clock()
-        self._graph = model.graph(task)
-        self._config = config or PlannerConfig()
-        self._rng = np.random.default_rng([seed, 1])
-        self._planner, self._scorer = self._new_planner(seed), self._current_scorer()
-        first = self._config.population
-        self._first = sketch_policy(tvm, task, seed + 1, size=search_size(first))
-        self._later = sketch_policy(
-            tvm, task, seed + 2, size=search_size(min(first, _LATER_SAMPLE))
-        )
-        self._sampled = False
-        self._seen: set[str] = set()
+    def __init__(self, tvm: Any, task: Any, seed: int, population: int) -> None:
+        self._ansor, self._error, self._task = tvm.auto_scheduler, tvm.TVMError, task
+        self._many = sketch_policy(tvm, task, seed + 1, size=search_size(population))
+        fewer = search_size(min(population, _LATER_SAMPLE))
+        self._few = sketch_policy(tvm, task, seed + 2, size=fewer)
         self._form: Record | None = None
 
-    def remember(self, inputs: Sequence[Any]) -> None:
-        """Notes what has been measured: it is not measured again, and becomes a parent."""
-        if not inputs:
-            return
-        self._planner.add(schedules_of_states(self._task, [item.state for item in inputs]))
-        self._seen |= {shown for item in inputs if (shown := self._checked(item.state)[1])}
+    def sample(self, *, many: bool) -> list[tuple[Step, ...]]:
+        """Draws schedules at random.
 
-    def round(self, size: int) -> PlannedRound:
-        """Plans, checks, and measures up to `size` new candidates."""
-        self._clock.calls.clear()
-        online = self._model.online
-        choices, draws = self._clock.around(online.spend)(self._graph, size)
-        self._begin_anew_for_another_model()
-        sampled = self._sample()
-        self._planner.add(sampled)
-        drawn = self._draw(sampled, draws)
-        correct = self._clock.around(partial(online.corrected, self._graph))
-        wanted = _PROPOSED_PER_TRIAL * size + len(self._seen)
-        planned = self._planner.plan(correct, wanted)
-        places, states, rejected = self._new_states(planned.schedules)
-        choose = self._clock.around(partial(online.choose, self._graph))
-        chosen = choose(take_scores(planned.ranked, places), choices)
-        inputs = [
-            self._ansor.MeasureInput(self._task, state)
-            for state in [*(states[at].state for at in chosen), *drawn]
-        ]
-        self._seen |= {states[at].shown for at in chosen}
-        started = time.perf_counter()
-        results = list(self._measure(inputs)) if inputs else []
-        measure_seconds = time.perf_counter() - started
-        self._clock.around(self._model.update)(inputs, results)
-        return PlannedRound(
-            inputs,
-            results,
-            sum(end - start for start, end in self._clock.calls),
-            measure_seconds,
-            planned.imagined,
-            len(planned.schedules),
-            rejected,
-        )
-
-    def _new_planner(self, seed: int) -> Planner:
-        rng = np.random.default_rng(seed)
-        return Planner(self._graph, self._clock.around(self._rank), self._config, rng)
-
-    def _current_scorer(self) -> Scorer:
-        return self._model.online.scorer_of(self._graph.workload_key)
-
-    def _begin_anew_for_another_model(self) -> None:
-        """Forgets what a model imagined that has turned out to be wrong."""
-        if self._scorer is self._current_scorer():
-            return
-        measured = self._model.online.measured[self._graph.workload_key]
-        self._scorer = self._current_scorer()
-        self._planner = self._new_planner(int(self._rng.integers(2**31)))
-        self._planner.add([schedule for schedule, _ in measured])
-        self._sampled = False
-
-    def _draw(self, sampled: Sequence[tuple[Step, ...]], count: int) -> list[Any]:
-        """Draws new states from what TVM sampled, for `OnlineRanker.spend`.
-
-        They are drawn blindly until the model is known to be wrong; then by what was measured.
+        Raises:
+            WorkloadError: Ansor cannot sample the task.
         """
-        if not count:
-            return []
-        online, graph = self._model.online, self._graph
-        if online.trusted(graph.workload_key) is False:
-            choose = self._clock.around(online.choose_schedules)
-            order = choose(graph, sampled, _CHECKED_PER_DRAW * count)
-        else:
-            order = self._rng.permutation(len(sampled))[: _CHECKED_PER_DRAW * count]
-        _, states, _ = self._new_states([sampled[at] for at in order])
-        drawn = states[:count]
-        self._seen |= {state.shown for state in drawn}
-        found = [state.state for state in drawn]
-        schedules = schedules_of_states(self._task, found) if found else []
-        online.note_drawn(graph.workload_key, schedules)
-        return found
+        from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
 
-    def _new_states(
-        self, schedules: Sequence[tuple[Step, ...]]
-    ) -> tuple[list[int], list[_State], int]:
-        """Checks schedules: places and states of those that are new and distinct.
-
-        Returns:
-            Places among the schedules, their states, and how many schedules TVM refused.
-        """
-        places: list[int] = []
-        states: list[_State] = []
-        seen, rejected = set(self._seen), 0
-        for place, schedule in enumerate(schedules):
-            state, shown = self._checked(self._state_of(schedule))
-            if state is None:
-                rejected += 1
-            elif shown not in seen:
-                seen.add(shown)
-                places.append(place)
-                states.append(_State(state, shown))
-        return places, states, rejected
-
-    def _rank(self, steps: StepArrays) -> Scores:
-        graph = encode_graph(self._graph, steps.slots)
-        return self._scorer.rank_arrays(graph, steps)
-
-    def _sample(self) -> list[tuple[Step, ...]]:
-        """Draws schedules from TVM: many while nothing else helps, else a few new structures."""
-        distrusted = self._model.online.trusted(self._graph.workload_key) is False
-        policy = self._later if self._sampled and not distrusted else self._first
-        self._sampled = True
+        policy = self._many if many else self._few
         try:
             sampled = list(policy.sample_initial_population())
         except self._error as error:
             key = str(self._task.workload_key)[:80]
             raise WorkloadError(f"{key}: Ansor cannot sample it ({last_line(error)})") from error
         return schedules_of_states(self._task, sampled)
+
+    def check(self, schedule: tuple[Step, ...]) -> tuple[Any | None, str]:
+        """Returns the `MeasureInput` of a schedule with its bounds, and its loop nest as text."""
+        try:
+            bounded = self._task.compute_dag.infer_bound_from_state(self._state_of(schedule))
+        except self._error:
+            return None, ""
+        return self._ansor.MeasureInput(self._task, bounded), str(bounded)
 
     def _state_of(self, schedule: tuple[Step, ...]) -> Any:
         if self._form is None:
@@ -281,11 +125,3 @@ class PlannedSearch:
             self._form = parse_line(str(line))
         line = format_line(dataclasses.replace(self._form, steps=schedule))
         return self._ansor.measure_record.load_record_from_string(line)[0].state
-
-    def _checked(self, state: Any) -> tuple[Any, str]:
-        """The state with its bounds and its loop nest as text; None where TVM refuses it."""
-        try:
-            bounded = self._task.compute_dag.infer_bound_from_state(state)
-        except self._error:
-            return None, ""
-        return bounded, str(bounded)

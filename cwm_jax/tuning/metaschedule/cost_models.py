@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -205,9 +205,6 @@ def _scheduler_of_old() -> Iterator[None]:
         schedulers.StepLR = current
 
 
-CostModelName = Literal["world-model", "xgboost", "mlp", "random"]
-
-
 class TimedModel(NamedTuple):
     """A cost model of MetaSchedule.
 
@@ -226,7 +223,7 @@ class TimedModel(NamedTuple):
 
 def create_cost_model(
     tvm: Any,
-    name: CostModelName,
+    name: str,
     *,
     scorer: Scorer | None,
     round_size: int,

@@ -1,142 +1,20 @@
-"""Tuning all modules of a network with MetaSchedule: one model, one folder, gradient scheduler."""
+"""Networks in Relax: compiled with the best of a search, and timed."""
 
 import importlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cwm_jax.errors import WorkloadError, last_line
-from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.records.graph import ComputeGraph
-from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_records
-from cwm_jax.search.task_scheduler import TaskProgress
-from cwm_jax.tuning.loop import TaskRound
 from cwm_jax.tuning.metaschedule.measure import connect
-from cwm_jax.tuning.metaschedule.rounds import FoundRound, ModuleSearch
-from cwm_jax.tuning.metaschedule.session import search_session
-from cwm_jax.tuning.metaschedule.settings import SearchConfig
-from cwm_jax.tuning.metaschedule.work_dir import (
-    SearchFolder,
-    Task,
-    line_of,
-    search_records,
-    tuning_record_of,
-)
-from cwm_jax.tuning.network import (
-    Confirming,
-    NetworkRound,
-    NetworkTuningResult,
-    earlier_rounds,
-    round_size,
-    tune_in_turns,
-)
+from cwm_jax.tuning.metaschedule.work_dir import line_of, search_records, tuning_record_of
 from cwm_jax.tuning.tracker import Tracker, sent_library
 from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
-from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph, warn_of_search
 
-_LOG_BASE = 1.618
 _TIMED_MS = 500
-
-
-def graphs_of_tasks(tvm: Any, tasks: Sequence[tuple[Any, int]]) -> list[ComputeGraph]:
-    """Reads the modules of a network; what cannot be read is warned of (`UnreadWarning`)."""
-    from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
-
-    return [read_graph(tvm, module, workload_key(module)) for module, _ in tasks]
-
-
-def tune_modules(
-    tvm: Any,
-    tasks: Sequence[tuple[Any, int]],
-    graphs: Sequence[ComputeGraph],
-    target: Any,
-    config: SearchConfig,
-    folder: Path,
-    *,
-    scorer: Scorer | None = None,
-    report: Callable[[NetworkRound], None] = lambda _: None,
-) -> NetworkTuningResult:
-    """Tunes the modules of a network; every measured round is kept.
-
-    Args:
-        tvm: A TVM with MetaSchedule.
-        tasks: `tvm.IRModule`s and how often each occurs (`relax_networks.extract_modules`).
-        graphs: The same modules (`graphs_of_tasks`).
-        target: TVM target with `num-cores`.
-        config: Settings; `trials` counts all modules together, and a round is cut so that
-            every module gets one.
-        folder: Where the search lives; goes on with the trials that it holds.
-        scorer: Checkpoint of the world model, if that is the cost model.
-        report: Called after every round.
-
-    Raises:
-        RecordError: The folder holds another search, or was measured otherwise.
-        TargetError: The settings ask for references on another device than this CPU.
-        KeyboardInterrupt: On Ctrl-C; the folder holds all finished rounds.
-    """
-    files = SearchFolder(tvm, folder)
-    modules = (module for module, _ in tasks)
-    earlier = files.earlier(list(map(Task, modules, graphs)), target)
-    size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
-    records = [[r for r in earlier if r.workload_key == p.workload_key] for p in graphs]
-    progress = [
-        _progress(graph, weight, found, size)
-        for graph, (_, weight), found in zip(graphs, tasks, records, strict=True)
-    ]
-    searches: dict[int, ModuleSearch] = {}
-    with search_session(tvm, target, config, files, scorer) as session:
-
-        def search_of(at: int) -> ModuleSearch:
-            if at not in searches:
-                module, _ = tasks[at]
-                searches[at] = ModuleSearch(session, module, graphs[at], records[at])
-            return searches[at]
-
-        def next_round(at: int, count: int) -> FoundRound:
-            try:
-                return search_of(at).next_round(count)
-            except Exception as error:  # whatever TVM meets in one, the other modules are tuned
-                warn_of_search(graphs[at].workload_key, error)
-                return FoundRound([], last_line(error), (0.0, 0.0, 0.0), 0)
-
-        def noted(at: int, found: FoundRound) -> TaskRound:
-            measured[at] += found.records
-            return found.told()
-
-        measured = [list(found) for found in records]
-        result = tune_in_turns(
-            progress,
-            [len(found) for found in records],
-            config.trials,
-            size,
-            lambda at, count: noted(at, next_round(at, count)),
-            Confirming(
-                config.confirm // len(tasks),
-                lambda at: measured[at],
-                lambda at, graphs: noted(at, search_of(at).again(graphs)),
-            ),
-            report,
-        )
-    for search in searches.values():
-        search.finish()
-    return result
-
-
-def _progress(
-    graph: ComputeGraph, weight: int, earlier: Sequence[Record], size: int
-) -> TaskProgress:
-    history = earlier_rounds([record.latency for record in earlier], size)
-    return TaskProgress(weight, graph.flop, _kind(graph), history)
-
-
-def _kind(graph: ComputeGraph) -> str:
-    """The stages' axes and the magnitude of the work: what Ansor's similarity tag says."""
-    axes = ["".join("r" if axis.reduction else "s" for axis in s.axes) for s in graph.stages]
-    return f"{' '.join(filter(None, axes))} {int(math.log(graph.flop + 1, _LOG_BASE))}"
 
 
 def check_network(tvm: Any, name: str, module: Any, target: Any) -> None:

@@ -22,7 +22,7 @@ _FIRST_SAMPLES = 4
 _MOST_SAMPLED = 1 << 30
 
 
-class Source(Protocol):
+class Offers(Protocol):
     """Offers candidates of one module.
 
     Attributes:
@@ -41,7 +41,7 @@ class Source(Protocol):
         """
         ...
 
-    def note(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
+    def learn(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
         """Takes in what was measured."""
         ...
 
@@ -110,7 +110,7 @@ class Evolution:
             if schedule not in known
         }
 
-    def note(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
+    def learn(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
         """Tells TVM, which counts what is measured."""
         self.context.notify_runner_results(candidates, results)
 
@@ -242,7 +242,7 @@ class Imagination:
                 break
         return built
 
-    def note(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
+    def learn(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
         """Takes what was measured as parents; how good it is the planner asks the cost model."""
         self._planner.add(self._traces(candidates))
 

@@ -43,7 +43,7 @@ _NAMES_OF_FUNCTION = ("global_symbol", "tirx.noalias", "tir.noalias")
 """Attributes of a function that are nothing to its schedules."""
 
 
-class Task(NamedTuple):
+class SearchedModule(NamedTuple):
     """What is searched.
 
     Attributes:
@@ -82,7 +82,7 @@ class SearchFolder:
         self._positions: dict[str, int] = {}
         self._lines: dict[tuple[str, Any], bytes] = {}
 
-    def earlier(self, tasks: Sequence[Task], target: Any) -> list[Record]:
+    def earlier(self, tasks: Sequence[SearchedModule], target: Any) -> list[Record]:
         """Reads the trials of a search that is resumed, and makes its files ready for more.
 
         Files that a kill left unfinished are mended; a copy of each is kept.
@@ -210,7 +210,7 @@ class SearchFolder:
             )
         return found
 
-    def _find(self, tasks: Sequence[Task], used: set[int]) -> dict[str, int]:
+    def _find(self, tasks: Sequence[SearchedModule], used: set[int]) -> dict[str, int]:
         """Positions of the tasks among the database's workloads, by workload key.
 
         Of several that are alike, those that records refer to come first.
@@ -279,7 +279,7 @@ class SearchFolder:
             return False
         return True
 
-    def _refusal(self, lines: Sequence[_Line], tasks: Sequence[Task], target: Any) -> str:
+    def _refusal(self, lines: Sequence[_Line], tasks: Sequence[SearchedModule], target: Any) -> str:
         keys = [key for _, key, _ in iterate_workloads(self.folder)]
         ours = {*self._positions.values()}
         mine = [line for line in lines if line.parsed.workload in ours]
