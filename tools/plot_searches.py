@@ -52,10 +52,10 @@ class Comparison:
 
 COMPARISONS = (
     Comparison("search", "Ansor, AMD Zen 5", {"xgboost": "XGBoost"}, curves=True),
-    Comparison("search-emr", "Ansor, Intel Emerald Rapids", {"xgboost": "XGBoost"}),
+    Comparison("search-emr", "Ansor, Intel Emerald Rapids, 1 seed", {"xgboost": "XGBoost"}),
     Comparison(
         "search-pretrained",
-        "Ansor, AMD Zen 5, 4 workloads",
+        "Ansor, AMD Zen 5, 4 workloads, 1 seed",
         {"xgboost-pretrained": "XGBoost, pretrained"},
         workloads=False,
     ),
@@ -69,7 +69,7 @@ COMPARISONS = (
 
 
 class Ink(NamedTuple):
-    """Colours of one background."""
+    """Colours on one kind of page; the page itself is the background."""
 
     background: str
     text: str
@@ -242,7 +242,16 @@ def draw_workloads(
         plot.set_xticks([], minor=True)
         plot.set_xlim(0.75, 3.8)
         plot.set_xlabel(f"speed-up over {name}", fontsize=9, color=ink.text)
-    axes[0].legend(fontsize=8, frameon=False, labelcolor=ink.text, loc="lower right")
+    marks, names = axes[0].get_legend_handles_labels()
+    figure.legend(
+        marks,
+        names,
+        fontsize=8,
+        frameon=False,
+        labelcolor=ink.text,
+        loc="outside upper right",
+        ncols=2,
+    )
     for plot in axes[1:]:
         plot.set_yticklabels([])
     _save(figure, path)
@@ -258,9 +267,7 @@ def _figure(ink: Ink, panels: int, size: tuple[float, float]) -> tuple[Any, list
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, panels, figsize=size, squeeze=False, layout="constrained")
-    figure.set_facecolor(ink.background)
     for plot in axes[0]:
-        plot.set_facecolor(ink.background)
         plot.grid(color=ink.grid, lw=0.6)
         plot.set_axisbelow(True)
         plot.tick_params(colors=ink.text, labelsize=8)
@@ -272,7 +279,7 @@ def _figure(ink: Ink, panels: int, size: tuple[float, float]) -> tuple[Any, list
 def _save(figure: Any, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    figure.savefig(path, metadata={"Date": None}, facecolor=figure.get_facecolor())
+    figure.savefig(path, metadata={"Date": None}, transparent=True)
     plt.close(figure)
 
 
