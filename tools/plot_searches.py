@@ -1,11 +1,11 @@
-"""Draws the search curves and prints the table of README and of the results page.
+"""Draws the plots of the documents and prints the table of README and of the results page.
 
     uv run python tools/plot_searches.py docs/images
 
-Reads what `cwm bench search --json` wrote to tools/results. Each picture is written twice, for a
-light and for a dark page (`-dark`). A curve is a geometric mean over workloads and
-seeds: how fast the best program measured so far is, relative to what the rival's search has after
-its last trial. The band is the 95 % interval of a bootstrap over workloads.
+Reads what `cwm bench search --json` and `tools/rank_models.py` wrote to tools/results. Each picture
+is written twice, for a light and for a dark page (`-dark`). A search curve is a geometric mean over
+workloads and seeds: how fast the best program measured so far is, relative to what the rival's
+search has after its last trial. The band is the 95 % interval of a bootstrap over workloads.
 """
 
 import argparse
@@ -68,6 +68,17 @@ COMPARISONS = (
 )
 
 
+RANKED = {"cpu-x86-2core": "Intel CPU", "cuda-v100": "NVIDIA V100", "cuda-k80": "NVIDIA K80"}
+RANKERS = {
+    "world-model": "world model",
+    "ablation-bag": "without its rollout",
+    "tenset-mlp": "TenSet's MLP",
+    "tlp": "TLP",
+    "xgboost": "Ansor's XGBoost",
+    "random": "random",
+}
+
+
 class Ink(NamedTuple):
     """Colours on one kind of page; the page itself is the background."""
 
@@ -99,9 +110,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     data = {c.file: orjson.loads((RESULTS / f"{c.file}.json").read_bytes()) for c in COMPARISONS}
     print("\n".join(table(data)))
+    ranking = orjson.loads((RESULTS / "ranking.json").read_bytes())
     curves = {c: mean_curves(data[c.file], c) for c in COMPARISONS if c.curves}
     for ink, suffix in ((LIGHT, ""), (DARK, "-dark")):
         draw_curves(curves, ink, folder / f"search-curves{suffix}.svg")
+        draw_ranking(ranking, ink, folder / f"ranking{suffix}.svg")
         for comparison in COMPARISONS:
             if comparison.workloads:
                 name = f"{comparison.file}-workloads{suffix}.svg"
@@ -254,6 +267,21 @@ def draw_workloads(
     )
     for plot in axes[1:]:
         plot.set_yticklabels([])
+    _save(figure, path)
+
+
+def draw_ranking(ranking: Mapping[str, Any], ink: Ink, path: Path) -> None:
+    """Pairwise accuracy of each model on each device."""
+    figure, (plot,) = _figure(ink, 1, (6.2, 2.4))
+    for (device, name), marker in zip(RANKED.items(), "os^", strict=True):
+        accuracies = [ranking[device][model]["pairwise"] for model in RANKERS]
+        color = list(ink.variants.values())["os^".index(marker)]
+        at = range(len(RANKERS))
+        plot.plot(accuracies, at, ls="", marker=marker, ms=6, color=color, label=name, zorder=3)
+    plot.set_yticks(range(len(RANKERS)), list(RANKERS.values()))
+    plot.invert_yaxis()
+    plot.set_xlabel("pairwise accuracy", fontsize=9, color=ink.text)
+    plot.legend(fontsize=8, frameon=False, labelcolor=ink.text, loc="center left")
     _save(figure, path)
 
 
