@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 ruff format --check .
 ruff check .
 basedpyright
-mkdocs build --quiet --site-dir "$(mktemp -d)"
+zensical build --clean
 # Files of tests, two at a time and the long ones first: most of a test is one thread's work.
 tests() { pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10 "$@"; }
 tests "$@"

@@ -5,7 +5,7 @@
 #     tools/check_wheel.sh [--with-torch]
 #
 # --with-torch installs the extra `ansor` whole; without it bitblas comes without its dependencies,
-# as README says, which spares 6 GB of PyTorch and CUDA.
+# as docs/installation.md says, which saves 6 GB of PyTorch and CUDA.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 uv=${UV:-uv}

@@ -159,7 +159,7 @@ def summarise(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def markdown(found: dict[str, dict[str, float]]) -> list[str]:
-    """The table as docs/models.md shows it, best pairwise accuracy first."""
+    """The table of docs/results.md with all columns, best pairwise accuracy first."""
     lines = [
         "| model | top-1 | top-1, unweighted | top-5 | pairwise | Spearman | replay | training s "
         "| candidates/s |",

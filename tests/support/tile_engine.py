@@ -325,9 +325,7 @@ class TileEngine(Engine):
             graph,
             schedules,
             {
-                "world-model": lambda batch: partial(
-                    scorer.rank_schedules, graph, schedules[:batch]
-                ),
+                "world-model": lambda batch: partial(rank, schedules[:batch]),
                 "random": lambda batch: partial(rng.random, batch),
             },
         )
