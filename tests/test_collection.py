@@ -22,6 +22,7 @@ from cwm_jax.tvm_bridge.ansor.measuring import AnsorDevice
 from cwm_jax.tvm_bridge.ansor.relay_networks import network_tasks
 from cwm_jax.tvm_bridge.ansor.tasks import AnsorTasks, search_task
 from cwm_jax.tvm_bridge.ansor.workloads import create_task
+from cwm_jax.tvm_bridge.collection import open_corpus
 from cwm_jax.tvm_bridge.corpus_files import Corpus
 from cwm_jax.tvm_bridge.corpus_plan import HELD_OUT_NETWORKS, default_plan
 from cwm_jax.tvm_bridge.corpus_tasks import TaskPlan, plan_tasks, read_tasks, write_tasks
@@ -236,3 +237,10 @@ def test_a_result_is_scaled_and_a_failure_is_not(tvm):
     assert math.isinf(device.latency(failed))
     assert device.scaled(failed, 0.5) is failed
     device.discard(built[0])
+
+
+def test_a_corpus_without_its_tasks_is_refused(tmp_path):
+    (tmp_path / "records.jsonl.gz").write_bytes(b"")
+    (tmp_path / "machine.json").write_bytes(b"{}")
+    with pytest.raises(CorpusError, match=r"no tasks\.jsonl\.gz; .* unpack tools/corpus"):
+        open_corpus(None, tmp_path, {}, list)
