@@ -21,7 +21,7 @@ from cwm_jax.tuning.ansor.collection import draw_candidates
 from cwm_jax.tuning.ansor.measure import AnsorDevice
 from cwm_jax.tuning.ansor.relay import network_tasks
 from cwm_jax.tuning.ansor.tasks import AnsorTasks, create_task, search_task
-from cwm_jax.tuning.collection import Mix, mix_of_round
+from cwm_jax.tuning.collection import Mix, mix_of_round, open_corpus
 from cwm_jax.tuning.corpus import (
     HELD_OUT_NETWORKS,
     Corpus,
@@ -241,3 +241,10 @@ def test_a_result_is_scaled_and_a_failure_is_not(tvm):
     assert math.isinf(device.latency(failed))
     assert device.scaled(failed, 0.5) is failed
     device.discard(built[0])
+
+
+def test_a_corpus_without_its_tasks_is_refused(tmp_path):
+    (tmp_path / "records.jsonl.gz").write_bytes(b"")
+    (tmp_path / "machine.json").write_bytes(b"{}")
+    with pytest.raises(CorpusError, match=r"no tasks\.jsonl\.gz; .* unpack tools/corpus"):
+        open_corpus(None, tmp_path, {}, list)

@@ -1,6 +1,11 @@
 """What `cwm bench search` found, as a Markdown table and as curves.
 
     uv run python tools/summarise_searches.py tools/results/search.json --curves DIR
+    uv run python tools/summarise_searches.py tools/results/search.runs.jsonl.gz --json FILE
+
+Reads the JSON of `cwm bench search`, or makes it anew from the runs: from the benchmark's folder or
+from the file that `tools/pack_searches.py` made of it. Which runs are compared is then read from a
+JSON: `NAME.json` for `NAME.runs.jsonl.gz` or a folder `NAME`, another by `--like`.
 
 Below the table, for each machine: the speed-up, the extreme pairs, how far the fastest program that
 any of its searches found is ahead and how much of that the first variant reaches, how much longer
@@ -24,7 +29,9 @@ from typing import Any
 
 import orjson
 
+from cwm_jax.bench.search_runs import aggregate, read_runs
 from cwm_jax.bench.search_summary import Found, captured_headroom, pace
+from cwm_jax.errors import CwmError
 
 _COLUMNS = 4
 _INK = {"world-model": "#d1495b", "xgboost": "#30638e"}
@@ -34,15 +41,48 @@ _OTHER = "#8d99ae"
 def main() -> None:
     """Prints the table and draws the curves."""
     parser = argparse.ArgumentParser(description="Shows what cwm bench search found.")
-    parser.add_argument("results", type=Path, help="what cwm bench search --json wrote")
+    parser.add_argument(
+        "results", type=Path, help="JSON of cwm bench search, its --out folder, or a packed file"
+    )
     parser.add_argument("--curves", type=Path, metavar="DIR", help="where to draw curves")
+    runs = parser.add_argument_group("for a folder or a packed file")
+    runs.add_argument("--like", type=Path, metavar="JSON", help="says which runs are compared")
+    runs.add_argument("--rounds", type=int, default=0, help="measurements of each winner (all)")
+    runs.add_argument("--json", type=Path, metavar="FILE", help="where to write the summary")
     options = parser.parse_args()
-    data = orjson.loads(options.results.read_bytes())
+    try:
+        data = load(options.results, options.like, options.rounds)
+    except CwmError as error:
+        raise SystemExit(str(error)) from error
+    if options.json:
+        options.json.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
     print("\n".join([*table(data), "", *by_machine(data), *paces(data)]))
     if options.curves:
         options.curves.mkdir(parents=True, exist_ok=True)
         draw(data["curves"], "trials", options.curves / "trials.png")
         draw(data["curves"], "seconds", options.curves / "seconds.png")
+
+
+def load(results: Path, like: Path | None = None, rounds: int = 0) -> dict[str, Any]:
+    """Reads a summary, or makes it from the runs.
+
+    Args:
+        results: JSON of `cwm bench search`, its folder, or a packed file.
+        like: JSON that says which runs are compared; by default the one of the same name.
+        rounds: As for `aggregate`.
+
+    Raises:
+        CwmError: A file is missing or damaged.
+    """
+    file = results
+    if results.suffix != ".json":
+        name = results.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".runs")
+        file = like or results.with_name(f"{name}.json")
+    try:
+        summary = orjson.loads(file.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise CwmError(f"{file}: expected the JSON of cwm bench search ({error})") from error
+    return summary if file == results else aggregate(read_runs(results), summary, rounds)
 
 
 def table(data: dict[str, Any]) -> list[str]:

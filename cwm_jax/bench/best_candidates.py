@@ -65,8 +65,13 @@ def best_candidates(engine: Engine, place: Path, trials: int, count: int = 1) ->
 
 def winner_of(engine: Engine, place: Path, record: Record) -> Winner:
     """Returns a record as what is measured again."""
-    name = hashlib.sha256(engine.identity(place, record)).hexdigest()[:16]
+    name = short_hash(engine.identity(place, record))
     return Winner(name, record.latency, place, record)
+
+
+def short_hash(identity: bytes) -> str:
+    """Returns a name for what a candidate is built from."""
+    return hashlib.sha256(identity).hexdigest()[:16]
 
 
 class Remeasured(NamedTuple):

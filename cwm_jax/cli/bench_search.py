@@ -12,7 +12,14 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-from cwm_jax.bench.search_summary import Found, scored_ratio
+from cwm_jax.bench.search_summary import (
+    Found,
+    curve_of,
+    headline,
+    round_seconds,
+    scored_ratio,
+    summarise,
+)
 from cwm_jax.cli.common import (
     ENGINE_HELP,
     LIKEST,
@@ -26,13 +33,7 @@ from cwm_jax.cli.common import (
     seed,
     write_json,
 )
-from cwm_jax.cli.search_table import (
-    curve_of,
-    headline,
-    print_table,
-    round_seconds,
-    summarise,
-)
+from cwm_jax.cli.search_table import print_table
 from cwm_jax.errors import CwmError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept

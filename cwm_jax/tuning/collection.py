@@ -168,6 +168,11 @@ def open_corpus(
     corpus = Corpus(folder)
     if corpus.records.exists() and not corpus.machine.exists():
         raise CorpusError(f"{corpus.folder}: has records but no {corpus.machine.name}")
+    if corpus.records.exists() and not corpus.tasks.exists():
+        raise CorpusError(
+            f"{corpus.folder}: has records but no {corpus.tasks.name}; for a corpus of the "
+            "repository, unpack tools/corpus/collection.tar.xz first (CONTRIBUTING.md)"
+        )
     note_machine(corpus.machine, machine)
     tasks = read_tasks(corpus.tasks) if corpus.tasks.exists() else []
     known = {task.workload_key for task in tasks}
