@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from cwm_jax import load_records
+from cwm_jax.clock import Clock
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import split_step
 from cwm_jax.features.step_features import Notes, Replay
@@ -24,17 +25,17 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.suitability import PairingWarning
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.search.planner import PlannerConfig
+from cwm_jax.search.rounds import PlannerSource
 from cwm_jax.tuning import loop
 from cwm_jax.tuning.ansor.engine import AnsorEngine
 from cwm_jax.tuning.ansor.search import resumable_records
 from cwm_jax.tuning.ansor.sketch import SketchSpace
 from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tuning.clock import Clock
 from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.interrupts import Interrupt
 from cwm_jax.tuning.measurement import reference_path
 from cwm_jax.tuning.reference import append_reference, read_reference
-from cwm_jax.tuning.rounds import PlannerSource, RankedSearch
+from cwm_jax.tuning.rounds import RankedSearch
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
 from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task

@@ -22,8 +22,8 @@ LEAST_DRAWN = 4
 """Fewer draws than this do not tell; rounds of less than twice as many hold none."""
 
 _MARGIN = 1.25
-"""In the first rounds of Ansor's searches on Zen 3, 4 and 5 (`tools/results/search.runs.jsonl.gz`, and
-at commit 3848bed `search-zen4`), good choices were 2.7 to 10 times as fast as random draws."""
+"""In the first rounds of Ansor's searches on Zen 3, 4 and 5 (`tools/results/search.runs.jsonl.gz`;
+at commit 3848bed also `search-zen4`), good choices were 2.7 to 10 times as fast as random draws."""
 
 _LEAST_AGREEMENT = 0.5
 """A ranking that agrees less with the measurements is not worth following. Those of a first round

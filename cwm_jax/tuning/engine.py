@@ -18,16 +18,12 @@ from cwm_jax.errors import CwmError, WorkloadError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
-from cwm_jax.records.steps import Step
+from cwm_jax.search.rounds import Candidate, Schedule
 from cwm_jax.tuning.collection import Collector
 from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.corpus import TaskSource
 from cwm_jax.tuning.measurement import Device, MeasureConfig
 from cwm_jax.tuning.tracker import Tracker
-
-Schedule = tuple[Step, ...]
-Candidate = Any
-"""What an engine builds: of Ansor a `MeasureInput`, of MetaSchedule a `MeasureCandidate`."""
 
 
 @dataclasses.dataclass(frozen=True)

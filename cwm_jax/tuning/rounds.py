@@ -1,94 +1,16 @@
-"""The round of a search, written once: spend, sample, propose, choose, measure, learn.
-
-Candidates come from a `Source`. `PlannerSource` evolves schedules as arrays and scores them in
-latent space; TVM only samples the first ones and checks the best. An engine may have others, such
-as its own evolutionary search.
-"""
+"""The round of a search, written once: choose, measure, learn, keep."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-import numpy as np
-
-from cwm_jax.features.batch import StepArrays
-from cwm_jax.features.graph import encode_graph
+from cwm_jax.clock import Clock
 from cwm_jax.ranking.online import OnlineRanker
-from cwm_jax.ranking.scorer import Scorer, Scores, take_scores
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
-from cwm_jax.search.planner import Planner, PlannerConfig
-from cwm_jax.tuning.clock import Clock
-from cwm_jax.tuning.engine import Candidate, RoundResult, Schedule
+from cwm_jax.search.rounds import Candidate, CandidateChooser, Schedule, Source
+from cwm_jax.tuning.engine import RoundResult
 from cwm_jax.tuning.interrupts import Interrupt, SearchInterrupted
-
-_PROPOSED_PER_TRIAL = 8
-
-
-class Proposal(NamedTuple):
-    """Candidates that could be measured next.
-
-    Attributes:
-        candidates: By their schedules, the likeliest first.
-        scores: What the pretrained model says of them; None to ask it.
-        counts: Fields of `RoundResult` that say how many schedules were looked at.
-    """
-
-    candidates: Mapping[Schedule, Candidate]
-    scores: Scores | None = None
-    counts: Mapping[str, Any] = {}
-
-
-class Source(Protocol):
-    """Where the candidates of one task come from.
-
-    Attributes:
-        checked_per_draw: Sampled schedules to look at for each that is drawn.
-    """
-
-    checked_per_draw: int
-
-    def begin(self) -> None:
-        """Begins a round."""
-        ...
-
-    def sample(self) -> Sequence[Schedule]:
-        """Returns random schedules, not measured before."""
-        ...
-
-    def shuffled(self, sampled: Sequence[Schedule], count: int) -> Sequence[int]:
-        """Returns places of at most `count` of what `sample` returned, in a random order."""
-        ...
-
-    def accept(self, schedules: Sequence[Schedule], count: int) -> Mapping[Schedule, Candidate]:
-        """Returns the first `count` of some sampled schedules that are valid and new."""
-        ...
-
-    def propose(self, count: int, drawn: Mapping[Schedule, Candidate]) -> Proposal:
-        """Returns candidates to choose from.
-
-        Args:
-            count: How many are measured in a round.
-            drawn: Candidates that will be measured anyway.
-        """
-        ...
-
-    def learn(
-        self, candidates: Mapping[Schedule, Candidate], results: Sequence[Any], chosen: int
-    ) -> None:
-        """Takes in what was measured.
-
-        Args:
-            candidates: By their schedules.
-            results: Of the engine's device.
-            chosen: How many of them were chosen; the others were drawn at random.
-        """
-        ...
-
-    def close(self) -> None:
-        """Ends the search."""
-        ...
 
 
 class Trials(Protocol):
@@ -122,9 +44,6 @@ class Trials(Protocol):
 class RankedSearch:
     """The search of one task; a `cwm_jax.tuning.engine.TaskSearch`.
 
-    Candidates chosen by a wrong ranking cannot reveal that it is wrong, so `OnlineRanker.spend`
-    has random ones measured, too: in the first round, and whenever no model is trusted.
-
     Args:
         graph: The task.
         source: Where its candidates come from.
@@ -143,29 +62,26 @@ class RankedSearch:
         clock: Clock,
         interrupt: Interrupt,
     ) -> None:
-        self._graph, self.source, self._trials = graph, source, trials
-        self.online, self._clock, self._interrupt = online, clock, interrupt
+        self.source, self._trials = source, trials
+        self._chooser = CandidateChooser(graph, source, online, clock)
+        self._clock, self._interrupt = clock, interrupt
 
     def round(self, count: int) -> RoundResult:
         """Searches for at most `count` new candidates, measures and keeps them."""
         self._clock.calls.clear()
         started = time.perf_counter()
         try:
-            choices, draws = self._spend(count)
-            self.source.begin()
-            drawn = self._draw(draws)
-            proposal = self.source.propose(count, drawn)
-            chosen = self._choose(proposal, choices)
+            choice = self._chooser.next(count)
         except Exception:  # what TVM makes of an error in the cost model, or of a killed builder
             self._stop_if_requested()
             raise
         self._stop_if_requested()
-        found = {**chosen, **drawn}
+        found = {**choice.chosen, **choice.drawn}
         measuring = time.perf_counter()
         results = self._measure(list(found.values()))
         measured = time.perf_counter()
         if found:
-            self.source.learn(found, results, len(chosen))
+            self.source.learn(found, results)
         searched = time.perf_counter() - started
         self._trials.keep(found, results)
         model = sum(end - start for start, end in self._clock.calls)
@@ -175,7 +91,7 @@ class RankedSearch:
             model_seconds=model,
             measure_seconds=measured - measuring,
             first_error=self._trials.first_error(results),
-            **proposal.counts,
+            **choice.counts,
         )
 
     def remeasure(self, records: Sequence[Record]) -> RoundResult:
@@ -197,40 +113,6 @@ class RankedSearch:
         """Ends the search."""
         self.source.close()
 
-    def _spend(self, count: int) -> tuple[int, int]:
-        """Returns how many candidates are chosen, and how many are drawn at random."""
-        if self.online is None:
-            return count, 0
-        return self._clock.around(self.online.spend)(self._graph, count)
-
-    def _draw(self, count: int) -> Mapping[Schedule, Candidate]:
-        """Draws candidates, blindly until no model is trusted; then by what was measured."""
-        if self.online is None or not count:
-            return {}
-        key, sampled = self._graph.workload_key, self.source.sample()
-        checked = self.source.checked_per_draw * count
-        if self.online.trusted(key) is False:
-            choose = self._clock.around(self.online.choose_schedules)
-            order = choose(self._graph, sampled, checked)
-        else:
-            order = self.source.shuffled(sampled, checked)
-        drawn = self.source.accept([sampled[at] for at in order], count)
-        self.online.note_drawn(key, list(drawn))
-        return drawn
-
-    def _choose(self, proposal: Proposal, count: int) -> Mapping[Schedule, Candidate]:
-        """Chooses what is measured of a proposal, by the acquisition function."""
-        schedules = list(proposal.candidates)
-        if self.online is None:
-            chosen: Sequence[int] = range(len(schedules))[:count]
-        elif proposal.scores is not None:
-            choose = self._clock.around(partial(self.online.choose, self._graph))
-            chosen = choose(proposal.scores, count)
-        else:
-            choose = self._clock.around(self.online.choose_schedules)
-            chosen = choose(self._graph, schedules, count)
-        return {schedules[at]: proposal.candidates[schedules[at]] for at in chosen}
-
     def _measure(self, candidates: Sequence[Candidate]) -> Sequence[Any]:
         if not candidates:
             return []
@@ -244,147 +126,3 @@ class RankedSearch:
     def _stop_if_requested(self) -> None:
         if self._interrupt.requested:
             raise KeyboardInterrupt
-
-
-class DesignSpace(Protocol):
-    """The schedules of one task as its engine knows them."""
-
-    def sample(self, *, many: bool) -> Sequence[Schedule]:
-        """Draws schedules at random.
-
-        Args:
-            many: Whether nothing else helps: as many as a planner's generation has, else a few
-                for new structures.
-        """
-        ...
-
-    def check(self, schedule: Schedule) -> tuple[Candidate | None, str]:
-        """Returns the candidate of a schedule, and its loops as text.
-
-        The candidate is None where the engine's own rules refuse it.
-        """
-        ...
-
-
-class PlannerSource:
-    """Schedules that the planner imagines; the engine samples the first ones and checks the best.
-
-    Args:
-        graph: The task.
-        space: Its schedules.
-        online: The world model, corrected by what is measured.
-        clock: Times the cost model.
-        learn: Takes candidates and results in, for the cost model.
-        seed: Seed of all randomness.
-        config: Settings of the planner.
-    """
-
-    checked_per_draw = 2
-
-    def __init__(
-        self,
-        graph: ComputeGraph,
-        space: DesignSpace,
-        online: OnlineRanker,
-        clock: Clock,
-        learn: Callable[[Mapping[Schedule, Candidate], Sequence[Any]], None],
-        seed: int,
-        config: PlannerConfig,
-    ) -> None:
-        self._graph, self.space, self._online, self._clock = graph, space, online, clock
-        self._update, self._config = learn, config
-        self._rng = np.random.default_rng([seed, 1])
-        self._planner, self._scorer = self._new_planner(seed), self._current_scorer()
-        self._sampled_once = False
-        self._sampled: Sequence[Schedule] = ()
-        self._seen: set[str] = set()
-        self._shown: dict[Schedule, str] = {}
-
-    def remember(self, schedules: Sequence[Schedule]) -> None:
-        """Takes in what an earlier run measured: it becomes a parent, and is not measured again."""
-        self._planner.add(schedules)
-        self._seen |= {shown for schedule in schedules if (shown := self.space.check(schedule)[1])}
-
-    def begin(self) -> None:
-        """Samples, after starting anew where another model has taken over."""
-        key = self._graph.workload_key
-        if self._scorer is not self._current_scorer():
-            self._scorer = self._current_scorer()
-            self._planner = self._new_planner(int(self._rng.integers(2**31)))
-            self._planner.add([schedule for schedule, _ in self._online.measured[key]])
-            self._sampled_once = False
-        distrusted = self._online.trusted(key) is False
-        many = distrusted or not self._sampled_once
-        self._sampled_once = True
-        self._sampled = self.space.sample(many=many)
-        self._planner.add(self._sampled)
-
-    def sample(self) -> Sequence[Schedule]:
-        """Returns what the round began with."""
-        return self._sampled
-
-    def shuffled(self, sampled: Sequence[Schedule], count: int) -> Sequence[int]:
-        """Returns places in a random order."""
-        return [int(at) for at in self._rng.permutation(len(sampled))[:count]]
-
-    def accept(self, schedules: Sequence[Schedule], count: int) -> Mapping[Schedule, Candidate]:
-        """Returns the first valid and new ones."""
-        found = dict(list(self._new(schedules)[0].items())[:count])
-        self._seen |= {self._shown[schedule] for schedule in found}
-        return found
-
-    def propose(self, count: int, drawn: Mapping[Schedule, Candidate]) -> Proposal:
-        """Plans, and checks what the plan proposes."""
-        correct = self._clock.around(partial(self._online.corrected, self._graph))
-        wanted = _PROPOSED_PER_TRIAL * count + len(self._seen)
-        plan = self._planner.plan(correct, wanted)
-        found, places, rejected = self._new(plan.schedules)
-        counts = {
-            "imagined": plan.imagined,
-            "proposed": len(plan.schedules),
-            "rejected": rejected,
-        }
-        return Proposal(found, take_scores(plan.ranked, places), counts)
-
-    def learn(
-        self, candidates: Mapping[Schedule, Candidate], results: Sequence[Any], chosen: int
-    ) -> None:
-        """Corrects the ranking."""
-        self._seen |= {self._shown[schedule] for schedule in candidates}
-        self._update(candidates, results)
-
-    def close(self) -> None:
-        """Does nothing: a planner holds nothing open."""
-
-    def _new(
-        self, schedules: Sequence[Schedule]
-    ) -> tuple[dict[Schedule, Candidate], list[int], int]:
-        """Checks schedules.
-
-        Returns:
-            Candidates of those that are valid, new and distinct; their places; and how many
-            schedules the engine refused.
-        """
-        found: dict[Schedule, Candidate] = {}
-        places: list[int] = []
-        seen, rejected = set(self._seen), 0
-        for place, schedule in enumerate(schedules):
-            candidate, shown = self.space.check(schedule)
-            if candidate is None:
-                rejected += 1
-            elif shown not in seen:
-                seen.add(shown)
-                found[schedule] = candidate
-                self._shown[schedule] = shown
-                places.append(place)
-        return found, places, rejected
-
-    def _new_planner(self, seed: int) -> Planner:
-        rng = np.random.default_rng(seed)
-        return Planner(self._graph, self._clock.around(self._rank), self._config, rng)
-
-    def _current_scorer(self) -> Scorer:
-        return self._online.scorer_of(self._graph.workload_key)
-
-    def _rank(self, steps: StepArrays) -> Scores:
-        return self._scorer.rank_arrays(encode_graph(self._graph, steps.slots), steps)

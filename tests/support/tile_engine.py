@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cwm_jax.clock import Clock
 from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.gaussian_process import ADAPTATIONS
 from cwm_jax.ranking.online import OnlineRanker
@@ -30,13 +31,13 @@ from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
 from cwm_jax.search.planner import PlannerConfig
-from cwm_jax.tuning.clock import Clock
+from cwm_jax.search.rounds import PlannerSource, Proposal
 from cwm_jax.tuning.collection import Drawn
 from cwm_jax.tuning.corpus import CorpusTask
 from cwm_jax.tuning.engine import Engine, ScoringCalls, Task
 from cwm_jax.tuning.measurement import measure_once
 from cwm_jax.tuning.registry import EngineDescription
-from cwm_jax.tuning.rounds import PlannerSource, Proposal, RankedSearch
+from cwm_jax.tuning.rounds import RankedSearch
 
 TARGET = "llvm -num-cores=1"
 
@@ -150,7 +151,7 @@ class RandomSource:
         }
         return Proposal(found)
 
-    def learn(self, candidates, results, chosen):
+    def learn(self, candidates, results):
         self._known.update(candidates)
 
     def close(self):

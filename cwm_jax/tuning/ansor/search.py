@@ -17,6 +17,7 @@ from cwm_jax.records.lines import LogSummary, is_packed
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
 from cwm_jax.search.planner import PlannerConfig
+from cwm_jax.search.rounds import PlannerSource, Schedule
 from cwm_jax.tuning.ansor.cost_models import create_cost_model
 from cwm_jax.tuning.ansor.measure import (
     LOST_ROUNDS,
@@ -26,9 +27,9 @@ from cwm_jax.tuning.ansor.measure import (
 )
 from cwm_jax.tuning.ansor.sketch import POPULATION, SketchSpace, search_size, sketch_policy
 from cwm_jax.tuning.config import TuningConfig
-from cwm_jax.tuning.engine import RoundResult, Schedule, Task, TaskSearch
+from cwm_jax.tuning.engine import RoundResult, Task, TaskSearch
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tuning.rounds import PlannerSource, RankedSearch
+from cwm_jax.tuning.rounds import RankedSearch
 from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
 from cwm_jax.tvm_bridge.ansor.states import first_error, latency_of
 

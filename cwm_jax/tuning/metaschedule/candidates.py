@@ -11,7 +11,7 @@ from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 from cwm_jax.tuning.collection import Mix
 from cwm_jax.tuning.metaschedule.cost_models import Fields, tuning_records, update_of
-from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.planning import sampling_context as new_context
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
 
 # A corpus wants variety, not the optimum: a fraction of TVM's population and generations.
@@ -152,16 +152,8 @@ def sampling_context(
         round_size: Candidates that come at a time.
         measured: Records of the module from before.
     """
-    load_intrinsics()
     ms = tvm.s_tir.meta_schedule
-    context = ms.TuneContext(
-        mod=module,
-        target=target,
-        space_generator="post-order-apply",
-        search_strategy=strategy,
-        task_name="main",
-        rand_state=seed % 2**30 + 1,
-    )
+    context = new_context(tvm, module, target, strategy, seed)
     database = ms.database.MemoryDatabase()
     workload = database.commit_workload(module)
     for record in tuning_records(tvm, workload, measured):

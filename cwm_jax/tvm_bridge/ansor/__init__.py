@@ -1,4 +1,4 @@
-"""What is of Ansor; importing `WorldModelCostModel` loads a TVM that has it."""
+"""Ansor integration: importing `WorldModelCostModel` loads a TVM that has Ansor."""
 
 from typing import TYPE_CHECKING
 

@@ -107,8 +107,8 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             candidates: `MeasureCandidate`s.
             results: Their `RunnerResult`s.
         """
-        graph = self._graph(context)
-        key, online = graph.workload_key, self._online(context)
+        graph = self.graph_of(context)
+        key, online = graph.workload_key, self.online_of(context)
         try:
             schedules = steps_of_candidates(_tvm, candidates, graph)
             for schedule, result in zip(schedules, results, strict=True):
@@ -126,7 +126,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             context: `TuneContext` of the module.
             candidates: `MeasureCandidate`s.
         """
-        graph, online = self._graph(context), self._online(context)
+        graph, online = self.graph_of(context), self.online_of(context)
         try:
             return self._rank(online, graph, candidates)
         except Exception as error:  # whatever it is, the other functions are tuned
@@ -144,10 +144,12 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
             scores = online.rank_named(graph, reading.lines, reading.groups)
         return scores.astype(np.float64)
 
-    def _online(self, context: Any) -> OnlineRanker:
+    def online_of(self, context: Any) -> OnlineRanker:
+        """Returns what ranks for the device of a `TuneContext`."""
         return self._ranker.online_on(device_of(str(context.target)))
 
-    def _graph(self, context: Any) -> ComputeGraph:
+    def graph_of(self, context: Any) -> ComputeGraph:
+        """Returns the compute graph of the module of a `TuneContext`."""
         module, cores = context.mod, context.target.attrs.get("num-cores")
         name = str(context.task_name or _MAIN)
         return self._ranker.graph(

@@ -1,18 +1,20 @@
-"""Where the candidates of a search of MetaSchedule come from: TVM's evolution, or imagination."""
+"""Planning for MetaSchedule: traces are imagined; TVM draws the first ones and builds the best."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from cwm_jax.clock import Clock
 from cwm_jax.ranking.online import OnlineRanker, Schedule
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.metaschedule.database import parse_trace_lines
 from cwm_jax.records.metaschedule.trace import Skeletons, Trace
+from cwm_jax.records.record import latency_of_costs
+from cwm_jax.search.rounds import Proposal
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
-from cwm_jax.tuning.clock import Clock
-from cwm_jax.tuning.metaschedule.candidates import sampling_context
 from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates, trace_lines
 
@@ -20,6 +22,10 @@ _SAMPLE = 64
 """Traces that TVM draws at random for the planner: so many a round, and at first more."""
 _FIRST_SAMPLES = 4
 _MOST_SAMPLED = 1 << 30
+OFFERED = 4
+"""Candidates that are offered for each one that the world model chooses to measure."""
+_POOL = 512
+"""Offered candidates that are kept for later rounds: none is offered twice."""
 
 
 class Offers(Protocol):
@@ -50,75 +56,6 @@ class Offers(Protocol):
         ...
 
 
-class Evolution:
-    """TVM's evolutionary search.
-
-    Args:
-        tvm: A TVM with MetaSchedule.
-        module: `tvm.IRModule` of one function, `main`.
-        graph: The same.
-        target: TVM target.
-        database: Of what is measured.
-        model: `CostModel` that it asks.
-        trials: Candidates to offer until it ends; TVM takes off what is measured.
-        count: Candidates to offer at a time.
-        population: Schedules of a generation.
-        seed: Of all randomness.
-    """
-
-    def __init__(
-        self,
-        tvm: Any,
-        module: Any,
-        graph: ComputeGraph,
-        target: Any,
-        database: Any,
-        model: Any,
-        *,
-        trials: int,
-        count: int,
-        population: int,
-        seed: int,
-    ) -> None:
-        load_intrinsics()
-        ms = tvm.s_tir.meta_schedule
-        self._tvm, self._graph = tvm, graph
-        self.context = ms.TuneContext(
-            mod=module,
-            target=target,
-            space_generator="post-order-apply",
-            search_strategy=ms.search_strategy.EvolutionarySearch(population_size=population),
-            task_name="main",
-            rand_state=seed,
-        )
-        spaces = self.context.generate_design_space()
-        self.context.pre_tuning(trials, count, spaces, database, model)
-        self.imagined = 0
-
-    def offer(self, known: set[Schedule]) -> dict[Schedule, Any]:
-        """Returns the next generation's best.
-
-        Raises:
-            RuntimeError: What TVM makes of an error in the cost model.
-        """
-        candidates = list(self.context.generate_measure_candidates() or ())
-        schedules = steps_of_candidates(self._tvm, candidates, self._graph)
-        # TVM forgets what an earlier run measured.
-        return {
-            schedule: candidate
-            for schedule, candidate in zip(schedules, candidates, strict=True)
-            if schedule not in known
-        }
-
-    def learn(self, candidates: Sequence[Any], results: Sequence[Any]) -> None:
-        """Tells TVM, which counts what is measured."""
-        self.context.notify_runner_results(candidates, results)
-
-    def close(self) -> None:
-        """Ends TVM's search."""
-        self.context.post_tuning()
-
-
 class Sampler:
     """Has TVM draw candidates of one module at random, such as pass its postprocessing.
 
@@ -134,16 +71,12 @@ class Sampler:
 
     def __init__(self, tvm: Any, module: Any, target: Any, seed: int) -> None:
         ms = tvm.s_tir.meta_schedule
-        self.context = sampling_context(
-            tvm,
-            module,
-            target,
-            ms.search_strategy.ReplayTrace(),
-            ms.cost_model.RandomModel(),
-            seed,
-            trials=_MOST_SAMPLED,
-            round_size=_SAMPLE,
-        )
+        strategy, model = ms.search_strategy.ReplayTrace(), ms.cost_model.RandomModel()
+        self.context = sampling_context(tvm, module, target, strategy, seed)
+        database = ms.database.MemoryDatabase()
+        database.commit_workload(module)
+        spaces = self.context.generate_design_space()
+        self.context.pre_tuning(_MOST_SAMPLED, _SAMPLE, spaces, database, model)
         self._unmeasured = ms.runner.RunnerResult([1.0], None)
 
     def draw(self) -> list[Any]:
@@ -266,3 +199,126 @@ class Imagination:
             return None
         arguments = ms.arg_info.ArgInfo.from_entry_func(schedule.mod, remove_preproc=True)
         return ms.MeasureCandidate(schedule, arguments)
+
+
+class PooledSource:
+    """The candidates of one module, as offered now and before (`cwm_jax.search.rounds.Source`).
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        graph: Of the module.
+        offers: What offers candidates.
+        sampler: Draws candidates at random; None without a world model.
+        clock: Times the cost model.
+        update: Takes `TuneContext`, candidates and results in, for the cost model.
+        predicted: Returns how many candidates the cost model has scored.
+        known: Schedules that are measured already.
+    """
+
+    checked_per_draw = 1
+
+    def __init__(
+        self,
+        tvm: Any,
+        graph: ComputeGraph,
+        offers: Offers,
+        sampler: Sampler | None,
+        clock: Clock,
+        update: Callable[[Any, Any, Any], None],
+        predicted: Callable[[], int],
+        known: set[Schedule],
+    ) -> None:
+        self._tvm, self._graph, self._offers, self._sampler = tvm, graph, offers, sampler
+        self._update, self._predicted = clock.around(update), predicted
+        self._known, self._pool = known, dict[Schedule, Any]()
+        self._fresh: dict[Schedule, Any] = {}
+
+    def learn_recorded(self, database: Any, workload: Any) -> None:
+        """Lets the model learn from the records of a database.
+
+        Args:
+            database: `Database`.
+            workload: Of the module in it.
+        """
+        runner = self._tvm.s_tir.meta_schedule.runner
+        found = database.get_all_tuning_records()
+        known = [record for record in found if record.workload.same_as(workload)]
+        if known:
+            candidates = [record.as_measure_candidate() for record in known]
+            results = [
+                runner.RunnerResult(seconds, None)
+                if latency_of_costs(seconds := [float(value) for value in record.run_secs or ()])
+                < math.inf
+                else runner.RunnerResult(None, "failed before")
+                for record in known
+            ]
+            self._update(self._offers.context, candidates, results)
+
+    def begin(self) -> None:
+        """Does nothing: what is offered is sampled when it is asked for."""
+
+    def sample(self) -> Sequence[Schedule]:
+        """Has TVM draw candidates at random."""
+        assert self._sampler is not None
+        sampled = self._sampler.draw()
+        steps = steps_of_candidates(self._tvm, sampled, self._graph)
+        pairs = zip(steps, sampled, strict=True)
+        self._fresh = {steps: found for steps, found in pairs if steps not in self._known}
+        return list(self._fresh)
+
+    def shuffled(self, sampled: Sequence[Schedule], count: int) -> Sequence[int]:
+        """Returns the first ones: TVM has drawn them in a random order."""
+        return range(len(sampled))[:count]
+
+    def accept(self, schedules: Sequence[Schedule], count: int) -> Mapping[Schedule, Any]:
+        """Returns sampled candidates; all of them passed TVM's postprocessors."""
+        return {schedule: self._fresh[schedule] for schedule in schedules[:count]}
+
+    def propose(self, count: int, drawn: Mapping[Schedule, Any]) -> Proposal:
+        """Returns what is offered now, and what was left of earlier offers."""
+        before = self._predicted() + self._offers.imagined
+        for schedule, candidate in self._offers.offer(self._known).items():
+            self._pool.setdefault(schedule, candidate)
+        for schedule in drawn:
+            self._pool.pop(schedule, None)
+        predicted = self._predicted() + self._offers.imagined - before
+        return Proposal(dict(self._pool), None, {"predicted": predicted})
+
+    def learn(self, candidates: Mapping[Schedule, Any], results: Sequence[Any]) -> None:
+        """Corrects the ranking, and takes the measured ones out of the pool."""
+        for schedule in candidates:
+            self._pool.pop(schedule, None)
+        # Without a world model, TVM has ranked what it offers, and offers the rest again.
+        kept = _POOL if self._sampler else 0
+        self._pool = dict(list(self._pool.items())[max(0, len(self._pool) - kept) :])
+        found = list(candidates.values())
+        self._offers.learn(found, results)
+        self._update(self._offers.context, found, results)
+        self._known.update(candidates)
+
+    def close(self) -> None:
+        """Tells TVM that the search is over."""
+        self._offers.close()
+        if self._sampler is not None:
+            self._sampler.close()
+
+
+def sampling_context(tvm: Any, module: Any, target: Any, strategy: Any, seed: int) -> Any:
+    """Returns a `TuneContext` of one module.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        module: `tvm.IRModule` of one function, `main`.
+        target: TVM target.
+        strategy: `SearchStrategy`.
+        seed: Seed of its draws.
+    """
+    load_intrinsics()
+    return tvm.s_tir.meta_schedule.TuneContext(
+        mod=module,
+        target=target,
+        space_generator="post-order-apply",
+        search_strategy=strategy,
+        task_name="main",
+        rand_state=seed % 2**30 + 1,
+    )
