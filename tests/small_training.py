@@ -16,8 +16,7 @@ import numpy as np
 
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.world_model import create_model
+from cwm_jax.model.world_model import ModelConfig, create_model
 from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.training.config import TrainingConfig

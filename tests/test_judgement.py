@@ -30,7 +30,7 @@ from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.evaluation.calibration import calibrate, pair_probabilities
 from cwm_jax.features.batch import encode_schedules
 from cwm_jax.features.graph import encode_graph
-from cwm_jax.model.inputs import to_schedules
+from cwm_jax.model.world_model import to_schedules
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.records.steps import Step
 from cwm_jax.records.store_features import (

@@ -15,7 +15,7 @@ from cwm_jax.errors import CwmError
 from cwm_jax.evaluation.calibration import calibrate
 from cwm_jax.features.batch import StepArrays
 from cwm_jax.model.ensemble import Ensemble
-from cwm_jax.model.inputs import to_schedules
+from cwm_jax.model.world_model import to_schedules
 from cwm_jax.ranking.metrics import mean_metrics, rank_metrics, top_k_latency
 from cwm_jax.ranking.scorer import Ranker, Scores
 from cwm_jax.records.graph import ComputeGraph

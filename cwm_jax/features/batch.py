@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int32
 
 from cwm_jax.features.step_features import SIZES, Notes, Replay, StepShape, describe_data
 from cwm_jax.records.graph import ComputeGraph
-from cwm_jax.records.steps import STEPS, Role, Step, split_tag
+from cwm_jax.records.steps import Role, Step, fields_of, split_tag
 
 STEP_BUCKETS = (16, 24, 32, 40, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
 SLOT_BUCKETS = (8, 16, 32, 64, 128)
@@ -76,8 +76,8 @@ def split_step(step: Step) -> tuple[StepShape, _Numbers]:
     """Separates the structure of a step from its numbers."""
     fields: list[int | tuple[int, ...]] = []
     numbers: list[int] = []
-    for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
-        match role:
+    for field, value in fields_of(step.kind, step.fields):
+        match field.role:
             case Role.NUMBER:
                 numbers.append(value or 0)  # type: ignore[arg-type]
             case Role.NUMBERS:

@@ -66,11 +66,13 @@ class HardwareCard:
 _NUMBERS = tuple(
     field.name for field in dataclasses.fields(HardwareCard) if field.name not in ("name", "kind")
 )
-HARDWARE_WIDTH = 2 + len(_NUMBERS)
+HARDWARE_COLUMNS = ("is_cpu", "is_gpu", *_NUMBERS)
+"""Meaning of each column of an encoded card."""
+HARDWARE_WIDTH = len(HARDWARE_COLUMNS)
 
 
 def encode_hardware(card: HardwareCard) -> Float32[np.ndarray, "column"]:
-    """Returns `[is_cpu, is_gpu, log2(1 + number) / 8 ...]` in the order of the card's fields."""
+    """Encodes a card as `HARDWARE_COLUMNS`; numbers as `log2(1 + number) / 8`."""
     numbers = [np.log2(1 + float(getattr(card, name))) / 8 for name in _NUMBERS]
     return np.array([card.kind == "cpu", card.kind == "gpu", *numbers], np.float32)
 

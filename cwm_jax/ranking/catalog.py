@@ -6,8 +6,7 @@ from typing import Any
 
 from cwm_jax.errors import CheckpointError
 from cwm_jax.features.hardware import Caches, host_caches
-from cwm_jax.model.checkpoint import read_card
-from cwm_jax.model.locations import checkpoints_folder, shipped_checkpoints
+from cwm_jax.model.checkpoint import checkpoints_folder, read_card, shipped_checkpoints
 from cwm_jax.ranking.scorer import Scorer
 
 

@@ -115,6 +115,20 @@ def warn_of_engine(engines: Collection[str], engine: str) -> None:
     )
 
 
+def warn_of_unknown_kinds(kinds: Collection[str]) -> None:
+    """Warns where steps are of kinds that a model was not trained with.
+
+    Args:
+        kinds: The kinds.
+    """
+    warnings.warn(
+        f"the world model was trained without step kinds {', '.join(sorted(kinds))}: it ranks such "
+        "steps by their numbers alone; train a checkpoint on records that hold them",
+        PairingWarning,
+        stacklevel=4,
+    )
+
+
 def warn_of_missing_graph() -> None:
     """Warns where a workload is ranked without its compute graph."""
     warnings.warn(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cwm_jax.features.step_features import StepShape
-from cwm_jax.records.steps import ANSOR_STEPS, TAGS, Role, Step, join_tag
+from cwm_jax.records.steps import ANSOR_STEPS, TAGS, Role, Step, fields_of, join_tag
 
 Numbers = Float[np.ndarray, "candidate number"]
 
@@ -210,7 +210,7 @@ def with_numbers(
     steps: list[Step] = []
     for step in example:
         fields: list[int | str | tuple[int, ...] | None] = []
-        for (_, role), value in zip(ANSOR_STEPS[step.kind], step.fields, strict=True):
+        for (_, role), value in fields_of(step.kind, step.fields):
             if role is Role.NUMBER:
                 number = int(next(values))
                 fields.append(None if value is None else number)

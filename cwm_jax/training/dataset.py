@@ -13,10 +13,12 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import StepArrays, encode_schedules
 from cwm_jax.features.graph import GraphArrays, encode_graph
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
+from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.world_model import TARGET_WIDTH
+from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.record import Devices, Record
 from cwm_jax.records.store_features import Stores
-from cwm_jax.training.alignment import alignment_target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +32,9 @@ class WorkloadData:
         hardware: Encoded card of the device that measured.
         latencies: Seconds.
         throughput: Normalised: best latency of the workload over each latency, in (0, 1].
-        alignment: What the terminal latent is aligned with, NaN where unknown; no columns where
-            training does without (`cwm_jax.training.alignment`).
-        taught: Scores to learn (`cwm_jax.training.distillation`); None where training does
-            without.
+        alignment: Targets of the terminal latents (`alignment_target`), NaN where unknown; no
+            columns where no lowered programs are known.
+        taught: Scores of a teacher to learn (`teach`); None where there is no teacher.
     """
 
     key: str
@@ -135,6 +136,41 @@ def encode_workload(
         if stores is not None
         else np.zeros((len(records), 0), np.float32),
     )
+
+
+_FLOAT_OPERATIONS = slice(0, 7)
+"""TVM's features `float_mad` to `float_other_func`: how much arithmetic a store does."""
+
+
+def alignment_target(stores: Stores) -> Float32[np.ndarray, "target"]:
+    """Summarises a lowered program: its store of most arithmetic, and the mean over its stores.
+
+    Args:
+        stores: TVM's features of the program's buffer stores.
+
+    Returns:
+        `TARGET_WIDTH` numbers; NaN where the program is unknown.
+    """
+    if len(stores) == 0:
+        return np.full(TARGET_WIDTH, np.nan, np.float32)
+    main = stores[stores[:, _FLOAT_OPERATIONS].max(1).argmax()]
+    return np.concatenate([main, stores.mean(0)]).astype(np.float32)
+
+
+def teach(dataset: Mapping[str, WorkloadData], teacher: Ensemble) -> dict[str, WorkloadData]:
+    """Labels schedules with a teacher's scores, for one model to learn what an ensemble says.
+
+    Args:
+        dataset: Encoded workloads.
+        teacher: The ensemble to learn from.
+    """
+    rank = Ranker(teacher)
+    return {
+        name: dataclasses.replace(
+            workload, taught=rank(workload.graph, workload.steps, workload.hardware).score
+        )
+        for name, workload in dataset.items()
+    }
 
 
 class Split(NamedTuple):

@@ -20,7 +20,7 @@ import numpy as np
 
 from cwm_jax.errors import CheckpointError, CheckpointOutputError
 from cwm_jax.interrupts import writing
-from cwm_jax.model.orbax_files import restore_arrays, save_arrays
+from cwm_jax.model.checkpoint import restore_arrays, save_arrays
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import WorkloadData
 
