@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from rpc_device import running_device
+from support.rpc_device import running_device
 
 from cwm_jax.bench import ansor_best_candidates as ansor_winners
 from cwm_jax.bench import best_candidates as winners

@@ -11,12 +11,13 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import schedules
-from test_steps import SHAPE_ONLY, matmul
+from support.graphs import SHAPE_ONLY, matmul
+from support.small_model import CARD, CONFIG, HARDWARE, PROGRAMS, padded
+from support.strategies import schedules
 
 from cwm_jax.features.batch import StepArrays, encode_schedules
 from cwm_jax.features.graph import encode_graph
-from cwm_jax.features.hardware import encode_hardware, load_hardware
+from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.ensemble import Ensemble
 from cwm_jax.model.world_model import (
     Action,
@@ -32,38 +33,14 @@ from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
 from cwm_jax.records.steps import Step
 
-CONFIG = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16, members=2)
-CARD = load_hardware("cpu-x86-2core")
 MODEL = create_model(CONFIG, seed=0)
 ENSEMBLE = Ensemble.create(CONFIG, seed=0)
-HARDWARE = encode_hardware(CARD)
-PROGRAMS = (SHAPE_ONLY, matmul(64, 96, 32))
 several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)
 
 
 def scores(graph, arrays: StepArrays, slots: int | None = None) -> np.ndarray:
     encoded = encode_graph(graph, slots or arrays.slots)
     return np.asarray(MODEL.rank(encoded, to_schedules(arrays), jnp.asarray(HARDWARE)).score)
-
-
-def padded(arrays: StepArrays, extra: int) -> StepArrays:
-    """The same schedules with more padding steps, which hold garbage."""
-    rng = np.random.default_rng(0)
-
-    def pad(array: np.ndarray) -> np.ndarray:
-        shape = (array.shape[0], extra, *array.shape[2:])
-        noise = rng.integers(0, 3, shape).astype(array.dtype)
-        return np.concatenate([array, noise], axis=1)
-
-    return StepArrays(
-        pad(arrays.kind),
-        pad(arrays.tag),
-        pad(arrays.stage),
-        pad(arrays.other),
-        pad(arrays.values),
-        arrays.length,
-        arrays.slots,
-    )
 
 
 @settings(max_examples=25, deadline=None)

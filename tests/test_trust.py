@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from test_steps import matmul
+from support.graphs import matmul
 
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.ensemble import Ensemble

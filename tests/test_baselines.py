@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import schedules
-from test_model import CONFIG, HARDWARE, PROGRAMS, padded
+from support.small_model import CONFIG, HARDWARE, PROGRAMS, padded
+from support.strategies import schedules
 
 from cwm_jax import load_records
 from cwm_jax.bench.baselines import (

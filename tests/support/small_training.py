@@ -24,7 +24,7 @@ from cwm_jax.training.dataset import build_dataset
 from cwm_jax.training.loop import train
 from cwm_jax.training.snapshots import Snapshots
 
-LOG = Path(__file__).parent / "data" / "measured.jsonl.gz"
+LOG = Path(__file__).parent.parent / "data" / "measured.jsonl.gz"
 SIZES = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16)
 CONFIG = TrainingConfig(epochs=3, lists=8, candidates=8, learning_rate=1e-3)
 
