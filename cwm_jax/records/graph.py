@@ -105,15 +105,18 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class ComputeGraph:
-    """The compute graph of a workload, stages in the order of Ansor's stage ids.
+    """Holds the compute graph of a workload: its stages, in the order of Ansor's stage ids.
+
+    >>> graphs = load_graphs("tests/data/measured.jsonl.gz")
+    >>> [stage.kind for stage in graphs['["matmul", 128, 128, 128, "float32"]'].stages]
+    ['placeholder', 'placeholder', 'compute']
 
     Attributes:
         workload_key: Ansor's workload key.
-        stages: Empty for a shape-only program, of which only the key is known.
+        stages: Empty for a shape-only graph, of which only the workload key is known.
         flop: Floating-point operations of one run, by TVM's count; 0 when unknown.
-        initial_steps: What is done to the loops before a schedule begins: every schedule of the
-            program starts with these. Only functions written by hand have any, such as one whose
-            loops are tiled or stand in another order than its axes.
+        initial_steps: Steps with which every schedule of the program begins. Only functions
+            written by hand have any: their loops are already tiled or reordered.
     """
 
     workload_key: str
@@ -268,13 +271,14 @@ def read_graphs(path: Path) -> dict[str, ComputeGraph]:
 
 
 def load_graphs(log: str | Path) -> dict[str, ComputeGraph]:
-    """Reads the compute graphs that lie beside a log, by workload key; none where none do.
+    """Reads the compute graphs that belong to a log, by workload key; no file gives none.
 
-    `cwm tune`, `cwm collect` and `cwm import` write them. A world model ranks far worse without.
+    They lie beside the log in `NAME.programs.jsonl`, where `cwm tune`, `cwm collect` and `cwm
+    import` write them. Without them, workloads are ranked from their shapes, far worse.
 
     Args:
-        log: Of records, `NAME.jsonl` or `NAME.jsonl.gz`, or the folder of a MetaSchedule database,
-            where `NAME.programs.jsonl` lies within.
+        log: A log `NAME.jsonl` or `NAME.jsonl.gz`, or the folder of a MetaSchedule database, which
+            holds its file of graphs.
 
     Raises:
         GraphError: The file cannot be read, or a line is malformed.

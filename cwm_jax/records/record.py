@@ -11,14 +11,17 @@ import orjson
 from cwm_jax.records.steps import Step
 
 PLAUSIBLE_SECONDS = (1e-9, 1e5)
-"""Shorter and longer latencies are no measurements."""
+"""Latencies outside this range are treated as failed measurements."""
 
 
 def latency_of_costs(costs: Sequence[float]) -> float:
-    """Returns the mean of what was measured of a program, in seconds.
+    """Returns the mean of a program's measured latencies, in seconds.
 
-    Infinity, as for a failed measurement, where nothing was measured, or where one of the
-    latencies is none that a program can have: zero, negative, endless or not a number.
+    It is infinity, as for a failed measurement, where there are none, or where one of them is
+    impossible: zero, negative, infinite or not a number.
+
+    >>> latency_of_costs([0.5, 1.5]), latency_of_costs([]), latency_of_costs([0.0, 1.0])
+    (1.0, inf, inf)
     """
     low, high = PLAUSIBLE_SECONDS
     known = bool(costs) and all(low <= cost <= high for cost in costs)
@@ -41,7 +44,12 @@ class TaskDetails:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One line of a tuning log.
+    """Holds one tuning record: a schedule of a workload and its measured latencies.
+
+    >>> details = TaskDetails(None, ())
+    >>> record = Record('["f", 8]', "llvm", details, (), (0.001, 0.003), 0, 1.0, 0, "v0.6")
+    >>> record.valid, record.latency
+    (True, 0.002)
 
     Attributes:
         workload_key: Names the workload; records of one key are comparable.
@@ -73,7 +81,7 @@ class Record:
 
     @property
     def engine(self) -> str:
-        """Whose steps these are: `ansor` or `metaschedule`."""
+        """The search engine whose steps these are: `ansor` or `metaschedule`."""
         return "ansor" if self.version.startswith("v") else self.version.partition("-")[0]
 
     @property
@@ -98,7 +106,7 @@ _NOTHING = ("", "unknown", "generic")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Device:
-    """What is known of a device.
+    """Holds the known properties of a device.
 
     Attributes:
         properties: Names and values, sorted; a property that is unknown is not among them.

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 
 class Role(enum.Enum):
-    """What a field of a step means, and so how it is encoded."""
+    """Says what a field of a step means, which decides how it is encoded."""
 
     STAGE = "stage"
     """Id of a stage, in the numbering at the time of the step."""
@@ -37,7 +37,11 @@ class Role(enum.Enum):
 
 
 class Step(NamedTuple):
-    """One scheduling action.
+    """Holds one transformation of a schedule, such as a split or a compute-at.
+
+    >>> split = Step("SP", (2, 0, 64, (4, 8), 1))  # loop 0 of stage 2, of extent 64, by 4 and 8
+    >>> {field.name: value for field, value in fields_of(split.kind, split.fields)}["factors"]
+    (4, 8)
 
     Attributes:
         kind: A key of `STEPS`.
@@ -107,7 +111,7 @@ METASCHEDULE_STEPS: dict[str, tuple[Field, ...]] = {
     # An instruction that leaves the loop nests as they are.
     "IN": _fields(stage=Role.STAGE, iterator=Role.ITERATOR, instruction=Role.TAG),
 }
-"""Field names and roles of what MetaSchedule does and Ansor does not."""
+"""Field names and roles of the steps that only MetaSchedule has."""
 
 STEPS = ANSOR_STEPS | METASCHEDULE_STEPS
 
@@ -119,7 +123,7 @@ def fields_of(kind: str, values: Sequence[Value]) -> Iterator[tuple[Field, Value
 
     Args:
         kind: A key of `STEPS`.
-        values: Of the step's fields, in the order of its schema.
+        values: One for each field of the step.
 
     Raises:
         ValueError: There are more or fewer values than fields.
@@ -186,6 +190,10 @@ def split_tag(kind: str, value: int | str) -> tuple[int, int]:
     Returns:
         The tag's position in `TAGS` (`<other>` if unknown) and the number that it carries, as
         in `auto_unroll_max_step$64`, or 0.
+
+    >>> at, number = split_tag("PR", "auto_unroll_max_step$64")
+    >>> TAGS[at], number
+    ('auto_unroll_max_step', 64)
     """
     number = 0
     if kind == "AN":

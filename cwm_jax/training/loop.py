@@ -44,10 +44,10 @@ class Epoch(NamedTuple):
     Attributes:
         epoch: Counts from 1.
         loss: Mean training loss.
-        top1: Top-1 of the watched workloads; so the next three.
-        top5: Top-5.
-        pairwise: Pairwise accuracy.
-        spearman: Rank correlation.
+        top1: Mean top-1 over the watched workloads (`RankingMetrics`).
+        top5: Mean top-5 over them.
+        pairwise: Mean pairwise accuracy over them.
+        spearman: Mean rank correlation over them.
         seconds: Wall time of the epoch.
     """
 
@@ -61,7 +61,7 @@ class Epoch(NamedTuple):
 
 
 class RankingModel(Protocol):
-    """What can be trained: the world model, and what it is judged against."""
+    """Any model that `train` can train: the world model, and the baselines."""
 
     @property
     def values_layer(self) -> nnx.Linear:
@@ -95,6 +95,11 @@ def train(
 ) -> Trained:
     """Trains an ensemble to rank the candidates of each workload.
 
+    The data set comes from `cwm_jax.training.dataset.build_dataset`; the result is saved by
+    `cwm_jax.model.checkpoint.save_checkpoint`. For a world model:
+
+        train(dataset, keys, [], lambda seed: create_model(sizes, seed), sizes.members, config)
+
     Training sees the steps' values at unit deviation, and the layer that reads them takes the
     scale over at the end: columns that seldom move, such as how evenly cores share a loop, were
     hardly learned (0.016 of pairwise accuracy on held-out networks).
@@ -104,18 +109,21 @@ def train(
     pairwise accuracy on held-out networks.
 
     Args:
-        dataset: Encoded workloads.
-        training: Keys to train on.
-        watched: Keys that the curves show; they decide nothing.
-        create: Seed -> a model with fresh parameters, a `RankingModel`.
+        dataset: Encoded workloads by name.
+        training: Names of the workloads to train on.
+        watched: Names of workloads whose metrics the curves show; training ignores them.
+        create: Takes a seed and returns a model with fresh parameters, a `RankingModel`.
         members: Models of the ensemble. They differ in their first parameters and in how much
-            each workload counts (a Bayesian bootstrap, Rubin 1981); a single one counts all
-            alike.
+            each workload counts (a Bayesian bootstrap, Rubin 1981); for a single one all
+            workloads count alike.
         config: Settings.
         report: Called after every epoch.
-        initial: Goes on from these members in place of fresh ones.
-        snapshots: Where the run is kept while it is under way; it goes on from the latest, to
-            the same parameters as if it had not been stopped.
+        initial: Members to continue from, in place of fresh ones.
+        snapshots: Saves the run while it is under way. A stopped run continues from its latest
+            snapshot, to the same parameters as if it had not been stopped.
+
+    Returns:
+        The ensemble with the parameters of the last epoch, and the learning curves.
 
     Raises:
         CheckpointError: A snapshot is of another run, or cannot be read or written.
@@ -223,7 +231,7 @@ class Constant(NamedTuple):
     """What stays the same over a run, but is not compiled in: the next run's may differ.
 
     Attributes:
-        scale: Of the steps' values.
+        scale: Factor of each column of the steps' values.
         emphasis: How much each workload counts for each member.
     """
 
