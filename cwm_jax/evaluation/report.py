@@ -1,4 +1,4 @@
-"""A report to look at: plots of what a checkpoint makes of recorded candidates."""
+"""Draws a report: plots of how a checkpoint ranks recorded candidates."""
 
 import dataclasses
 import math
@@ -36,11 +36,11 @@ def write_report(
     """Writes `report.md` and its plots.
 
     Args:
-        folder: To write into, created if absent.
-        model: To judge.
+        folder: Folder to write into, created if absent.
+        model: The ensemble to judge.
         dataset: Workloads that it was not trained on.
         graphs: Their programs, where known: they name the plots.
-        title: Of the report.
+        title: Title of the report.
 
     Returns:
         The path of the report.

@@ -172,7 +172,7 @@ def _alike(numbers: _Numbers) -> list[list[int]]:
 
 
 def _group_alike(text: bytes, numbers: _Numbers, lines: Sequence[int], layouts: _Layouts) -> Groups:
-    """Groups lines that differ in nothing but numbers; notes in `layouts` what it learns."""
+    """Groups lines that differ in numbers only; adds new layouts to `layouts`."""
     rows = np.array(lines, np.int32)
     example = parse_line(text[numbers.starts[rows[0]] : numbers.ends[rows[0]]]).steps
     own = [_layout_of(step, layouts) for step in example]

@@ -1,4 +1,4 @@
-"""Whether a model is asked about what it was trained for."""
+"""Warnings where a model ranks candidates of a device or engine that it was not trained for."""
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -8,7 +8,7 @@ from cwm_jax.records.record import Record
 
 
 class PairingWarning(UserWarning):
-    """A model ranks for another device, or reads other things, than it was trained on."""
+    """Warns that a model ranks candidates unlike those it was trained on."""
 
 
 def warn_of_records(

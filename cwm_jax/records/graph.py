@@ -39,7 +39,7 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Where a read turns over along an axis, as digits of a number do.
+    """A modulo of a read along an axis: where its index wraps around, as a digit of a number does.
 
     After every `period` steps along `axis` the read stands `stride` elements from where that
     period began: blocked layouts index by `c // 8` and `c % 8`, a period of 8.
@@ -74,7 +74,7 @@ class BufferRead:
 
     @property
     def known(self) -> bool:
-        """Whether it is known how the read moves."""
+        """Whether the strides of the read are known."""
         return self.affine or bool(self.folds)
 
 
@@ -131,7 +131,7 @@ class ComputeGraph:
 
 
 def shape_only_graph(workload_key: str) -> ComputeGraph:
-    """Returns the program of a workload whose compute graph is unknown."""
+    """Returns a graph without stages, for a workload whose compute graph is unknown."""
     return ComputeGraph(workload_key=workload_key, stages=(), flop=0.0)
 
 
@@ -243,7 +243,7 @@ def write_graphs(graphs: Iterable[ComputeGraph], path: Path) -> None:
 
 
 def add_graphs(graphs: Iterable[ComputeGraph], path: Path) -> None:
-    """Adds programs to those of a file; what it holds of others stays.
+    """Adds compute graphs to a file; those of other workloads stay.
 
     Args:
         graphs: To add; one that the file has is replaced.

@@ -30,7 +30,7 @@ def latency_of_costs(costs: Sequence[float]) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskDetails:
-    """Fields of a log line that only TVM reads; kept so that a record can be written back.
+    """Holds fields of a log line that only TVM reads, so that a record can be written back.
 
     Attributes:
         hardware_parameters: Ansor's `HardwareParams` (cores, vector bytes, cache line bytes,
@@ -115,7 +115,7 @@ class Device:
     properties: tuple[tuple[str, str], ...] = ()
 
     def merged(self, other: "Device") -> "Device | None":
-        """Returns what is known by both together; None if they are different devices."""
+        """Merges the properties of two descriptions; None if they are of different devices."""
         mine, theirs = dict(self.properties), dict(other.properties)
         if any(theirs.get(name, value) != value for name, value in mine.items()):
             return None
@@ -131,18 +131,18 @@ UNKNOWN_DEVICE = Device()
 
 
 class Devices:
-    """Tells devices apart as their records are met."""
+    """Numbers devices in the order in which their records are read."""
 
     def __init__(self) -> None:
         self._found: list[Device] = []
         self._positions: dict[Device, int] = {}
 
     def position(self, record: Record) -> int:
-        """Returns the number of a record's device, counted from 0 as they are met."""
+        """Returns the number of a record's device, counted from 0 in order of appearance."""
         return self.add(device_of_record(record))
 
     def add(self, device: Device) -> int:
-        """Returns the number of a device; one that may be the same as an earlier one is that."""
+        """Returns the number of a device, that of an earlier one if both may be the same."""
         if device not in self._positions:
             self._positions[device] = self._place(device)
         return self._positions[device]

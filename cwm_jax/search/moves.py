@@ -84,7 +84,7 @@ def mutate(layout: Layout, numbers: Numbers, rng: np.random.Generator) -> Number
     """Returns one child of each schedule, by one move; a schedule without moves stays.
 
     Args:
-        layout: Of the structure.
+        layout: Layout of the structure.
         numbers: Parents.
         rng: Source of the moves.
     """
@@ -128,7 +128,7 @@ def graft(
     another compute location, or with other loops in parallel.
 
     Args:
-        layout: Of the structure that the result has.
+        layout: Layout of the result's structure.
         numbers: Schedules of it.
         donor_layout: Of the donors' structure, of the same shape (`same_shape`).
         donors: A donor for each schedule.

@@ -23,7 +23,7 @@ from cwm_jax.records.store_features import Stores
 
 @dataclasses.dataclass(frozen=True)
 class WorkloadData:
-    """Measured schedules of one workload on one device, encoded.
+    """Holds the measured schedules of one workload on one device, encoded.
 
     Attributes:
         key: Workload key.
@@ -53,7 +53,7 @@ def build_dataset(
     hardware: HardwareCard,
     stores: Sequence[Stores] | None = None,
 ) -> dict[str, WorkloadData]:
-    """Groups valid records and encodes them; a group of one cannot be ranked.
+    """Encodes valid records by workload; a workload with one record is left out.
 
     Args:
         records: Records; those of one workload are a group for each device (`group_records`).
@@ -197,12 +197,12 @@ def split_workloads(keys: Sequence[str], *, test: float, seed: int) -> Split:
 def split_for_training(keys: Sequence[str], *, test: float, seed: int) -> Split:
     """Splits workloads as `split_workloads` does, but leaves at least one to train on.
 
-    Where all would be held out, the one that comes last by its hash is not.
+    Where all would be held out, the last one by its hash is trained on.
 
     Args:
         keys: Workload keys, at least one.
-        test: As there.
-        seed: As there.
+        test: Share that training never sees.
+        seed: Chooses the split.
     """
     split = split_workloads(keys, test=test, seed=seed)
     if split.train:
@@ -237,7 +237,7 @@ class NetworkSplit(NamedTuple):
 
 
 def split_by_network(occurrences: Occurrences, held_out: Sequence[str]) -> NetworkSplit:
-    """Holds networks out.
+    """Splits workloads so that whole networks are held out.
 
     Args:
         occurrences: Workload key -> network, as `NAME:BATCH,LAYOUT`, -> how often it occurs.
@@ -269,7 +269,7 @@ _ROUNDING = 1e-12
 
 
 def scale_of_values(chosen: Sequence[WorkloadData]) -> Float32[np.ndarray, "column"]:
-    """Returns what brings each column of the steps' values to unit deviation.
+    """Returns the factors that bring each column of the steps' values to unit deviation.
 
     A column that deviates by less than a tenth is scaled as if it deviated by that, and one that
     never moves is left alone.
@@ -291,7 +291,7 @@ def scale_of_values(chosen: Sequence[WorkloadData]) -> Float32[np.ndarray, "colu
 
 
 def absorb_scale(models: Sequence[Any], scale: Float32[np.ndarray, "column"]) -> list[Any]:
-    """Changes models to read values as they read values times `scale` before; returns them."""
+    """Folds a scale of the inputs into models, which then score unscaled values alike."""
     for model in models:
         kernel = model.values_layer.kernel
         kernel[...] = kernel[...] * scale[:, None]

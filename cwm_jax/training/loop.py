@@ -228,7 +228,7 @@ def _optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTr
 
 
 class Constant(NamedTuple):
-    """What stays the same over a run, but is not compiled in: the next run's may differ.
+    """Arrays that are constant during a run, but are inputs of the compiled update.
 
     Attributes:
         scale: Factor of each column of the steps' values.
