@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from rpc_device import running_device
+from support.rpc_device import running_device
 
 from cwm_jax.bench import best_candidates
 from cwm_jax.compilation import keep_compiled_programs

@@ -18,7 +18,7 @@ from cwm_jax import load_records
 from cwm_jax.clock import Clock
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import split_step
-from cwm_jax.features.step_features import Notes, Replay
+from cwm_jax.features.step_features import Replay, StepFeatures
 from cwm_jax.ranking import task_ranker
 from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.scorer import Scorer
@@ -128,8 +128,8 @@ def test_bookkeeping_agrees_with_ansor_on_stages_and_loops(tvm, scorer):
         for state, schedule in zip(sampled, schedules_of_states(task, sampled), strict=True):
             pieces = [split_step(step) for step in schedule]
             numbers = [number for _, part in pieces for number in part]
-            notes = Notes.empty(1, len(schedule))
-            replay = Replay(graph, np.array([numbers], np.float64), notes)
+            features = StepFeatures.empty(1, len(schedule))
+            replay = Replay(graph, np.array([numbers], np.float64), features)
             for at, (shape, _) in enumerate(pieces):
                 replay.apply(at, shape)
             assert len(state.stages) == len(replay.state.nests)

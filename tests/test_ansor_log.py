@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import records
+from support.strategies import records
 
 from cwm_jax import load_records
 from cwm_jax.errors import RecordError

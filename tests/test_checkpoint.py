@@ -19,11 +19,16 @@ from hypothesis import strategies as st
 
 from cwm_jax.errors import CheckpointError
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
-from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.checkpoint import (
+    find_checkpoint,
+    load_checkpoint,
+    read_card,
+    save_checkpoint,
+    shipped_checkpoints,
+)
 from cwm_jax.model.ensemble import Ensemble
-from cwm_jax.model.locations import find_checkpoint, shipped_checkpoints
-from cwm_jax.model.world_model import create_ensemble
+from cwm_jax.model.vocabulary import VOCABULARY
+from cwm_jax.model.world_model import ModelConfig
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import shape_only_graph
 from cwm_jax.records.steps import Step
@@ -31,12 +36,13 @@ from cwm_jax.records.steps import Step
 CONFIG = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8, members=2)
 SIZES = dataclasses.asdict(CONFIG)
 CARD = load_hardware("cpu-x86-2core")
+NAMES = {name: list(words) for name, words in VOCABULARY.items()}
 
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
     path = tmp_path / "checkpoint"
-    save_checkpoint(path, create_ensemble(CONFIG, 3), CONFIG, CARD, {"note": "n"}, {"a.txt": b"a"})
+    save_checkpoint(path, Ensemble.create(CONFIG, 3), CONFIG, CARD, {"note": "n"}, {"a.txt": b"a"})
     return path
 
 
@@ -46,13 +52,13 @@ def test_what_is_saved_is_loaded(saved):
     assert loaded.hardware == CARD
     assert loaded.card["note"] == "n"
     assert (saved / "a.txt").read_bytes() == b"a"
-    before = nnx.to_pure_dict(create_ensemble(CONFIG, 3).state)
+    before = nnx.to_pure_dict(Ensemble.create(CONFIG, 3).state)
     after = nnx.to_pure_dict(loaded.model.state)
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
 
 def test_saving_again_replaces_the_whole(saved):
-    save_checkpoint(saved, create_ensemble(CONFIG, 4), CONFIG, CARD, {"note": "new"})
+    save_checkpoint(saved, Ensemble.create(CONFIG, 4), CONFIG, CARD, {"note": "new"})
     assert load_checkpoint(saved).card["note"] == "new"
     assert not (saved / "a.txt").exists()
     assert [entry.name for entry in saved.parent.iterdir()] == ["checkpoint"]
@@ -60,7 +66,7 @@ def test_saving_again_replaces_the_whole(saved):
 
 def test_a_failed_save_leaves_the_old_checkpoint(saved):
     with pytest.raises(TypeError):
-        save_checkpoint(saved, create_ensemble(CONFIG, 4), CONFIG, CARD, {"note": object()})
+        save_checkpoint(saved, Ensemble.create(CONFIG, 4), CONFIG, CARD, {"note": object()})
     assert load_checkpoint(saved).card["note"] == "n"
     assert [entry.name for entry in saved.parent.iterdir()] == ["checkpoint"]
 
@@ -86,8 +92,16 @@ def edit_card(path: Path, **changes) -> None:
     ("changes", "says"),
     [
         ({"format": 99}, "checkpoint format 99, this version reads 2"),
-        ({"features": "0" * 16}, "trained with features '0000000000000000'"),
-        ({"features": None}, "trained with features None"),
+        ({"vocabulary": []}, r'field "vocabulary": found \[\], expected an object of lists'),
+        ({"vocabulary": {}}, r'field "vocabulary\.\w+" is missing'),
+        ({"vocabulary": NAMES | {"no_such": []}}, r'field "vocabulary\.no_such" is unknown'),
+        ({"vocabulary": NAMES | {"tags": "a"}}, r"vocabulary\.tags\": found 'a', expected a list"),
+        ({"vocabulary": NAMES | {"tags": ["a", "a"]}}, r'vocabulary\.tags": holds a word twice'),
+        ({"vocabulary": NAMES | {"tags": ["a"]}}, r"parameters: cannot be loaded as a model of"),
+        (
+            {"vocabulary": NAMES | {"step_columns": ["a"]}},
+            r"columns that this version does not compute \(step_columns: a\)",
+        ),
         ({"model": None}, 'field "model": found None, expected an object'),
         ({"model": {"latent_width": 8}}, r'field "model\.\w+" is missing'),
         ({"model": SIZES | {"no_such": 8}}, r'field "model\.no_such" is unknown'),
@@ -130,7 +144,7 @@ def test_a_card_may_have_a_byte_order_mark(saved):
 
 
 def test_parameters_that_are_no_numbers_are_refused(tmp_path):
-    model = create_ensemble(CONFIG, 3)
+    model = Ensemble.create(CONFIG, 3)
     state = jax.tree.map(lambda leaf: leaf.at[...].set(np.nan), model.state)
     save_checkpoint(tmp_path / "nan", Ensemble(model.graphdef, state), CONFIG, CARD, {})
     with pytest.raises(CheckpointError, match="holds numbers that are not finite"):
@@ -189,7 +203,7 @@ def test_unwritable_place(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(CheckpointError, match="cannot be written"):
-        save_checkpoint(blocked / "x", create_ensemble(CONFIG, 0), CONFIG, CARD, {})
+        save_checkpoint(blocked / "x", Ensemble.create(CONFIG, 0), CONFIG, CARD, {})
 
 
 @pytest.mark.parametrize("name", shipped_checkpoints())
@@ -220,10 +234,9 @@ from pathlib import Path
 from cwm_jax.errors import CheckpointError
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.model.checkpoint import save_checkpoint
-from cwm_jax.model.config import ModelConfig
+from cwm_jax.model.world_model import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
-from cwm_jax.model.world_model import create_ensemble
-model = create_ensemble(ModelConfig(), 0)
+model = Ensemble.create(ModelConfig(), 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
 try:
     save_checkpoint(Path(sys.argv[1]), model, ModelConfig(), load_hardware("cpu-x86-2core"), {})

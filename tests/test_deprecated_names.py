@@ -11,6 +11,7 @@ OLD = [
     ("cwm_jax", "load_programs"),
     ("cwm_jax.errors", "ProgramError"),
     ("cwm_jax.evaluation.metrics", "rank_metrics"),
+    ("cwm_jax.model.config", "ModelConfig"),
     ("cwm_jax.ranking.adaptation", "AdaptationConfig"),
     ("cwm_jax.ranking.pairing", "PairingWarning"),
     ("cwm_jax.records.ansor_log", "LogSummary"),

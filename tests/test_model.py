@@ -11,54 +11,36 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import schedules
-from test_steps import SHAPE_ONLY, matmul
+from support.graphs import SHAPE_ONLY, matmul
+from support.small_model import CARD, CONFIG, HARDWARE, PROGRAMS, padded
+from support.strategies import schedules
 
 from cwm_jax.features.batch import StepArrays, encode_schedules
 from cwm_jax.features.graph import encode_graph
-from cwm_jax.features.hardware import encode_hardware, load_hardware
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.ensemble import Ensemble, parameter_count
-from cwm_jax.model.inputs import to_schedules
-from cwm_jax.model.transition import Action, Latent, rollout
-from cwm_jax.model.world_model import create_ensemble, create_model
+from cwm_jax.features.hardware import load_hardware
+from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.world_model import (
+    Action,
+    Latent,
+    ModelConfig,
+    create_model,
+    rollout,
+    to_schedules,
+)
+from cwm_jax.ranking import scorer as scorer_module
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import BATCH_BUCKETS, Scorer
 from cwm_jax.records.steps import Step
 
-CONFIG = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16, members=2)
-CARD = load_hardware("cpu-x86-2core")
 MODEL = create_model(CONFIG, seed=0)
-ENSEMBLE = create_ensemble(CONFIG, seed=0)
-HARDWARE = encode_hardware(CARD)
-PROGRAMS = (SHAPE_ONLY, matmul(64, 96, 32))
+ENSEMBLE = Ensemble.create(CONFIG, seed=0)
 several = st.lists(schedules(max_size=14).filter(bool), min_size=2, max_size=4)
 
 
 def scores(graph, arrays: StepArrays, slots: int | None = None) -> np.ndarray:
     encoded = encode_graph(graph, slots or arrays.slots)
     return np.asarray(MODEL.rank(encoded, to_schedules(arrays), jnp.asarray(HARDWARE)).score)
-
-
-def padded(arrays: StepArrays, extra: int) -> StepArrays:
-    """The same schedules with more padding steps, which hold garbage."""
-    rng = np.random.default_rng(0)
-
-    def pad(array: np.ndarray) -> np.ndarray:
-        shape = (array.shape[0], extra, *array.shape[2:])
-        noise = rng.integers(0, 3, shape).astype(array.dtype)
-        return np.concatenate([array, noise], axis=1)
-
-    return StepArrays(
-        pad(arrays.kind),
-        pad(arrays.tag),
-        pad(arrays.stage),
-        pad(arrays.other),
-        pad(arrays.values),
-        arrays.length,
-        arrays.slots,
-    )
 
 
 @settings(max_examples=25, deadline=None)
@@ -180,7 +162,7 @@ def test_gradients_reach_every_parameter():
 
 
 def test_size_is_honest():
-    assert parameter_count(create_ensemble(ModelConfig(), 0)) < 700_000
+    assert Ensemble.create(ModelConfig(), 0).parameter_count < 700_000
 
 
 def test_batches_of_any_size_compile_few_programs():
@@ -188,20 +170,20 @@ def test_batches_of_any_size_compile_few_programs():
     batch = [
         (Step("SP", (2, 0, 64, (factor,), 1)), Step("AN", (2, 1, 2))) for factor in range(1, 65)
     ]
-    scorer = Scorer(create_ensemble(CONFIG, seed=3), CARD)
-    before = scorer._ranker._rank._cache_size()
+    scorer = Scorer(Ensemble.create(CONFIG, seed=3), CARD)
+    before = scorer_module._rank._cache_size()
     for size in (1, 2, 63, 64, 65, 500, 512, 513, 2048, 2049, 4500):
         found = scorer.rank_schedules(PROGRAMS[1], (batch * 80)[:size])
         assert found.score.shape == (size,)
         assert np.isfinite(found.score).all()
     scorer.rank_schedules(PROGRAMS[1], [schedule])
-    assert scorer._ranker._rank._cache_size() - before <= len(BATCH_BUCKETS)
+    assert scorer_module._rank._cache_size() - before <= len(BATCH_BUCKETS)
 
 
 def test_a_search_ranks_a_schedule_once(monkeypatch):
     batch = [(Step("SP", (2, 0, 64, (factor,), 1)), Step("AN", (2, 1, 2))) for factor in range(40)]
     new = (Step("SP", (2, 1, 64, (8,), 1)),)
-    scorer = Scorer(create_ensemble(CONFIG, seed=3), CARD)
+    scorer = Scorer(Ensemble.create(CONFIG, seed=3), CARD)
     online = OnlineRanker(scorer, AdaptationConfig())
     first = online.rank(PROGRAMS[1], batch)
     asked = []

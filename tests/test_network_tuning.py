@@ -7,7 +7,7 @@ import textwrap
 
 import numpy as np
 import pytest
-from small_onnx import expected, write_onnx
+from support.small_onnx import expected, write_onnx
 
 from cwm_jax import load_records
 from cwm_jax.cli.main import main

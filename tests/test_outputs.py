@@ -12,7 +12,7 @@ import pytest
 from cwm_jax.cli.main import main
 from cwm_jax.errors import CwmError
 from cwm_jax.files import Output, check_outputs, locked_file, locked_folder, write_atomically
-from cwm_jax.model.orbax_files import save_arrays
+from cwm_jax.model.checkpoint import save_arrays
 
 ROOT = Path(__file__).parents[1]
 LOG = str(ROOT / "tests" / "data" / "measured.jsonl.gz")

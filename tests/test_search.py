@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import schedules
-from test_steps import matmul
+from support.graphs import matmul
+from support.strategies import schedules
 
 from cwm_jax.features.batch import group_schedules
 from cwm_jax.features.step_features import COLUMNS

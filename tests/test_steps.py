@@ -4,28 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import schedules
+from support.graphs import SHAPE_ONLY, matmul
+from support.strategies import schedules
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import cut_groups, encode_groups, encode_schedules, group_schedules
 from cwm_jax.features.schedule_state import ScheduleState
 from cwm_jax.features.step_features import COLUMNS, Replay
-from cwm_jax.records.graph import Axis, BufferRead, ComputeGraph, Stage, shape_only_graph
+from cwm_jax.records.graph import Axis, BufferRead, ComputeGraph, Stage
 from cwm_jax.records.steps import STEP_KIND_IDS, Step
-
-SHAPE_ONLY = shape_only_graph('["f", 8, 8]')
-
-
-def matmul(m: int, n: int, k: int) -> ComputeGraph:
-    """The stages of a matmul, without reads."""
-
-    def placeholder(name: str, shape: tuple[int, ...]) -> Stage:
-        return Stage(name, "placeholder", "", "float32", shape, (), (), (0,) * 7)
-
-    axes = (Axis("i", m, False), Axis("j", n, False), Axis("k", k, True))
-    compute = Stage("C", "compute", "", "float32", (m, n), axes, (), (1, 1, 0, 0, 0, 0, 0))
-    stages = (placeholder("A", (m, k)), placeholder("B", (k, n)), compute)
-    return ComputeGraph('["matmul"]', stages, 2.0 * m * n * k)
 
 
 def size(arrays, at: int, column: str) -> float:

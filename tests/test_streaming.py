@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.world_model import create_ensemble, create_model
+from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.world_model import ModelConfig, create_model
 from cwm_jax.ranking.scorer import BATCH_BUCKETS
 from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
@@ -69,7 +69,7 @@ def test_a_streamed_workload_that_fills_a_batch_is_ranked(file, measured_log):
     graphs = load_graphs(measured_log)
     in_memory = build_dataset(full, graphs, CARD)
     streamed = stream_dataset(iter(full), graphs, CARD, file)
-    model = create_ensemble(SIZES, 0)
+    model = Ensemble.create(SIZES, 0)
     first, second = (evaluate_model(model, data, list(in_memory)) for data in (in_memory, streamed))
     assert first == second
 

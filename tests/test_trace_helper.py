@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
-from trace_process import answering
+from support.trace_process import answering
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import encode_groups, encode_schedules

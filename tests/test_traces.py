@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
-from final_loops import final_loops
 from hypothesis import given
 from hypothesis import strategies as st
+from support.final_loops import final_loops
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import encode_schedules

@@ -14,21 +14,30 @@ from cwm_jax.bench.baselines import SequenceModel
 from cwm_jax.errors import RecordError
 from cwm_jax.features.graph import pad_slots
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.inputs import to_schedules
-from cwm_jax.model.world_model import WorldModel, create_model
+from cwm_jax.model.world_model import (
+    TARGET_WIDTH,
+    ModelConfig,
+    WorldModel,
+    create_model,
+    to_schedules,
+)
 from cwm_jax.ranking.metrics import mean_metrics, rank_metrics
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.store_features import STORE_WIDTH
-from cwm_jax.training.alignment import TARGET_WIDTH, alignment_loss, alignment_target
 from cwm_jax.training.batching import EpochBatches, load_batches
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import absorb_scale, build_dataset, scale_of_values, split_workloads
-from cwm_jax.training.distillation import distillation_loss, teach
+from cwm_jax.training.dataset import (
+    absorb_scale,
+    alignment_target,
+    build_dataset,
+    scale_of_values,
+    split_workloads,
+    teach,
+)
 from cwm_jax.training.loop import train
-from cwm_jax.training.losses import listwise_loss, pairwise_loss
+from cwm_jax.training.losses import alignment_loss, distillation_loss, listwise_loss, pairwise_loss
 
 CARD = load_hardware("cpu-x86-2core")
 CONFIG = TrainingConfig(epochs=80, lists=4, candidates=32, weight_decay=0.01)

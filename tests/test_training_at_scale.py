@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_training import run
+from support.small_training import run
 
 from cwm_jax.errors import CheckpointError
 from cwm_jax.training.snapshots import Snapshots
 
-SCRIPT = Path(__file__).with_name("small_training.py")
+SCRIPT = Path(__file__).parent / "support" / "small_training.py"
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from test_steps import matmul
+from support.graphs import matmul
 
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.world_model import create_ensemble
+from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.world_model import ModelConfig
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker, TrustWarning
 from cwm_jax.ranking.scorer import Scorer
@@ -42,14 +42,14 @@ def test_failures_are_slow_and_nothing_is_said_without_evidence():
 @pytest.fixture(scope="module")
 def scorer() -> Scorer:
     """A model that has learned nothing."""
-    return Scorer(create_ensemble(MODEL, seed=3), load_hardware("cpu-x86-2core"))
+    return Scorer(Ensemble.create(MODEL, seed=3), load_hardware("cpu-x86-2core"))
 
 
 @pytest.fixture(scope="module")
 def others() -> list[Scorer]:
     """More of them, for another device."""
     card = load_hardware("cpu-x86-zen5")
-    return [Scorer(create_ensemble(MODEL, seed=seed), card) for seed in range(10, 22)]
+    return [Scorer(Ensemble.create(MODEL, seed=seed), card) for seed in range(10, 22)]
 
 
 def schedule(factor: int) -> tuple[Step, ...]:

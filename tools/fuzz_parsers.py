@@ -28,8 +28,8 @@ with atheris.instrument_imports(include=["cwm_jax"]):  # type: ignore[attr-defin
     from cwm_jax.features.hardware import hardware_from_json, load_hardware
     from cwm_jax.features.log_text import group_text
     from cwm_jax.model.checkpoint import load_checkpoint, read_card, save_checkpoint
-    from cwm_jax.model.config import ModelConfig
-    from cwm_jax.model.world_model import create_ensemble
+    from cwm_jax.model.ensemble import Ensemble
+    from cwm_jax.model.world_model import ModelConfig
     from cwm_jax.records.graph import ComputeGraph, read_graphs, shape_only_graph
     from cwm_jax.records.lines import LogSummary, every_line
     from cwm_jax.records.logs import iterate_records
@@ -112,7 +112,7 @@ def _parameters(data: bytes) -> None:
 def _small_checkpoint() -> Path:
     config = ModelConfig(latent_width=8, action_width=8, hardware_width=4, head_width=8, members=2)
     path = _WORK / "whole"
-    save_checkpoint(path, create_ensemble(config, 0), config, load_hardware("cpu-x86-2core"), {})
+    save_checkpoint(path, Ensemble.create(config, 0), config, load_hardware("cpu-x86-2core"), {})
     return path
 
 

@@ -20,9 +20,8 @@ import numpy as np
 from cwm_jax.cli.common import write_json
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
-from cwm_jax.model.world_model import create_model
+from cwm_jax.model.world_model import ModelConfig, create_model
 from cwm_jax.records.graph import graphs_beside, read_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.store_features import load_with_stores

@@ -16,10 +16,18 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from cwm_jax.features.batch import SLOT_BUCKETS, STEP_BUCKETS, StepArrays, bucket
 from cwm_jax.features.graph import GraphArrays
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.encoders import GraphEncoder, HardwareEncoder, StepEncoder
-from cwm_jax.model.inputs import Schedules
-from cwm_jax.model.world_model import POOLED, Ranking, RankingHead, main_slot
+from cwm_jax.model.world_model import (
+    POOLED,
+    GraphEncoder,
+    HardwareEncoder,
+    ModelConfig,
+    Ranking,
+    RankingHead,
+    Schedules,
+    StepEncoder,
+    WorldModel,
+    main_slot,
+)
 from cwm_jax.records.steps import STEP_KIND_IDS, STEP_KINDS, Step
 from cwm_jax.records.store_features import STORE_WIDTH, Stores
 
@@ -175,8 +183,7 @@ class SequenceModel(nnx.Module):
         latent = jnp.concatenate([final, mean, largest, main], -1)
         beside = [
             jnp.broadcast_to(whole, shared),
-            actions.sum(1) / 16,
-            actions.max(1, initial=0),
+            WorldModel.pool_actions(actions),
             device,
         ]
         return self.head(latent, jnp.concatenate(beside, -1))

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float32
+from jaxtyping import Array, Float, Float32
 
 from cwm_jax.bench.baselines import (
     SEQUENCE_KINDS,
@@ -25,17 +24,14 @@ from cwm_jax.bench.baselines import (
 from cwm_jax.bench.offline_search import replay_summary
 from cwm_jax.features.batch import StepArrays
 from cwm_jax.features.step_features import COLUMNS, STATED, STEP_WIDTH
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.ensemble import parameter_count
-from cwm_jax.model.world_model import Beginning, WorldModel, create_model
+from cwm_jax.model.world_model import ModelConfig, WorldModel, create_model
 from cwm_jax.ranking.metrics import mean_metrics, rank_metrics, weighted_top_k
 from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.ranking.scorer import Scores as CandidateScores
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import Stores
 from cwm_jax.training.config import TrainingConfig
-from cwm_jax.training.dataset import NetworkSplit, WorkloadData
-from cwm_jax.training.distillation import teach
+from cwm_jax.training.dataset import NetworkSplit, WorkloadData, teach
 from cwm_jax.training.loop import train
 
 Scores = dict[str, Float32[np.ndarray, "candidate"]]
@@ -83,9 +79,12 @@ Fit = Callable[[Corpus, Sequence[str], Sequence[str], int], Fitted]
 class WithoutActions(WorldModel):
     """The world model whose head sees no pooled actions, only the terminal latent."""
 
-    def pool_actions(self, ended: Beginning) -> jax.Array:
-        """Zeros in place of the pooled actions."""
-        return 0 * super().pool_actions(ended)
+    @staticmethod
+    def pool_actions(
+        actions: Float[Array, "candidate step action"],
+    ) -> Float[Array, "candidate sums"]:
+        """Returns zeros in place of the pooled actions."""
+        return 0 * WorldModel.pool_actions(actions)
 
 
 def contenders() -> dict[str, Fit]:
@@ -192,7 +191,7 @@ def _neural(
         elapsed = time.perf_counter() - started
         scores = {key: ranked.score for key, ranked in found.items()}
         features = {key: ranked.features for key, ranked in found.items()}
-        return Fitted(scores, parameter_count(model), seconds, elapsed, features)
+        return Fitted(scores, model.parameter_count, seconds, elapsed, features)
 
     return fit
 

@@ -70,8 +70,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Prints and writes the table."""
     from cwm_jax.features.hardware import load_hardware
-    from cwm_jax.model.checkpoint import load_checkpoint
-    from cwm_jax.model.locations import find_checkpoint
+    from cwm_jax.model.checkpoint import find_checkpoint, load_checkpoint
     from cwm_jax.ranking.scorer import Scorer
     from cwm_jax.ranking.suitability import warn_of_missing_graph, warn_of_records
     from cwm_jax.training.dataset import build_dataset

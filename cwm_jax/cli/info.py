@@ -98,8 +98,7 @@ def _metaschedule() -> str:
 
 
 def _checkpoints() -> dict[str, str]:
-    from cwm_jax.model.checkpoint import read_card
-    from cwm_jax.model.locations import checkpoints_folder, shipped_checkpoints
+    from cwm_jax.model.checkpoint import checkpoints_folder, read_card, shipped_checkpoints
 
     found: dict[str, str] = {}
     for name in shipped_checkpoints():

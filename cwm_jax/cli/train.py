@@ -139,11 +139,9 @@ def run(options: argparse.Namespace) -> int:
     """Trains and writes the checkpoint."""
     from cwm_jax.compilation import check_devices, keep_compiled_programs
     from cwm_jax.features.hardware import load_hardware
-    from cwm_jax.model.checkpoint import load_checkpoint, save_checkpoint
-    from cwm_jax.model.config import ModelConfig
-    from cwm_jax.model.locations import find_checkpoint
-    from cwm_jax.model.world_model import create_model
-    from cwm_jax.training.distillation import teach
+    from cwm_jax.model.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+    from cwm_jax.model.world_model import ModelConfig, create_model
+    from cwm_jax.training.dataset import teach
     from cwm_jax.training.loop import evaluate_model, train, write_curves
     from cwm_jax.training.snapshots import Snapshots
 

@@ -1,4 +1,4 @@
-"""Does the ensemble know what it does not know: stated against observed confidence."""
+"""Calibration of an ensemble: stated against observed confidence."""
 
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def pair_probabilities(
 def calibrate(
     parts: list[tuple[Float[np.ndarray, "candidate member"], Float[np.ndarray, "candidate"]]],
 ) -> Calibration:
-    """Compares over workloads.
+    """Compares stated with observed probabilities over workloads.
 
     Args:
         parts: Members' scores and measured latencies of each workload.

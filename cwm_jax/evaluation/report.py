@@ -1,4 +1,4 @@
-"""A report to look at: plots of what a checkpoint makes of recorded candidates."""
+"""Draws a report: plots of how a checkpoint ranks recorded candidates."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from cwm_jax.errors import CwmError
 from cwm_jax.evaluation.calibration import calibrate
 from cwm_jax.features.batch import StepArrays
 from cwm_jax.model.ensemble import Ensemble
-from cwm_jax.model.inputs import to_schedules
+from cwm_jax.model.world_model import to_schedules
 from cwm_jax.ranking.metrics import mean_metrics, rank_metrics, top_k_latency
 from cwm_jax.ranking.scorer import Ranker, Scores
 from cwm_jax.records.graph import ComputeGraph
@@ -36,11 +36,11 @@ def write_report(
     """Writes `report.md` and its plots.
 
     Args:
-        folder: To write into, created if absent.
-        model: To judge.
+        folder: Folder to write into, created if absent.
+        model: The ensemble to judge.
         dataset: Workloads that it was not trained on.
         graphs: Their programs, where known: they name the plots.
-        title: Of the report.
+        title: Title of the report.
 
     Returns:
         The path of the report.

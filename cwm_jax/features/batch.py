@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from cwm_jax.features.step_features import SIZES, Notes, Replay, StepShape, describe_data
+from cwm_jax.features.step_features import SIZES, Replay, StepFeatures, StepShape, describe_data
 from cwm_jax.records.graph import ComputeGraph
-from cwm_jax.records.steps import STEPS, Role, Step, split_tag
+from cwm_jax.records.steps import Role, Step, fields_of, split_tag
 
 STEP_BUCKETS = (16, 24, 32, 40, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
 SLOT_BUCKETS = (8, 16, 32, 64, 128)
@@ -76,8 +76,8 @@ def split_step(step: Step) -> tuple[StepShape, _Numbers]:
     """Separates the structure of a step from its numbers."""
     fields: list[int | tuple[int, ...]] = []
     numbers: list[int] = []
-    for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
-        match role:
+    for field, value in fields_of(step.kind, step.fields):
+        match field.role:
             case Role.NUMBER:
                 numbers.append(value or 0)  # type: ignore[arg-type]
             case Role.NUMBERS:
@@ -196,21 +196,21 @@ def encode_groups(groups: Groups, graph: ComputeGraph) -> StepArrays:
     rows = np.concatenate([np.zeros(0, np.int32), *(rows for rows, _ in members)])
     structures = [group.structure for _, group in members]
     longest = max(map(len, structures), default=0)
-    notes = Notes.empty(len(rows), bucket(max(longest, 1), STEP_BUCKETS))
+    features = StepFeatures.empty(len(rows), bucket(max(longest, 1), STEP_BUCKETS))
     sizes = [len(rows) for rows, _ in members]
     # Absurd extents overflow; they are brought back to a finite size below.
     with np.errstate(over="ignore", invalid="ignore"):
-        whole = Replay(graph, _numbers_together([group for _, group in members]), notes)
+        whole = Replay(graph, _numbers_together([group for _, group in members]), features)
         replays = _replay_together(whole, structures, sizes)
         stages = [stage for replay in replays for stage in replay.finish()]
-        describe_data(stages, notes.values)
-    if not np.isfinite(notes.values.sum()):
-        np.nan_to_num(notes.values, copy=False, posinf=_LARGEST)
-    extents = notes.values[:, :, : len(SIZES)]
+        describe_data(stages, features.values)
+    if not np.isfinite(features.values.sum()):
+        np.nan_to_num(features.values, copy=False, posinf=_LARGEST)
+    extents = features.values[:, :, : len(SIZES)]
     extents[:] = np.log2(1 + extents) / 8
     slots = max([1, len(graph.stages), *(replay.state.slots for replay in replays)])
     length = np.repeat(np.array([*map(len, structures)], np.int32), sizes)
-    found = StepArrays(*notes, length, bucket(slots, SLOT_BUCKETS))
+    found = StepArrays(*features, length, bucket(slots, SLOT_BUCKETS))
     in_order = (rows == np.arange(len(rows))).all()
     return found if in_order else found.take(np.argsort(rows))
 

@@ -1,4 +1,4 @@
-"""Hardware cards: what the model is told about the machine that runs the program."""
+"""Hardware cards: the properties of a device that are inputs of the model."""
 
 import dataclasses
 import importlib.resources
@@ -32,7 +32,7 @@ _ATTRIBUTE = re.compile(r"(?<!\S)--?(keys|device)[=\s]\s*(\S+)")
 
 @dataclasses.dataclass(frozen=True)
 class HardwareCard:
-    """Properties of a device. A field that makes no sense for its kind, or is unknown, is 0.
+    """Holds the properties of a device. A field is 0 where unknown or meaningless for its kind.
 
     Attributes:
         name: Names the card and its checkpoint, such as `cpu-x86-2core`.
@@ -66,11 +66,13 @@ class HardwareCard:
 _NUMBERS = tuple(
     field.name for field in dataclasses.fields(HardwareCard) if field.name not in ("name", "kind")
 )
-HARDWARE_WIDTH = 2 + len(_NUMBERS)
+HARDWARE_COLUMNS = ("is_cpu", "is_gpu", *_NUMBERS)
+"""Meaning of each column of an encoded card."""
+HARDWARE_WIDTH = len(HARDWARE_COLUMNS)
 
 
 def encode_hardware(card: HardwareCard) -> Float32[np.ndarray, "column"]:
-    """Returns `[is_cpu, is_gpu, log2(1 + number) / 8 ...]` in the order of the card's fields."""
+    """Encodes a card as `HARDWARE_COLUMNS`; numbers as `log2(1 + number) / 8`."""
     numbers = [np.log2(1 + float(getattr(card, name))) / 8 for name in _NUMBERS]
     return np.array([card.kind == "cpu", card.kind == "gpu", *numbers], np.float32)
 
@@ -169,7 +171,7 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 class Caches(NamedTuple):
-    """Caches of the first core in KiB; 0 for one that the system does not tell of."""
+    """Sizes of the first core's caches in KiB; 0 where unknown."""
 
     l1: int
     l2: int
@@ -177,10 +179,10 @@ class Caches(NamedTuple):
 
 
 def host_caches(folder: Path = _CACHES) -> Caches:
-    """Reads the data caches that Linux tells of.
+    """Reads the sizes of the data caches from Linux.
 
     Args:
-        folder: Where it does.
+        folder: Folder of the caches in sysfs.
     """
     found = {1: 0, 2: 0, 3: 0}
     for index in folder.glob("index*"):

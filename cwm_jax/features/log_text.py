@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Int64
 from cwm_jax.features.batch import Groups, ScheduleGroup, group_schedules, split_step
 from cwm_jax.features.step_features import StepShape
 from cwm_jax.records.ansor_log import MAX_INTEGER, parse_line
-from cwm_jax.records.steps import STEPS, Role, Step, join_tag
+from cwm_jax.records.steps import Role, Step, fields_of, join_tag
 
 _STEPS_BEGIN = b", [[], ["
 _STEPS_END = b']]], "r": '
@@ -172,7 +172,7 @@ def _alike(numbers: _Numbers) -> list[list[int]]:
 
 
 def _group_alike(text: bytes, numbers: _Numbers, lines: Sequence[int], layouts: _Layouts) -> Groups:
-    """Groups lines that differ in nothing but numbers; notes in `layouts` what it learns."""
+    """Groups lines that differ in numbers only; adds new layouts to `layouts`."""
     rows = np.array(lines, np.int32)
     example = parse_line(text[numbers.starts[rows[0]] : numbers.ends[rows[0]]]).steps
     own = [_layout_of(step, layouts) for step in example]
@@ -241,7 +241,7 @@ def _find_layout(step: Step) -> _StepLayout:
     structural: list[int] = []
     free: list[int] = []
     at = 0
-    for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
+    for (_, role), value in fields_of(step.kind, step.fields):
         columns = list(range(at, at + len(_DIGITS.findall(str(value)))))
         at += len(columns)
         if role in (Role.NUMBER, Role.NUMBERS):
@@ -261,7 +261,7 @@ def _with_structure(step: Step, numbers: Sequence[int]) -> Step:
     """Returns a step with other numbers where `_find_layout` finds its structure."""
     left = iter(numbers)
     fields: list[int | str | tuple[int, ...]] = []
-    for (_, role), value in zip(STEPS[step.kind], step.fields, strict=True):
+    for (_, role), value in fields_of(step.kind, step.fields):
         if role in (Role.NUMBER, Role.NUMBERS):
             fields.append(value)
         elif isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""What each step looks like to the model: the bookkeeping of a schedule, noted step by step."""
+"""Features of each step, computed by replaying the schedule on the loop nests."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -30,7 +30,7 @@ from cwm_jax.records.steps import STEP_KIND_IDS, TAGS
 PARTS = 5
 INNERMOST = 5
 CORES = (2, 4, 8, 16, 32, 64)
-"""Numbers of cores for which it is told how evenly they share a parallel loop."""
+"""Numbers of cores for which a column says how evenly they share a parallel loop."""
 
 SIZES = (
     "extent",
@@ -77,7 +77,7 @@ FLAGS = (
 """Columns that are already of unit scale."""
 
 STATED = (*(f"part_{at}" for at in range(PARTS)), "number", "other_number", "position", "readers")
-"""Columns that a step states itself; the others come from replaying the steps before it."""
+"""Columns that come from the step's own fields; the others come from the replay."""
 
 COLUMNS = {name: at for at, name in enumerate((*SIZES, *FLAGS))}
 STEP_WIDTH = len(COLUMNS)
@@ -143,14 +143,14 @@ class StageData(NamedTuple):
 def describe_data(
     stages: Sequence[StageData], values: Float32[np.ndarray, "candidate step column"]
 ) -> None:
-    """Notes what data the loops of stages move, those of one form all at once.
+    """Computes what data the loops of stages move, for all stages of one form at once.
 
     Structures are many and their candidates few, but most of them share the form of the stage
     that another one changes.
 
     Args:
         stages: Of any structures.
-        values: Where it is noted, on the steps that sum the stages up.
+        values: Features to write into, at the last step of each stage.
     """
     alike: dict[Hashable, list[StageData]] = defaultdict(list)
     for stage in _neighbours_joined(stages):
@@ -158,11 +158,11 @@ def describe_data(
     for members in alike.values():
         columns = _data_columns(members)
         at = [COLUMNS[name] for name in columns]
-        noted = np.stack(list(columns.values()), axis=1)
+        found = np.stack(list(columns.values()), axis=1)
         start = 0
         for stage in members:
             stop = start + stage.rows.stop - stage.rows.start
-            values[stage.rows, stage.at][:, at] = noted[start:stop]
+            values[stage.rows, stage.at][:, at] = found[start:stop]
             start = stop
 
 
@@ -222,8 +222,8 @@ def _data_columns(members: Sequence[StageData]) -> dict[str, Extents]:
     }
 
 
-class Notes(NamedTuple):
-    """What a replay notes of candidates; zeros where nothing is noted.
+class StepFeatures(NamedTuple):
+    """Features of the steps of candidates, before sizes are scaled; zeros by default.
 
     Attributes:
         kind: Position of the step's kind in `STEP_KINDS`.
@@ -240,32 +240,35 @@ class Notes(NamedTuple):
     values: Float32[np.ndarray, "candidate step column"]
 
     @classmethod
-    def empty(cls, candidates: int, steps: int) -> "Notes":
-        """Returns notes of nothing."""
+    def empty(cls, candidates: int, steps: int) -> "StepFeatures":
+        """Returns features that are all zero."""
         kind, tag, stage, other = (np.zeros((candidates, steps), np.int32) for _ in range(4))
         values = np.zeros((candidates, steps, STEP_WIDTH), np.float32)
         return cls(kind, tag, stage, other, values)
 
 
 class Replay:
-    """Applies steps to a `ScheduleState` and notes each step's features.
+    """Applies steps to a `ScheduleState` and writes each step's features.
 
     The steps applied so far differ in numbers only; `part` goes on with some of the candidates.
 
     Args:
         graph: The program.
         numbers: Of all steps to come, in the order of the steps' fields.
-        notes: Where the features are noted, for at least as many steps.
+        features: Features to write into, of at least as many steps.
 
     Attributes:
         state: Stages and loops after the steps applied so far.
     """
 
     def __init__(
-        self, graph: ComputeGraph, numbers: Float[np.ndarray, "candidate number"], notes: Notes
+        self,
+        graph: ComputeGraph,
+        numbers: Float[np.ndarray, "candidate number"],
+        features: StepFeatures,
     ) -> None:
         self.state = ScheduleState(graph, len(numbers))
-        self._notes = notes
+        self._features = features
         self._numbers = numbers
         self._next = 0
         self._rows = slice(0, len(numbers))
@@ -274,14 +277,14 @@ class Replay:
         self._unroll: dict[int, Extents] = {}
 
     def part(self, some: slice) -> "Replay":
-        """Returns a copy that goes on with some of the candidates, and notes in the same place.
+        """Returns a copy that continues with some of the candidates, and writes to the same arrays.
 
-        This one must apply no more steps.
+        The original must not apply more steps.
         """
         found = shallow_copy(self)
         found.state = self.state.part(some)
         found._rows = slice(self._rows.start + some.start, self._rows.start + some.stop)
-        found._notes = Notes(*(array[some] for array in self._notes))
+        found._features = StepFeatures(*(array[some] for array in self._features))
         found._numbers = self._numbers[some]
         found._last_step = dict(self._last_step)
         found._annotated = {key: extent[some] for key, extent in self._annotated.items()}
@@ -300,26 +303,26 @@ class Replay:
         nest = self.state.nest(stage)
         written, other = _APPLY[shape.kind](self, at, shape.fields, nest)
         self._describe_nest(written)
-        self._notes.values[:, at] = self._row
-        self._notes.kind[:, at] = STEP_KIND_IDS[shape.kind]
-        self._notes.tag[:, at] = self._tag
-        self._notes.stage[:, at] = written.slot
-        self._notes.other[:, at] = other.slot
+        self._features.values[:, at] = self._row
+        self._features.kind[:, at] = STEP_KIND_IDS[shape.kind]
+        self._features.tag[:, at] = self._tag
+        self._features.stage[:, at] = written.slot
+        self._features.other[:, at] = other.slot
         if shape.kind != "CI":
             self._last_step[written.slot] = at
 
     def finish(self) -> list[StageData]:
-        """Sums each stage up on the last step that changes it: what is annotated.
+        """Writes a summary of each stage's annotations on the last step that changes it.
 
         Returns:
-            What is left to do: the stages whose data movement `describe_data` notes there.
+            The stages whose data movement `describe_data` has to add there.
         """
         left: list[StageData] = []
         for nest in self.state.nests:
             at = self._last_step.get(nest.slot)
             if at is None:
                 continue
-            self._row = self._notes.values[:, at]
+            self._row = self._features.values[:, at]
             for tag, column in _SUMMED_UP.items():
                 if (nest.slot, tag) in self._annotated:
                     self._set(column, self._annotated[nest.slot, tag])

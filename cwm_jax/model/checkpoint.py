@@ -3,11 +3,14 @@
     NAME/card.json       format, model config, vocabulary, hardware, file hashes, provenance
     NAME/parameters/     Orbax (StandardCheckpointer) tree of float32 arrays
 
-Loading reads JSON and Orbax arrays only; nothing from disk is executed.
+Loading reads JSON and Orbax arrays only; nothing from disk is executed. All calls of Orbax are in
+this file.
 """
 
 import dataclasses
+import errno
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -17,47 +20,79 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orjson
 from flax import nnx
 
+from cwm_jax.compilation import check_devices
 from cwm_jax.errors import CheckpointError, CheckpointOutputError, HardwareError
-from cwm_jax.features.graph import GLOBAL_COLUMNS, STAGE_COLUMNS
 from cwm_jax.features.hardware import HardwareCard, hardware_from_json
-from cwm_jax.features.step_features import COLUMNS
-from cwm_jax.model.config import ModelConfig
 from cwm_jax.model.ensemble import Ensemble
-from cwm_jax.model.orbax_files import restore_arrays, save_arrays
-from cwm_jax.model.world_model import create_ensemble, create_model
+from cwm_jax.model.vocabulary import (
+    FEATURES_OF_0_1_0,
+    VOCABULARY,
+    VOCABULARY_OF_0_1_0,
+    Vocabulary,
+    map_rows,
+    stored_shapes,
+    unread_columns,
+)
+from cwm_jax.model.world_model import ModelConfig
 from cwm_jax.records.lines import without_mark
-from cwm_jax.records.steps import vocabulary_hash
 
 CHECKPOINT_FORMAT = 2
 _CARD = "card.json"
 _PARAMETERS = "parameters"
+_PACKAGE = Path(__file__).resolve().parent.parent
 _LARGEST = 4096
-"""Size of a model that is plausible: a larger one is a slip of the pen, and fills the memory."""
+"""Largest plausible size of a model: a larger one is a typing error, and would fill the memory."""
 
 
 class Checkpoint(NamedTuple):
-    """A loaded checkpoint.
+    """Holds what `load_checkpoint` read.
 
     Attributes:
         model: The members with their parameters.
-        config: Its sizes.
-        hardware: The device that it was trained for.
+        config: Sizes of a member.
+        hardware: The device that the model was trained for.
         card: The whole model card.
+        unknown_kinds: Step kinds of this version that the model was not trained with.
+
+    >>> checkpoint = load_checkpoint(find_checkpoint("cpu-x86-2core-fast"))
+    >>> checkpoint.hardware.name, checkpoint.config.members, checkpoint.unknown_kinds
+    ('cpu-x86-2core', 1, frozenset())
     """
 
     model: Ensemble
     config: ModelConfig
     hardware: HardwareCard
     card: dict[str, Any]
+    unknown_kinds: frozenset[str] = frozenset()
 
 
-def features_hash() -> str:
-    """Returns 16 hex digits that change when the vocabulary or any feature column does."""
-    columns = [vocabulary_hash(), list(COLUMNS), STAGE_COLUMNS, GLOBAL_COLUMNS]
-    return hashlib.sha256(orjson.dumps(columns)).hexdigest()[:16]
+def checkpoints_folder() -> Path:
+    """Returns the folder of shipped checkpoints: in the installed package, or in the clone."""
+    installed = _PACKAGE / "checkpoints"
+    return installed if installed.is_dir() else _PACKAGE.parent / "checkpoints"
+
+
+def shipped_checkpoints() -> tuple[str, ...]:
+    """Returns the names of the shipped checkpoints."""
+    return tuple(sorted(card.parent.name for card in checkpoints_folder().glob("*/card.json")))
+
+
+def find_checkpoint(name: str) -> Path:
+    """Finds a checkpoint by the name of a shipped one, or by path.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if name in shipped_checkpoints():
+        return checkpoints_folder() / name
+    if Path(name).is_dir():
+        return Path(name)
+    shipped = ", ".join(shipped_checkpoints()) or "none"
+    raise CheckpointError(f"{name}: no such checkpoint folder; shipped checkpoints: {shipped}")
 
 
 def save_checkpoint(
@@ -90,7 +125,7 @@ def save_checkpoint(
         save_arrays(work / _PARAMETERS, nnx.to_pure_dict(model.state))
         card = {
             "format": CHECKPOINT_FORMAT,
-            "features": features_hash(),
+            "vocabulary": VOCABULARY,
             "model": dataclasses.asdict(config),
             "hardware": dataclasses.asdict(hardware),
             **provenance,
@@ -137,19 +172,25 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Loads a checkpoint.
+    """Loads a checkpoint from its folder; `find_checkpoint` finds that of a shipped one.
+
+    Rows of parameters are mapped by the names that the card lists (`cwm_jax.model.vocabulary`).
+
+    Args:
+        path: The checkpoint's folder.
 
     Raises:
         CheckpointError: It is missing, truncated, of another format version, or was trained
-            with other features than this version computes.
+            with columns that this version does not compute.
     """
     card = read_card(path)
-    if card.get("features") != features_hash():
-        raise CheckpointError(
-            f"{path}: trained with features {card.get('features')!r}, this version computes "
-            f"{features_hash()!r}; train it again with `cwm train`"
-        )
     where = str(path / _CARD)
+    vocabulary = _vocabulary_of(card, where)
+    if unread := unread_columns(vocabulary):
+        raise CheckpointError(
+            f"{path}: trained with columns that this version does not compute "
+            f"({', '.join(unread)[:200]}); train it again with `cwm train`"
+        )
     _check_lists(card, where)
     config = _config_of(card, where)
     try:
@@ -158,7 +199,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(str(error)) from error
     _check_files(path, card)
     try:
-        model = _load_parameters(path / _PARAMETERS, config)
+        model = _load_parameters(path / _PARAMETERS, config, vocabulary)
     except (KeyError, TypeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(
@@ -167,7 +208,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for name, array in _named_arrays(model):
         if not bool(jnp.isfinite(array).all()):
             raise CheckpointError(f"{path / _PARAMETERS}: {name} holds numbers that are not finite")
-    return Checkpoint(model, config, hardware, card)
+    unknown = {*VOCABULARY["step_kinds"]} - {*vocabulary["step_kinds"]}
+    return Checkpoint(model, config, hardware, card, frozenset(unknown))
+
+
+def _vocabulary_of(card: Mapping[str, Any], where: str) -> Vocabulary:
+    """Reads the names of a checkpoint's rows; cards of 0.1.0 hold a hash in their place."""
+    if "vocabulary" not in card:
+        if card.get("features") == FEATURES_OF_0_1_0:
+            return VOCABULARY_OF_0_1_0
+        raise CheckpointError(
+            f"{where}: trained with features {card.get('features')!r}, which no release computes; "
+            "train it again with `cwm train`"
+        )
+    found = _field(card, "vocabulary", dict, "an object of lists of words", where)
+    for name in found.keys() ^ VOCABULARY.keys():
+        what = "is unknown" if name in found else "is missing"
+        raise CheckpointError(f'{where}: field "vocabulary.{name}" {what}')
+    for name, words in found.items():
+        _check_words(words, f"vocabulary.{name}", where)
+        if len({*words}) < len(words):
+            raise CheckpointError(f'{where}: field "vocabulary.{name}": holds a word twice')
+    return found
 
 
 def _config_of(card: Mapping[str, Any], where: str) -> ModelConfig:
@@ -191,10 +253,14 @@ def _check_lists(card: Mapping[str, Any], where: str) -> None:
     split = _field(card, "split", dict, "an object of lists of words", where)
     _field(card, "other_devices", list, "a list", where)
     for name, words in (("engines", engines), *((f"split.{n}", w) for n, w in split.items())):
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise CheckpointError(
-                f'{where}: field "{name}": found {_shown(words)}, expected a list of words'
-            )
+        _check_words(words, name, where)
+
+
+def _check_words(words: Any, name: str, where: str) -> None:
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise CheckpointError(
+            f'{where}: field "{name}": found {_shown(words)}, expected a list of words'
+        )
 
 
 def _field(
@@ -248,9 +314,73 @@ def _file_hashes(path: Path) -> dict[str, str]:
     }
 
 
-def _load_parameters(path: Path, config: ModelConfig) -> Ensemble:
-    graphdef, _ = nnx.split(nnx.eval_shape(lambda: create_model(config, seed=0)))
-    state = jax.eval_shape(lambda: create_ensemble(config, seed=0).state)
-    restored = restore_arrays(path, nnx.to_pure_dict(state))
-    nnx.replace_by_pure_dict(state, restored)
-    return Ensemble(graphdef, state)
+def _load_parameters(path: Path, config: ModelConfig, vocabulary: Vocabulary) -> Ensemble:
+    model = jax.eval_shape(lambda: Ensemble.create(config, seed=0))
+    shapes = stored_shapes(nnx.to_pure_dict(model.state), vocabulary)
+    restored = restore_arrays(path, shapes)
+    nnx.replace_by_pure_dict(model.state, map_rows(restored, vocabulary))
+    return model
+
+
+def save_arrays(path: Path, tree: Any) -> None:
+    """Writes a tree of arrays to a new folder, and waits until it is there.
+
+    Args:
+        path: The folder.
+        tree: Nested dicts of arrays.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    _check_space(path, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(path.absolute(), jax.tree.map(np.asarray, tree))
+    except (ValueError, RuntimeError) as error:  # what a full disk is to the storage library
+        raise OSError(str(error).partition("\n")[0]) from error
+    # A note to readers of object stores that holds nothing but this machine's path.
+    (path / "commit_success.txt").unlink(missing_ok=True)
+
+
+def _check_space(path: Path, size: int) -> None:
+    """Refuses what does not fit on the disk: the storage library prints hundreds of lines then."""
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if shutil.disk_usage(parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def restore_arrays(path: Path, like: Any) -> Any:
+    """Reads a tree of arrays onto this process's first device.
+
+    Args:
+        path: The folder.
+        like: The same tree, of arrays or of their shapes.
+
+    Raises:
+        ValueError: The folder holds another tree.
+        OSError: It cannot be read.
+        DeviceError: JAX has no device.
+    """
+    check_devices()
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), like
+    )
+    try:
+        with _checkpointer() as checkpointer:
+            return checkpointer.restore(path.absolute(), wanted)
+    except ValueError:
+        raise
+    except Exception as error:  # Orbax knows no better where an array is damaged
+        raise OSError(str(error).partition("\n")[0]) from error
+
+
+def _checkpointer() -> Any:
+    # Orbax costs a second to import, and logs at INFO what only its developers need.
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    import orbax.checkpoint as ocp
+
+    # Each of several hosts by itself: none waits for another.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)

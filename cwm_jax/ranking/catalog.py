@@ -1,4 +1,4 @@
-"""Which shipped checkpoints are for an engine, and for a machine like this one."""
+"""Chooses shipped checkpoints by search engine and by similarity of the machine."""
 
 import math
 from collections.abc import Sequence
@@ -6,20 +6,19 @@ from typing import Any
 
 from cwm_jax.errors import CheckpointError
 from cwm_jax.features.hardware import Caches, host_caches
-from cwm_jax.model.checkpoint import read_card
-from cwm_jax.model.locations import checkpoints_folder, shipped_checkpoints
+from cwm_jax.model.checkpoint import checkpoints_folder, read_card, shipped_checkpoints
 from cwm_jax.ranking.scorer import Scorer
 
 
 def nearest_checkpoint(engine: str, caches: Caches | None = None) -> str:
-    """Returns the shipped CPU checkpoint for the likest machine, one that knows the engine first.
+    """Returns the shipped CPU checkpoint for the most similar machine, of the engine if possible.
 
     Caches tell CPUs apart where names do not (cloud machines call several generations alike),
     and are what a tiling is for.
 
     Args:
-        engine: Who searches: `ansor` or `metaschedule`.
-        caches: Of the machine; this one's by default.
+        engine: Search engine: `ansor` or `metaschedule`.
+        caches: Caches of the machine; this machine's by default.
 
     Raises:
         CheckpointError: No checkpoint for a CPU is shipped.
@@ -33,14 +32,14 @@ def nearest_checkpoint(engine: str, caches: Caches | None = None) -> str:
 
 
 def shipped_scorers(engine: str, kind: str) -> list[Scorer]:
-    """Loads all shipped checkpoints for devices of a kind that know an engine.
+    """Loads all shipped checkpoints that were trained for a kind of device and an engine.
 
     Args:
         engine: `ansor` or `metaschedule`.
         kind: `cpu` or `gpu`.
 
     Returns:
-        Of CPUs, those for machines like this one first.
+        The scorers; those of CPUs ordered by similarity to this machine.
     """
     here = host_caches() if kind == "cpu" else Caches(0, 0, 0)
     cards = _cards_of(kind)
@@ -62,7 +61,7 @@ def _engines(card: dict[str, Any]) -> Sequence[str]:
 
 
 def _likeness(name: str, card: dict[str, Any], caches: Caches) -> tuple[float, int, str]:
-    """Less for a checkpoint of a likelier machine; of two for one, that of fewer others."""
+    """Sorts checkpoints by distance of the machine, then by number of other devices."""
     others = len(card.get("other_devices") or ())
     return _distance(card["hardware"], caches), others, name
 

@@ -23,7 +23,7 @@ Matrix = Float[np.ndarray, "candidate head"]
 
 @dataclasses.dataclass(frozen=True)
 class AdaptationConfig:
-    """How firmly the pretrained ranking is held.
+    """Settings of online adaptation: how far measurements may correct the pretrained ranking.
 
     Attributes:
         minimum: Fewer measurements than this leave the pretrained score as it is.
@@ -136,7 +136,7 @@ def fit_adaptation(
 
 
 def prior_adaptation(score: Vector, features: Matrix, config: AdaptationConfig) -> Adaptation:
-    """Returns what stands for a correction before there is one.
+    """Returns the correction to use before there are measurements.
 
     It keeps the order of the pretrained scores, and like `fit_adaptation` it lets a batch be
     chosen for variety.
@@ -178,7 +178,7 @@ def choose_batch(adaptation: Adaptation, score: Vector, features: Matrix, size: 
     """Chooses candidates to measure together: good, unsure, and unlike each other.
 
     One by one the highest upper confidence bound is taken; each one taken counts as measured at
-    its own mean, which shrinks the variance of its likes (Ginsbourger et al. 2010).
+    its own mean, which shrinks the variance of similar ones (Ginsbourger et al. 2010).
 
     Args:
         adaptation: Fitted to what is measured.

@@ -32,13 +32,13 @@ from cwm_jax.records.record import latency_of_costs
 from cwm_jax.records.steps import Step
 
 Name = TypeVar("Name", bound=Hashable)
-"""A schedule, or what stands for it."""
+"""A schedule, or bytes that identify it."""
 
 
 class KnownScores(Generic[Name]):
     """Scores of the schedules of one program by one model.
 
-    A search asks again about what it kept from one generation to the next.
+    A search asks repeatedly about the schedules that it keeps from one generation to the next.
     """
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class TrustWarning(UserWarning):
 
 
 class _Standing(NamedTuple):
-    """Which pretrained model a workload goes by.
+    """The pretrained model that a workload uses, and whether it has proved itself.
 
     Attributes:
         scorer: The model; None where none is trusted.
@@ -156,18 +156,18 @@ class OnlineRanker:
         }
 
     def learn(self, workload_key: str, schedule: Schedule, latency: float) -> None:
-        """Takes in a measurement; the next ranking of its workload uses it.
+        """Adds a measurement; the next ranking of its workload uses it.
 
         Args:
-            workload_key: Of the program.
-            schedule: What was measured.
-            latency: In seconds; infinity if it failed. What no program can take counts as failed.
+            workload_key: Workload of the program.
+            schedule: The schedule that was measured.
+            latency: In seconds; infinity if it failed. Impossible ones count as failed.
         """
         self._schedules[workload_key].append(schedule)
         self._latencies[workload_key].append(latency_of_costs([latency]))
 
     def spend(self, graph: ComputeGraph, size: int) -> tuple[int, int]:
-        """Says how to spend the next measurements of a program.
+        """Splits the next measurements of a program between chosen and random candidates.
 
         A first round is shorter, one half of it random draws: it tells whether the pretrained
         ranking can be trusted on the program. Where none can, some of every round is drawn from
@@ -191,18 +191,18 @@ class OnlineRanker:
         return (drawn, drawn) if 2 * drawn <= size else (size, 0)
 
     def note_drawn(self, workload_key: str, schedules: Sequence[Schedule]) -> None:
-        """Notes, before they are measured, that schedules were drawn at random."""
+        """Marks schedules as drawn at random; call it before they are measured."""
         self._drawn[workload_key].update(schedules)
 
     def trusted(self, workload_key: str) -> bool | None:
-        """Tells whether a pretrained ranking has proved itself on a workload; None as yet."""
+        """Returns whether a pretrained ranking is trusted on a workload; None while undecided."""
         standing = self._standing.get(workload_key)
         if standing is None or (standing.scorer and not standing.proven):
             return None
         return standing.scorer is not None
 
     def scorer_of(self, workload_key: str) -> Scorer:
-        """Returns the pretrained model that a workload goes by.
+        """Returns the pretrained model that a workload uses.
 
         Where none is trusted it is the given one, of which only `Scores.actions` is then used.
         """
@@ -260,14 +260,14 @@ class OnlineRanker:
         names: Sequence[bytes],
         groups_of: Callable[[list[bytes]], Groups],
     ) -> Float32[np.ndarray, "schedule"]:
-        """Scores schedules as `rank` does, where an engine's own form of them is at hand.
+        """Scores schedules given in the engine's own serialised form, as `rank` does.
 
-        A name, unlike a schedule, is no work for the garbage collector while it is remembered.
+        Bytes, unlike schedules, cost the garbage collector nothing while they are kept.
 
         Args:
             graph: The program.
-            names: Each says a schedule of the program, and always the same.
-            groups_of: Reads names that are not known yet, and groups what they say by structure.
+            names: Each identifies a schedule of the program.
+            groups_of: Parses names that were not ranked before, and groups their schedules.
         """
         if not names:
             return np.zeros(0, np.float32)
@@ -278,12 +278,12 @@ class OnlineRanker:
         return self.corrected(graph, scores)
 
     def unknown_names(self, graph: ComputeGraph, names: Sequence[bytes]) -> list[bytes]:
-        """Returns, each once, the names that `rank_named` would have to read."""
+        """Returns the names, without duplicates, that `rank_named` would have to parse."""
         known = self._ranked_names.get(graph.workload_key)
         return [name for name in dict.fromkeys(names) if known is None or name not in known]
 
     def pretrained_scores(self, graph: ComputeGraph, schedules: Sequence[Schedule]) -> Scores:
-        """Returns what the pretrained model says of schedules; each is ranked only once.
+        """Returns the pretrained model's scores of schedules; each is ranked only once.
 
         Args:
             graph: The program.
@@ -302,7 +302,7 @@ class OnlineRanker:
         return self.corrected(graph, scorer.rank_groups(graph, groups))
 
     def corrected(self, graph: ComputeGraph, scores: Scores) -> Float32[np.ndarray, "schedule"]:
-        """Returns the scores of a program's schedules, corrected by what is measured of it."""
+        """Returns the scores of a program's schedules, corrected by its measurements."""
         correction = self.adaptation(graph)
         if correction is None:
             return scores.score
@@ -313,7 +313,7 @@ class OnlineRanker:
 
         Args:
             graph: The program.
-            scores: What the pretrained model says of the schedules.
+            scores: The pretrained model's scores of the schedules.
             size: How many to choose at most.
 
         Returns:
@@ -330,13 +330,13 @@ class OnlineRanker:
     def choose_schedules(
         self, graph: ComputeGraph, schedules: Sequence[Schedule], size: int
     ) -> list[int]:
-        """Chooses as `choose` does among schedules whose scores are not at hand."""
+        """Scores schedules, then chooses among them as `choose` does."""
         if not schedules:
             return []
         return self.choose(graph, self.pretrained_scores(graph, schedules), size)
 
     def adaptation(self, graph: ComputeGraph) -> Adaptation | None:
-        """Returns the correction by what is measured of a program; None before there is any."""
+        """Returns the correction fitted to a program's measurements; None before there are any."""
         key = graph.workload_key
         latencies = np.array(self._latencies[key])
         if not np.isfinite(latencies).any():
@@ -355,7 +355,7 @@ class OnlineRanker:
     def _regressed(
         self, workload_key: str, scores: Scores
     ) -> Float32[np.ndarray, "schedule feature"]:
-        """Returns what the correction regresses on: a wrong model's features are wrong, too."""
+        """Returns the correction's inputs: no features of a model that is distrusted."""
         return scores.actions if self.trusted(workload_key) is False else scores.features
 
 

@@ -1,4 +1,4 @@
-"""Scores of logs on many machines: Ray Data shares lines out, one actor a device scores them."""
+"""Scores logs on many machines: Ray Data distributes the lines, one actor a device scores them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

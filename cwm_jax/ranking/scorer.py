@@ -2,8 +2,7 @@
 
 import dataclasses
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +22,17 @@ from cwm_jax.features.batch import (
 )
 from cwm_jax.features.graph import GraphArrays, encode_graph
 from cwm_jax.features.hardware import HardwareCard, encode_hardware, load_hardware
-from cwm_jax.model.checkpoint import load_checkpoint
-from cwm_jax.model.ensemble import Ensemble, EnsembleRanking, rank_together
-from cwm_jax.model.inputs import Schedules
-from cwm_jax.model.locations import find_checkpoint
-from cwm_jax.ranking.shared_rollouts import SharedRollouts
-from cwm_jax.ranking.suitability import warn_of_missing_graph, warn_of_records
+from cwm_jax.model.checkpoint import find_checkpoint, load_checkpoint
+from cwm_jax.model.ensemble import Ensemble, EnsembleRanking
+from cwm_jax.model.world_model import Schedules
+from cwm_jax.ranking.suitability import (
+    warn_of_missing_graph,
+    warn_of_records,
+    warn_of_unknown_kinds,
+)
 from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.record import Record
-from cwm_jax.records.steps import Step
+from cwm_jax.records.steps import STEP_KINDS, Step
 
 BATCH_BUCKETS = (64, 512, 1024, 2048)
 """Padded batch sizes; larger batches are cut into the largest."""
@@ -74,6 +75,9 @@ def no_scores() -> Scores:
     return Scores(np.zeros(0, np.float32), none, none, none)
 
 
+_rank = jax.jit(Ensemble.rank)
+
+
 class Ranker:
     """An ensemble compiled for a few padded batch sizes; local devices share each batch."""
 
@@ -83,11 +87,7 @@ class Ranker:
         axis = ("candidates",), (AxisType.Auto,)
         mesh = jax.make_mesh((count,), *axis, devices=devices[:count])
         self._shared_out = NamedSharding(mesh, PartitionSpec("candidates"))
-        self._state = jax.device_put(model.state, NamedSharding(mesh, PartitionSpec()))
-        self._rank = _compiled_rank(model.graphdef)
-        # An accelerator would wait for the host between segments; it has no lack of arithmetic.
-        alone = count == 1 and jax.default_backend() == "cpu"
-        self._rollouts = SharedRollouts(model.graphdef, self._state) if alone else None
+        self._model = jax.device_put(model, NamedSharding(mesh, PartitionSpec()))
 
     def __call__(
         self, graph: GraphArrays, steps: StepArrays, hardware: Float32[np.ndarray, "column"]
@@ -99,27 +99,20 @@ class Ranker:
         self,
         encoded: Iterable[tuple[GraphArrays, StepArrays]],
         hardware: Float32[np.ndarray, "column"],
-        *,
-        of_searches: bool = False,
     ) -> Scores:
-        """Ranks batches of encoded schedules on one device, and joins what is said of them.
+        """Ranks batches of encoded schedules on one device, and joins their scores.
 
         While the device ranks one batch, the iterable makes the next.
 
         Args:
             encoded: Programs and their schedules.
             hardware: The encoded hardware card.
-            of_searches: Whether schedules descend from each other, so that it is worth while to
-                look for beginnings that they share; only where a world model ranks.
         """
         parts: list[Scores] = []
         under_way: deque[tuple[int, EnsembleRanking]] = deque()
         for graph, steps in encoded:
             for count, padded in _chunks(steps):
-                shared = self._rollouts if of_searches else None
-                ranking = shared(graph, padded, hardware) if shared else None
-                if ranking is None:
-                    ranking = self._rank(self._state, graph, self._moved(padded), hardware)
+                ranking = _rank(self._model, graph, self._moved(padded), hardware)
                 under_way.append((count, ranking))
                 if len(under_way) > _AHEAD:
                     parts.append(_await(*under_way.popleft()))
@@ -154,18 +147,31 @@ def _await(count: int, ranking: EnsembleRanking) -> Scores:
 
 
 class Scorer:
-    """Ranks candidates with one checkpoint's model for one device.
+    """Scores candidates by one checkpoint's model for one device.
 
     Args:
         model: The ensemble.
         hardware: The device to rank for.
-        engines: Whose steps the model was trained on.
+        engines: Search engines whose steps the model was trained on.
+        unknown_kinds: Step kinds that the model was not trained with; ranking one warns, once.
+
+    >>> from cwm_jax.records.graph import shape_only_graph
+    >>> from cwm_jax.records.steps import Step
+    >>> scorer = Scorer.load("cpu-x86-2core-fast")
+    >>> schedules = [(Step("SP", (2, 0, 64, (factor,), 1)),) for factor in (1, 8)]
+    >>> scorer.rank_schedules(shape_only_graph('["matmul", 64, 64, 64]'), schedules).score.shape
+    (2,)
     """
 
     def __init__(
-        self, model: Ensemble, hardware: HardwareCard, engines: Sequence[str] = ("ansor",)
+        self,
+        model: Ensemble,
+        hardware: HardwareCard,
+        engines: Sequence[str] = ("ansor",),
+        unknown_kinds: Collection[str] = (),
     ) -> None:
         self._ranker = Ranker(model)
+        self._unknown_kinds = {*unknown_kinds}
         self.hardware = hardware
         self.engines = tuple(engines)
         self._hardware_vector = encode_hardware(hardware)
@@ -186,7 +192,8 @@ class Scorer:
         keep_compiled_programs()
         loaded = load_checkpoint(find_checkpoint(str(checkpoint)))
         card = load_hardware(hardware) if hardware else loaded.hardware
-        return cls(loaded.model, card, loaded.card.get("engines", ("ansor",)))
+        engines = loaded.card.get("engines", ("ansor",))
+        return cls(loaded.model, card, engines, loaded.unknown_kinds)
 
     def score(
         self, records: Sequence[Record], graphs: Mapping[str, ComputeGraph] | None = None
@@ -216,23 +223,22 @@ class Scorer:
                 warn_of_missing_graph()
                 graph = shape_only_graph(key)
             groups = group_schedules([records[at].steps for at in members])
-            scores[members] = self.rank_groups(graph, groups, of_searches=True).score
+            scores[members] = self.rank_groups(graph, groups).score
         return scores
 
     def rank_schedules(self, graph: ComputeGraph, schedules: Sequence[tuple[Step, ...]]) -> Scores:
         """Scores schedules of one program."""
         return self.rank_groups(graph, group_schedules(schedules))
 
-    def rank_groups(
-        self, graph: ComputeGraph, groups: Groups, *, of_searches: bool = False
-    ) -> Scores:
+    def rank_groups(self, graph: ComputeGraph, groups: Groups) -> Scores:
         """Scores schedules of one program that are grouped by structure, in their rows' order.
 
         Args:
             graph: The program.
-            groups: Of schedules.
-            of_searches: As for `Ranker.rank_all`.
+            groups: Groups of schedules (`cwm_jax.features.batch.group_schedules`).
         """
+        if self._unknown_kinds:
+            self._warn_of_kinds({s.kind for _, group in groups for s in group.structure})
         rows: list[Int32[np.ndarray, "row"]] = [np.zeros(0, np.int32)]
 
         def encoded() -> Iterator[tuple[GraphArrays, StepArrays]]:
@@ -241,14 +247,17 @@ class Scorer:
                 steps = encode_groups(batch, graph)
                 yield encode_graph(graph, steps.slots), steps
 
-        ranked = self._ranker.rank_all(encoded(), self._hardware_vector, of_searches=of_searches)
+        ranked = self._ranker.rank_all(encoded(), self._hardware_vector)
         return take_scores(ranked, np.argsort(np.concatenate(rows)))
 
     def rank_arrays(self, graph: GraphArrays, steps: StepArrays) -> Scores:
         """Scores encoded schedules of one program."""
+        if self._unknown_kinds:
+            self._warn_of_kinds({STEP_KINDS[at] for at in np.unique(steps.kind)})
         return self._ranker(graph, steps, self._hardware_vector)
 
-
-@lru_cache(maxsize=8)
-def _compiled_rank(graphdef: Any) -> Callable[..., EnsembleRanking]:
-    return jax.jit(partial(rank_together, graphdef))
+    def _warn_of_kinds(self, kinds: Collection[str]) -> None:
+        """Warns where step kinds are ranked that the model does not know, once for each."""
+        if found := self._unknown_kinds.intersection(kinds):
+            self._unknown_kinds -= found
+            warn_of_unknown_kinds(found)

@@ -1,4 +1,4 @@
-"""Whether a model is asked about what it was trained for."""
+"""Warnings where a model ranks candidates of a device or engine that it was not trained for."""
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping
@@ -8,7 +8,7 @@ from cwm_jax.records.record import Record
 
 
 class PairingWarning(UserWarning):
-    """A model ranks for another device, or reads other things, than it was trained on."""
+    """Warns that a model ranks candidates unlike those it was trained on."""
 
 
 def warn_of_records(
@@ -112,6 +112,20 @@ def warn_of_engine(engines: Collection[str], engine: str) -> None:
         f"`cwm collect --engine {engine}` and train on them with `cwm train --also`",
         PairingWarning,
         stacklevel=3,
+    )
+
+
+def warn_of_unknown_kinds(kinds: Collection[str]) -> None:
+    """Warns where steps are of kinds that a model was not trained with.
+
+    Args:
+        kinds: The kinds.
+    """
+    warnings.warn(
+        f"the world model was trained without step kinds {', '.join(sorted(kinds))}: it ranks such "
+        "steps by their numbers alone; train a checkpoint on records that hold them",
+        PairingWarning,
+        stacklevel=4,
     )
 
 

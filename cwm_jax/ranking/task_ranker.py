@@ -1,4 +1,4 @@
-"""What the cost models of all engines hold: a ranker, and the programs of the tasks they meet."""
+"""Ranks the candidates of a search engine's tasks; the cost models of all engines use it."""
 
 import math
 import warnings
@@ -27,13 +27,13 @@ _MEASURED = "measured"
 
 
 class Measurement(NamedTuple):
-    """A measurement, and where it was made.
+    """A measurement and the device it was made on.
 
     Attributes:
-        device: As far as it is known.
-        workload_key: As for `OnlineRanker.learn`.
-        schedule: As there.
-        latency: As there.
+        device: The device, as far as it is known.
+        workload_key: Workload of the program.
+        schedule: The schedule that was measured.
+        latency: In seconds; infinity for a failure.
     """
 
     device: Device
@@ -43,12 +43,12 @@ class Measurement(NamedTuple):
 
 
 class TaskRanker:
-    """Ranks for the tasks of one engine, each encoded once.
+    """Ranks candidates of one engine's tasks; reads each task's compute graph once.
 
     Measurements of different devices are kept apart: those of one say little of another.
 
     Args:
-        engine: Who searches: `ansor` or `metaschedule`.
+        engine: Search engine: `ansor` or `metaschedule`.
         checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
         adaptation: How measurements of a workload correct its ranking.
 
@@ -85,7 +85,7 @@ class TaskRanker:
         return OnlineRanker(self._scorer, self._adaptation, shipped)
 
     def online_on(self, device: Device) -> OnlineRanker:
-        """Returns what ranks for the tasks of a device.
+        """Returns the ranker for the tasks of a device.
 
         Args:
             device: As the target of the task says.
@@ -118,10 +118,10 @@ class TaskRanker:
         return found
 
     def remember(self, measurements: Iterable[Measurement]) -> None:
-        """Takes in measurements, each for the tasks of its device, whenever these are met.
+        """Adds measurements, each to the ranker of its device as soon as there is one.
 
         Args:
-            measurements: As a file has them.
+            measurements: What `read_measurements` returned.
         """
         self._remembered += measurements
         self._asked.clear()
@@ -142,7 +142,7 @@ class TaskRanker:
     def graph(
         self, task: Hashable, target: str, cores: int | None, read: Callable[[], ComputeGraph]
     ) -> ComputeGraph:
-        """Returns the program of a task, read when it is first met.
+        """Returns the compute graph of a task; reads it on the first call.
 
         Then it warns if the checkpoint is for another device or engine (`PairingWarning`).
 

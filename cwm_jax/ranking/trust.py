@@ -1,7 +1,7 @@
-"""Whether a pretrained ranking can be trusted on a workload: a test against random draws.
+"""Tests against random candidates whether a pretrained ranking can be trusted on a workload.
 
-A ranking that is wrong cannot be found out from what it chose itself: all of it scores high, and
-nothing says that what scores low is faster. A few schedules drawn at random do.
+Candidates chosen by a wrong ranking cannot reveal that it is wrong: all of them score high. So a
+few random candidates are measured, too.
 """
 
 import math
@@ -19,25 +19,25 @@ DISTRUSTED = AdaptationConfig(
 """Adaptation without the pretrained ranking, on `Scores.actions` and `log_throughput`."""
 
 LEAST_DRAWN = 4
-"""Fewer draws than this do not tell; rounds of less than twice as many hold none."""
+"""Least number of random candidates to judge by; rounds of less than twice as many draw none."""
 
 _MARGIN = 1.25
 """In the first rounds of Ansor's searches on Zen 3, 4 and 5 (`tools/results/search.runs.jsonl.gz`;
 at commit 3848bed also `search-zen4`), good choices were 2.7 to 10 times as fast as random draws."""
 
 _LEAST_AGREEMENT = 0.5
-"""A ranking that agrees less with the measurements is not worth following. Those of a first round
-that a wrong ranking chose may all be slow, among which a good one sees little to tell apart."""
+"""Rank correlation with the measurements below which a ranking is refuted. It is low because all
+candidates that a wrong ranking chose may be slow, and hardly differ for a good one."""
 
 _FLOOR = 0.02
 
 
 def earns_trust(chosen: Sequence[float], drawn: Sequence[float]) -> bool:
-    """Tells whether what a ranking chose is faster than what was drawn at random.
+    """Returns whether the candidates that a ranking chose are faster than random ones.
 
     Args:
         chosen: Latencies in seconds; infinity for failures, which count as the slowest success.
-        drawn: Likewise, of random draws.
+        drawn: Latencies of random candidates, in the same form.
 
     Returns:
         Whether the geometric mean of the chosen latencies is clearly lower; True as long as one

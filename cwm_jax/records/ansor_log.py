@@ -17,7 +17,7 @@ import orjson
 from cwm_jax.errors import RecordError
 from cwm_jax.files import append_lines
 from cwm_jax.records.record import Record, TaskDetails
-from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, STEPS, Field, Role, Step
+from cwm_jax.records.steps import ANSOR_STEPS, LIST_ROLES, STEPS, Field, Role, Step, fields_of
 
 MAX_STEPS = 4096
 MAX_INTEGER = 2**31 - 1
@@ -94,12 +94,11 @@ def parse_step(data: Any, position: int, known: _Kinds) -> Step:
     kind = data[0] if isinstance(data, list) and data else None
     if not isinstance(kind, str) or kind not in known:
         raise RecordError(f"step {position}: unknown kind {str(kind)[:40]!r}")
-    schema = known[kind]
-    values = data[1:]
-    if len(values) != len(schema):
-        raise RecordError(f"step {position} ({kind}): {len(values)} fields, expected {len(schema)}")
+    values, expected = data[1:], len(known[kind])
+    if len(values) != expected:
+        raise RecordError(f"step {position} ({kind}): {len(values)} fields, expected {expected}")
     fields: list[Any] = []
-    for (name, role), value in zip(schema, values, strict=True):
+    for (name, role), value in fields_of(kind, values):
         if role in LIST_ROLES:
             if not isinstance(value, list) or not all(_is_index(entry) for entry in value):
                 raise RecordError(

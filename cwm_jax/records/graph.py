@@ -39,7 +39,7 @@ class Axis:
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Where a read turns over along an axis, as digits of a number do.
+    """A modulo of a read along an axis: where its index wraps around, as a digit of a number does.
 
     After every `period` steps along `axis` the read stands `stride` elements from where that
     period began: blocked layouts index by `c // 8` and `c % 8`, a period of 8.
@@ -74,7 +74,7 @@ class BufferRead:
 
     @property
     def known(self) -> bool:
-        """Whether it is known how the read moves."""
+        """Whether the strides of the read are known."""
         return self.affine or bool(self.folds)
 
 
@@ -105,15 +105,18 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class ComputeGraph:
-    """The compute graph of a workload, stages in the order of Ansor's stage ids.
+    """Holds the compute graph of a workload: its stages, in the order of Ansor's stage ids.
+
+    >>> graphs = load_graphs("tests/data/measured.jsonl.gz")
+    >>> [stage.kind for stage in graphs['["matmul", 128, 128, 128, "float32"]'].stages]
+    ['placeholder', 'placeholder', 'compute']
 
     Attributes:
         workload_key: Ansor's workload key.
-        stages: Empty for a shape-only program, of which only the key is known.
+        stages: Empty for a shape-only graph, of which only the workload key is known.
         flop: Floating-point operations of one run, by TVM's count; 0 when unknown.
-        initial_steps: What is done to the loops before a schedule begins: every schedule of the
-            program starts with these. Only functions written by hand have any, such as one whose
-            loops are tiled or stand in another order than its axes.
+        initial_steps: Steps with which every schedule of the program begins. Only functions
+            written by hand have any: their loops are already tiled or reordered.
     """
 
     workload_key: str
@@ -128,7 +131,7 @@ class ComputeGraph:
 
 
 def shape_only_graph(workload_key: str) -> ComputeGraph:
-    """Returns the program of a workload whose compute graph is unknown."""
+    """Returns a graph without stages, for a workload whose compute graph is unknown."""
     return ComputeGraph(workload_key=workload_key, stages=(), flop=0.0)
 
 
@@ -240,7 +243,7 @@ def write_graphs(graphs: Iterable[ComputeGraph], path: Path) -> None:
 
 
 def add_graphs(graphs: Iterable[ComputeGraph], path: Path) -> None:
-    """Adds programs to those of a file; what it holds of others stays.
+    """Adds compute graphs to a file; those of other workloads stay.
 
     Args:
         graphs: To add; one that the file has is replaced.
@@ -268,13 +271,14 @@ def read_graphs(path: Path) -> dict[str, ComputeGraph]:
 
 
 def load_graphs(log: str | Path) -> dict[str, ComputeGraph]:
-    """Reads the compute graphs that lie beside a log, by workload key; none where none do.
+    """Reads the compute graphs that belong to a log, by workload key; no file gives none.
 
-    `cwm tune`, `cwm collect` and `cwm import` write them. A world model ranks far worse without.
+    They lie beside the log in `NAME.programs.jsonl`, where `cwm tune`, `cwm collect` and `cwm
+    import` write them. Without them, workloads are ranked from their shapes, far worse.
 
     Args:
-        log: Of records, `NAME.jsonl` or `NAME.jsonl.gz`, or the folder of a MetaSchedule database,
-            where `NAME.programs.jsonl` lies within.
+        log: A log `NAME.jsonl` or `NAME.jsonl.gz`, or the folder of a MetaSchedule database, which
+            holds its file of graphs.
 
     Raises:
         GraphError: The file cannot be read, or a line is malformed.

@@ -43,7 +43,7 @@ def without_mark(data: bytes) -> bytes:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is there and gzip'd, whatever its name.
+    """Whether a file exists and is gzip'd, whatever its name.
 
     Raises:
         OSError: It cannot be read.

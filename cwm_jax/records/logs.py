@@ -47,13 +47,17 @@ def load_records(
     valid_only: bool = False,
     graphs: Mapping[str, ComputeGraph] | None = None,
 ) -> list[Record]:
-    """Reads whole logs into memory, in order.
+    """Reads the tuning records of logs into memory, in the order of the logs.
+
+    >>> records = load_records("tests/data/measured.jsonl.gz", valid_only=True)
+    >>> records[0].engine, records[0].steps[0].kind, records[0].latency < 1
+    ('ansor', 'CHW', True)
 
     Args:
         paths: Logs, gzip'd or plain, and folders of MetaSchedule's databases.
         summary: Counts what is read and skipped. Without one, skipped lines give a warning.
         valid_only: Leaves out failed measurements.
-        graphs: As for `iterate_records`.
+        graphs: Compute graphs of a database's workloads, beside those that lie in its folder.
 
     Raises:
         RecordError: A log is missing, empty or holds no readable record; or, with

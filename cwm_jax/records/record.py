@@ -11,14 +11,17 @@ import orjson
 from cwm_jax.records.steps import Step
 
 PLAUSIBLE_SECONDS = (1e-9, 1e5)
-"""Shorter and longer latencies are no measurements."""
+"""Latencies outside this range are treated as failed measurements."""
 
 
 def latency_of_costs(costs: Sequence[float]) -> float:
-    """Returns the mean of what was measured of a program, in seconds.
+    """Returns the mean of a program's measured latencies, in seconds.
 
-    Infinity, as for a failed measurement, where nothing was measured, or where one of the
-    latencies is none that a program can have: zero, negative, endless or not a number.
+    It is infinity, as for a failed measurement, where there are none, or where one of them is
+    impossible: zero, negative, infinite or not a number.
+
+    >>> latency_of_costs([0.5, 1.5]), latency_of_costs([]), latency_of_costs([0.0, 1.0])
+    (1.0, inf, inf)
     """
     low, high = PLAUSIBLE_SECONDS
     known = bool(costs) and all(low <= cost <= high for cost in costs)
@@ -27,7 +30,7 @@ def latency_of_costs(costs: Sequence[float]) -> float:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TaskDetails:
-    """Fields of a log line that only TVM reads; kept so that a record can be written back.
+    """Holds fields of a log line that only TVM reads, so that a record can be written back.
 
     Attributes:
         hardware_parameters: Ansor's `HardwareParams` (cores, vector bytes, cache line bytes,
@@ -41,7 +44,12 @@ class TaskDetails:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Record:
-    """One line of a tuning log.
+    """Holds one tuning record: a schedule of a workload and its measured latencies.
+
+    >>> details = TaskDetails(None, ())
+    >>> record = Record('["f", 8]', "llvm", details, (), (0.001, 0.003), 0, 1.0, 0, "v0.6")
+    >>> record.valid, record.latency
+    (True, 0.002)
 
     Attributes:
         workload_key: Names the workload; records of one key are comparable.
@@ -73,7 +81,7 @@ class Record:
 
     @property
     def engine(self) -> str:
-        """Whose steps these are: `ansor` or `metaschedule`."""
+        """The search engine whose steps these are: `ansor` or `metaschedule`."""
         return "ansor" if self.version.startswith("v") else self.version.partition("-")[0]
 
     @property
@@ -98,7 +106,7 @@ _NOTHING = ("", "unknown", "generic")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Device:
-    """What is known of a device.
+    """Holds the known properties of a device.
 
     Attributes:
         properties: Names and values, sorted; a property that is unknown is not among them.
@@ -107,7 +115,7 @@ class Device:
     properties: tuple[tuple[str, str], ...] = ()
 
     def merged(self, other: "Device") -> "Device | None":
-        """Returns what is known by both together; None if they are different devices."""
+        """Merges the properties of two descriptions; None if they are of different devices."""
         mine, theirs = dict(self.properties), dict(other.properties)
         if any(theirs.get(name, value) != value for name, value in mine.items()):
             return None
@@ -123,18 +131,18 @@ UNKNOWN_DEVICE = Device()
 
 
 class Devices:
-    """Tells devices apart as their records are met."""
+    """Numbers devices in the order in which their records are read."""
 
     def __init__(self) -> None:
         self._found: list[Device] = []
         self._positions: dict[Device, int] = {}
 
     def position(self, record: Record) -> int:
-        """Returns the number of a record's device, counted from 0 as they are met."""
+        """Returns the number of a record's device, counted from 0 in order of appearance."""
         return self.add(device_of_record(record))
 
     def add(self, device: Device) -> int:
-        """Returns the number of a device; one that may be the same as an earlier one is that."""
+        """Returns the number of a device, that of an earlier one if both may be the same."""
         if device not in self._positions:
             self._positions[device] = self._place(device)
         return self._positions[device]

@@ -6,15 +6,13 @@ Ansor's kinds and field order follow `src/auto_scheduler/transform_step.cc` of T
 """
 
 import enum
-import hashlib
 import re
-from typing import NamedTuple
-
-import orjson
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 
 class Role(enum.Enum):
-    """What a field of a step means, and so how it is encoded."""
+    """Says what a field of a step means, which decides how it is encoded."""
 
     STAGE = "stage"
     """Id of a stage, in the numbering at the time of the step."""
@@ -39,7 +37,11 @@ class Role(enum.Enum):
 
 
 class Step(NamedTuple):
-    """One scheduling action.
+    """Holds one transformation of a schedule, such as a split or a compute-at.
+
+    >>> split = Step("SP", (2, 0, 64, (4, 8), 1))  # loop 0 of stage 2, of extent 64, by 4 and 8
+    >>> {field.name: value for field, value in fields_of(split.kind, split.fields)}["factors"]
+    (4, 8)
 
     Attributes:
         kind: A key of `STEPS`.
@@ -109,9 +111,28 @@ METASCHEDULE_STEPS: dict[str, tuple[Field, ...]] = {
     # An instruction that leaves the loop nests as they are.
     "IN": _fields(stage=Role.STAGE, iterator=Role.ITERATOR, instruction=Role.TAG),
 }
-"""Field names and roles of what MetaSchedule does and Ansor does not."""
+"""Field names and roles of the steps that only MetaSchedule has."""
 
 STEPS = ANSOR_STEPS | METASCHEDULE_STEPS
+
+Value = TypeVar("Value")
+
+
+def fields_of(kind: str, values: Sequence[Value]) -> Iterator[tuple[Field, Value]]:
+    """Pairs the values of a step's fields with their names and roles.
+
+    Args:
+        kind: A key of `STEPS`.
+        values: One for each field of the step.
+
+    Raises:
+        ValueError: There are more or fewer values than fields.
+
+    >>> [field.name for field, _ in fields_of("CA", (3, 4, 1))]
+    ['stage', 'target_stage', 'target_iterator']
+    """
+    return zip(STEPS[kind], values, strict=True)
+
 
 LIST_ROLES = frozenset({Role.STAGES, Role.ITERATORS, Role.STEPS, Role.NUMBERS})
 
@@ -149,9 +170,14 @@ METASCHEDULE_TAGS = (
 )
 """Annotations and instructions of MetaSchedule that have a tag of their own."""
 
+OTHER_TAG = "<other>"
 STEP_KINDS = ("<padding>", *ANSOR_STEPS, *METASCHEDULE_STEPS)
-TAGS = ("<none>", "<other>", *ANNOTATIONS, *PRAGMAS, *SCOPES, *METASCHEDULE_TAGS)
-"""Vocabularies of the model's embeddings. Append only: positions are stored in checkpoints."""
+TAGS = ("<none>", OTHER_TAG, *ANNOTATIONS, *PRAGMAS, *SCOPES, *METASCHEDULE_TAGS)
+"""Vocabularies of the model's embeddings.
+
+New names may stand anywhere: checkpoints store names, not positions
+(`cwm_jax.model.vocabulary`). A name keeps its meaning: a kind whose fields change gets a new one.
+"""
 
 STEP_KIND_IDS = {kind: position for position, kind in enumerate(STEP_KINDS)}
 _TAG_IDS = {tag: position for position, tag in enumerate(TAGS)}
@@ -164,25 +190,23 @@ def split_tag(kind: str, value: int | str) -> tuple[int, int]:
     Returns:
         The tag's position in `TAGS` (`<other>` if unknown) and the number that it carries, as
         in `auto_unroll_max_step$64`, or 0.
+
+    >>> at, number = split_tag("PR", "auto_unroll_max_step$64")
+    >>> TAGS[at], number
+    ('auto_unroll_max_step', 64)
     """
     number = 0
     if kind == "AN":
         in_range = isinstance(value, int) and 0 <= value < len(ANNOTATIONS)
-        name = ANNOTATIONS[value] if in_range else "<other>"  # type: ignore[index]
+        name = ANNOTATIONS[value] if in_range else OTHER_TAG  # type: ignore[index]
     else:
         name = str(value)
         if numbered := _NUMBERED_PRAGMA.fullmatch(name):
             name, number = numbered[1], int(numbered[2])
-    return _TAG_IDS.get(name, _TAG_IDS["<other>"]), number
+    return _TAG_IDS.get(name, _TAG_IDS[OTHER_TAG]), number
 
 
 def join_tag(value: int | str, number: int) -> int | str:
     """Returns a `TAG` field with another number, where it carries one (see `split_tag`)."""
     numbered = isinstance(value, str) and _NUMBERED_PRAGMA.fullmatch(value)
     return f"{numbered[1]}${number}" if numbered else value
-
-
-def vocabulary_hash() -> str:
-    """Returns 16 hex digits that change whenever the step vocabulary does."""
-    schema = {kind: [(f.name, f.role.value) for f in fields] for kind, fields in STEPS.items()}
-    return hashlib.sha256(orjson.dumps([STEP_KINDS, TAGS, schema])).hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""Which program of a search is fastest: the best few are measured again before it is chosen.
+"""Chooses the fastest program of a search after remeasuring the best few.
 
-The least of many noisy latencies is a lucky one: on a noisy machine the programs that searches had
+The fastest single measurement may be noise: on a noisy machine the programs that searches had
 chosen by one measurement each took 7 % longer (median) when they were measured again, some half as
-long again. So a part of the trials goes to the best programs once more, to fewer and fewer of
+long again. So a part of the trials remeasures the best programs, fewer and fewer of
 them: sequential halving (Karnin et al. 2013), each batch measured together, so that a drift of the
 machine touches all.
 """
@@ -25,13 +25,13 @@ _Batch = TypeVar("_Batch")
 
 
 def default_confirmations(trials: int, tasks: int = 1) -> int:
-    """Returns how many trials of a search measure its best programs again.
+    """Returns how many trials of a search remeasure its best programs.
 
     An eighth, at most 16 a task; none of a short search, which has better uses for them.
 
     Args:
-        trials: Of all tasks together.
-        tasks: That share them.
+        trials: Trials of all tasks together.
+        tasks: How many tasks share them.
     """
     each = trials // tasks
     return tasks * min(each // _SHARE, _MOST) if each >= _LEAST_TRIALS else 0
@@ -39,30 +39,30 @@ def default_confirmations(trials: int, tasks: int = 1) -> int:
 
 def confirm(
     measured: Callable[[], Sequence[Record]],
-    again: Callable[[list[Record]], _Batch],
+    remeasure: Callable[[list[Record]], _Batch],
     trials: int,
 ) -> Iterator[_Batch]:
-    """Measures the best programs of a search again, in batches of fewer and fewer.
+    """Remeasures the best programs of a search, in smaller and smaller batches.
 
     Args:
         measured: Returns the records of the workload, those of the batches so far included.
-        again: Measures the programs of some records.
-        trials: To spend at most.
+        remeasure: Measures the programs of some records.
+        trials: Trials to spend at most.
 
     Yields:
-        What each batch brought.
+        What `remeasure` returned for each batch.
     """
     among: set[_Schedule] | None = None
     for size in halvings(trials):
         finalists = fastest_programs(measured(), size, among)
         if len(finalists) < 2:
             return
-        yield again(finalists)
+        yield remeasure(finalists)
         among = {record.steps for record in finalists}
 
 
 def halvings(trials: int) -> tuple[int, ...]:
-    """Returns how many programs each batch measures again: half of the trials left, two at least.
+    """Returns the sizes of the batches: half of the trials left, at least two programs.
 
     Args:
         trials: To spend; one may be left over.
@@ -80,7 +80,7 @@ def fastest_programs(
 ) -> list[Record]:
     """Returns a record of each of the fastest programs, the fastest first.
 
-    A program's latency is the mean of all that was measured of it.
+    A program's latency is the mean of all its measurements.
 
     Args:
         records: Of one workload.
@@ -93,10 +93,10 @@ def fastest_programs(
 
 
 def best_record(records: Iterable[Record]) -> Record | None:
-    """Returns the fastest program of a search, with all that was measured of it as its costs.
+    """Returns the fastest program of a search, with all its measured latencies as costs.
 
-    Where the program of the least latency was measured again, one among those that were is
-    chosen: any other's latency is a lucky one. None if no measurement succeeded.
+    Where the program of the least single latency was remeasured, only remeasured programs are
+    compared, as one measurement may be noise. None if no measurement succeeded.
 
     Args:
         records: Of one workload.

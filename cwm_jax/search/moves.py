@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from cwm_jax.features.step_features import StepShape
-from cwm_jax.records.steps import ANSOR_STEPS, TAGS, Role, Step, join_tag
+from cwm_jax.records.steps import ANSOR_STEPS, TAGS, Role, Step, fields_of, join_tag
 
 Numbers = Float[np.ndarray, "candidate number"]
 
@@ -84,7 +84,7 @@ def mutate(layout: Layout, numbers: Numbers, rng: np.random.Generator) -> Number
     """Returns one child of each schedule, by one move; a schedule without moves stays.
 
     Args:
-        layout: Of the structure.
+        layout: Layout of the structure.
         numbers: Parents.
         rng: Source of the moves.
     """
@@ -128,7 +128,7 @@ def graft(
     another compute location, or with other loops in parallel.
 
     Args:
-        layout: Of the structure that the result has.
+        layout: Layout of the result's structure.
         numbers: Schedules of it.
         donor_layout: Of the donors' structure, of the same shape (`same_shape`).
         donors: A donor for each schedule.
@@ -210,7 +210,7 @@ def with_numbers(
     steps: list[Step] = []
     for step in example:
         fields: list[int | str | tuple[int, ...] | None] = []
-        for (_, role), value in zip(ANSOR_STEPS[step.kind], step.fields, strict=True):
+        for (_, role), value in fields_of(step.kind, step.fields):
             if role is Role.NUMBER:
                 number = int(next(values))
                 fields.append(None if value is None else number)

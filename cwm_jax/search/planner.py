@@ -1,4 +1,4 @@
-"""Search in imagination: evolve schedules as arrays, score them by rollouts, build none.
+"""Searches in latent space: evolves schedules as arrays, scores them by rollouts, builds none.
 
 A planner starts from schedules that TVM sampled, keeps their structures, and evolves their
 numbers. Only the best few hundred leave it, to be checked and measured by TVM.
@@ -25,7 +25,7 @@ def draw_parents(
     temperature: float,
     rng: np.random.Generator,
 ) -> Int[np.ndarray, "parent"]:
-    """Draws positions, the better the likelier: by the exponential of the score.
+    """Draws positions with probabilities proportional to the exponential of the score.
 
     Args:
         scores: Higher is better; what has minus infinity is never drawn. One at least is finite.
@@ -40,7 +40,7 @@ def draw_parents(
 
 
 Rank = Callable[[StepArrays], Scores]
-"""Encoded schedules of the planned program -> what the pretrained model says of them."""
+"""Takes encoded schedules of the planned program and returns the pretrained model's scores."""
 
 Correct = Callable[[Scores], Float32[np.ndarray, "candidate"]]
 """What the pretrained model says -> scores corrected by what is measured, higher is better."""
@@ -48,7 +48,7 @@ Correct = Callable[[Scores], Float32[np.ndarray, "candidate"]]
 
 @dataclasses.dataclass(frozen=True)
 class PlannerConfig:
-    """How much is imagined.
+    """Sizes of the search in latent space.
 
     Attributes:
         population: Schedules of a generation.
@@ -70,11 +70,11 @@ class PlannerConfig:
 
 
 class Plan(NamedTuple):
-    """What a planner proposes, best first.
+    """Schedules that a planner proposes, best first.
 
     Attributes:
         schedules: Distinct schedules.
-        ranked: What the pretrained model says of each.
+        ranked: The pretrained model's scores of each.
         imagined: Schedules that were scored for the first time.
     """
 
@@ -96,7 +96,7 @@ class _Family:
         example: One of them.
         layout: What their numbers mean.
         numbers: Of each.
-        ranked: What the pretrained model says of each.
+        ranked: The pretrained model's scores of each.
         scores: The same, corrected.
     """
 
@@ -110,7 +110,7 @@ class _Family:
 class Planner:
     """Evolves the schedules of one program, from one plan to the next.
 
-    What the pretrained model says of a schedule is kept: a later plan, when more is measured,
+    The pretrained scores of a schedule are kept: a later plan, when more is measured,
     only corrects it anew.
 
     Args:
@@ -133,7 +133,7 @@ class Planner:
         self._imagined = 0
 
     def add(self, schedules: Sequence[tuple[Step, ...]]) -> None:
-        """Takes in valid schedules of the program as parents."""
+        """Adds valid schedules of the program as parents."""
         self._imagine(
             [
                 (schedules[rows[0]], group.structure, group.numbers)

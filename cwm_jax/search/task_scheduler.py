@@ -1,4 +1,4 @@
-"""Which task of a network to tune next: Ansor's gradient scheduler (OSDI'20, section 6.2).
+"""Chooses which task of a network to tune next: Ansor's gradient scheduler (OSDI'20, 6.2).
 
 The network's latency is the weighted sum of its tasks' latencies. Another round goes to the task
 whose next round promises to lower that sum most, judged from what its last rounds gained, from
@@ -28,7 +28,7 @@ class GradientConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskProgress:
-    """How far the tuning of one task is.
+    """Progress of the tuning of one task.
 
     Attributes:
         weight: How often the task occurs in the network.

@@ -1,4 +1,4 @@
-"""Search in imagination for MetaSchedule: evolve what traces have drawn, build none of them."""
+"""Searches in latent space for MetaSchedule: evolves the decisions of traces, builds none."""
 
 import contextlib
 import dataclasses
@@ -19,12 +19,12 @@ from cwm_jax.search.planner import Correct, draw_parents
 from cwm_jax.search.trace_moves import cross, locations_of, mutate
 
 Rank = Callable[[Sequence[Schedule]], Scores]
-"""Schedules of the planned program -> what the pretrained model says of them."""
+"""Takes schedules of the planned program and returns the pretrained model's scores."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TracePlannerConfig:
-    """How much is imagined.
+    """Sizes of the search in latent space.
 
     Attributes:
         population: Traces of a generation.
@@ -46,7 +46,7 @@ def _ignore(_: RecordError) -> None:
 
 
 class TracePlan(NamedTuple):
-    """What a planner proposes, best first.
+    """Traces that a planner proposes, best first.
 
     Attributes:
         traces: Distinct traces.
@@ -82,7 +82,7 @@ class TracePlanner:
         self._imagined = 0
 
     def add(self, traces: Iterable[Trace]) -> None:
-        """Takes in traces of the program as parents.
+        """Adds traces of the program as parents.
 
         Args:
             traces: As TVM made them. Those of the same instructions share the very list of them.
@@ -122,11 +122,11 @@ class TracePlanner:
             self._imagined += len(fresh)
 
     def rank_again(self) -> None:
-        """Asks the model anew about all traces taken in and imagined so far: it is another one."""
+        """Scores all traces so far anew; call it when the model has changed."""
         self._ranked = [self._rank(list(self._traces))] if self._traces else []
 
     def refuse(self, schedule: Schedule) -> None:
-        """Notes that TVM cannot build a schedule: it is neither proposed nor a parent."""
+        """Excludes a schedule that TVM cannot build: it is neither proposed nor a parent."""
         self._refused.add(schedule)
 
     def plan(self, correct: Correct, wanted: int) -> TracePlan:

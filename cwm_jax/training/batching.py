@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from cwm_jax.features.batch import SLOT_BUCKETS, STEP_BUCKETS, bucket
 from cwm_jax.features.graph import GraphArrays, pad_slots
-from cwm_jax.model.inputs import Schedules
+from cwm_jax.model.world_model import Schedules
 from cwm_jax.training.dataset import WorkloadData
 
 _AHEAD = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)

@@ -1,4 +1,4 @@
-"""How a model is trained."""
+"""Settings of a training run."""
 
 import dataclasses
 from typing import Literal
@@ -6,22 +6,25 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """Settings of a training run; stored in the model card.
+    """Holds the settings of a training run; the model card stores them.
 
     Attributes:
-        seed: Of parameters, split and order.
+        seed: Seed of the first parameters, of the split, and of the order of the batches.
         epochs: Passes over the records.
-        lists: Workloads a batch.
-        candidates: Candidates of each at most.
-        learning_rate: Peak, after warm-up.
-        weight_decay: Of AdamW.
-        listwise_weight: Weight of the listwise loss beside the pairwise one.
-        ratio_weight: Weight of ratios beside differences in the pairwise loss.
-        temperature: Of the listwise target.
-        alignment_weight: Weight of the terminal alignment, where there are targets.
-        distillation_weight: Weight of a teacher's scores, where there is one.
-        test: Share of workloads that are held out for the model card's metrics.
-        precision: In which the model computes; parameters and losses are float32 always.
+        lists: Lists of candidates in a batch, each of one workload.
+        candidates: Most candidates in a list.
+        learning_rate: Peak learning rate, after warm-up.
+        weight_decay: Weight decay of AdamW.
+        listwise_weight: Weight of the listwise loss; the pairwise loss has weight 1.
+        ratio_weight: Weight of ratios beside differences of throughput in the pairwise loss.
+        temperature: Temperature of the listwise loss's target distribution.
+        alignment_weight: Weight of the alignment loss, where lowered programs are known.
+        distillation_weight: Weight of the distillation loss, where there is a teacher.
+        test: Share of the workloads that are held out for the model card's metrics.
+        precision: Precision in which the model computes; parameters and losses are float32.
+
+    >>> TrainingConfig(epochs=3).learning_rate
+    0.004
     """
 
     seed: int = 0

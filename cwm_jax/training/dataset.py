@@ -13,15 +13,17 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import StepArrays, encode_schedules
 from cwm_jax.features.graph import GraphArrays, encode_graph
 from cwm_jax.features.hardware import HardwareCard, encode_hardware
+from cwm_jax.model.ensemble import Ensemble
+from cwm_jax.model.world_model import TARGET_WIDTH
+from cwm_jax.ranking.scorer import Ranker
 from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.record import Devices, Record
 from cwm_jax.records.store_features import Stores
-from cwm_jax.training.alignment import alignment_target
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkloadData:
-    """Measured schedules of one workload on one device, encoded.
+    """Holds the measured schedules of one workload on one device, encoded.
 
     Attributes:
         key: Workload key.
@@ -30,10 +32,9 @@ class WorkloadData:
         hardware: Encoded card of the device that measured.
         latencies: Seconds.
         throughput: Normalised: best latency of the workload over each latency, in (0, 1].
-        alignment: What the terminal latent is aligned with, NaN where unknown; no columns where
-            training does without (`cwm_jax.training.alignment`).
-        taught: Scores to learn (`cwm_jax.training.distillation`); None where training does
-            without.
+        alignment: Targets of the terminal latents (`alignment_target`), NaN where unknown; no
+            columns where no lowered programs are known.
+        taught: Scores of a teacher to learn (`teach`); None where there is no teacher.
     """
 
     key: str
@@ -52,7 +53,7 @@ def build_dataset(
     hardware: HardwareCard,
     stores: Sequence[Stores] | None = None,
 ) -> dict[str, WorkloadData]:
-    """Groups valid records and encodes them; a group of one cannot be ranked.
+    """Encodes valid records by workload; a workload with one record is left out.
 
     Args:
         records: Records; those of one workload are a group for each device (`group_records`).
@@ -137,6 +138,41 @@ def encode_workload(
     )
 
 
+_FLOAT_OPERATIONS = slice(0, 7)
+"""TVM's features `float_mad` to `float_other_func`: how much arithmetic a store does."""
+
+
+def alignment_target(stores: Stores) -> Float32[np.ndarray, "target"]:
+    """Summarises a lowered program: its store of most arithmetic, and the mean over its stores.
+
+    Args:
+        stores: TVM's features of the program's buffer stores.
+
+    Returns:
+        `TARGET_WIDTH` numbers; NaN where the program is unknown.
+    """
+    if len(stores) == 0:
+        return np.full(TARGET_WIDTH, np.nan, np.float32)
+    main = stores[stores[:, _FLOAT_OPERATIONS].max(1).argmax()]
+    return np.concatenate([main, stores.mean(0)]).astype(np.float32)
+
+
+def teach(dataset: Mapping[str, WorkloadData], teacher: Ensemble) -> dict[str, WorkloadData]:
+    """Labels schedules with a teacher's scores, for one model to learn what an ensemble says.
+
+    Args:
+        dataset: Encoded workloads.
+        teacher: The ensemble to learn from.
+    """
+    rank = Ranker(teacher)
+    return {
+        name: dataclasses.replace(
+            workload, taught=rank(workload.graph, workload.steps, workload.hardware).score
+        )
+        for name, workload in dataset.items()
+    }
+
+
 class Split(NamedTuple):
     """Workload keys of each part; no workload is in two."""
 
@@ -161,12 +197,12 @@ def split_workloads(keys: Sequence[str], *, test: float, seed: int) -> Split:
 def split_for_training(keys: Sequence[str], *, test: float, seed: int) -> Split:
     """Splits workloads as `split_workloads` does, but leaves at least one to train on.
 
-    Where all would be held out, the one that comes last by its hash is not.
+    Where all would be held out, the last one by its hash is trained on.
 
     Args:
         keys: Workload keys, at least one.
-        test: As there.
-        seed: As there.
+        test: Share that training never sees.
+        seed: Chooses the split.
     """
     split = split_workloads(keys, test=test, seed=seed)
     if split.train:
@@ -201,7 +237,7 @@ class NetworkSplit(NamedTuple):
 
 
 def split_by_network(occurrences: Occurrences, held_out: Sequence[str]) -> NetworkSplit:
-    """Holds networks out.
+    """Splits workloads so that whole networks are held out.
 
     Args:
         occurrences: Workload key -> network, as `NAME:BATCH,LAYOUT`, -> how often it occurs.
@@ -233,7 +269,7 @@ _ROUNDING = 1e-12
 
 
 def scale_of_values(chosen: Sequence[WorkloadData]) -> Float32[np.ndarray, "column"]:
-    """Returns what brings each column of the steps' values to unit deviation.
+    """Returns the factors that bring each column of the steps' values to unit deviation.
 
     A column that deviates by less than a tenth is scaled as if it deviated by that, and one that
     never moves is left alone.
@@ -255,7 +291,7 @@ def scale_of_values(chosen: Sequence[WorkloadData]) -> Float32[np.ndarray, "colu
 
 
 def absorb_scale(models: Sequence[Any], scale: Float32[np.ndarray, "column"]) -> list[Any]:
-    """Changes models to read values as they read values times `scale` before; returns them."""
+    """Folds a scale of the inputs into models, which then score unscaled values alike."""
     for model in models:
         kernel = model.values_layer.kernel
         kernel[...] = kernel[...] * scale[:, None]

@@ -16,11 +16,9 @@ from jaxtyping import Array, Float, Float32
 from cwm_jax.errors import CwmError, OutputError
 from cwm_jax.features.graph import GraphArrays
 from cwm_jax.model.ensemble import Ensemble, each_member
-from cwm_jax.model.inputs import Schedules
-from cwm_jax.model.world_model import Ranking
+from cwm_jax.model.world_model import AlignedModel, Ranking, Schedules
 from cwm_jax.ranking.metrics import RankingMetrics, mean_metrics, rank_metrics
 from cwm_jax.ranking.scorer import Ranker
-from cwm_jax.training.alignment import AlignmentHead, alignment_loss
 from cwm_jax.training.batching import (
     Batch,
     EpochBatches,
@@ -36,8 +34,7 @@ from cwm_jax.training.dataset import (
     scale_of_values,
     standardise_targets,
 )
-from cwm_jax.training.distillation import distillation_loss
-from cwm_jax.training.losses import listwise_loss, pairwise_loss
+from cwm_jax.training.losses import total_loss
 from cwm_jax.training.snapshots import Position, Snapshots, run_identity
 
 
@@ -47,10 +44,10 @@ class Epoch(NamedTuple):
     Attributes:
         epoch: Counts from 1.
         loss: Mean training loss.
-        top1: Top-1 of the watched workloads; so the next three.
-        top5: Top-5.
-        pairwise: Pairwise accuracy.
-        spearman: Rank correlation.
+        top1: Mean top-1 over the watched workloads (`RankingMetrics`).
+        top5: Mean top-5 over them.
+        pairwise: Mean pairwise accuracy over them.
+        spearman: Mean rank correlation over them.
         seconds: Wall time of the epoch.
     """
 
@@ -64,7 +61,7 @@ class Epoch(NamedTuple):
 
 
 class RankingModel(Protocol):
-    """What can be trained: the world model, and what it is judged against."""
+    """Any model that `train` can train: the world model, and the baselines."""
 
     @property
     def values_layer(self) -> nnx.Linear:
@@ -98,6 +95,11 @@ def train(
 ) -> Trained:
     """Trains an ensemble to rank the candidates of each workload.
 
+    The data set comes from `cwm_jax.training.dataset.build_dataset`; the result is saved by
+    `cwm_jax.model.checkpoint.save_checkpoint`. For a world model:
+
+        train(dataset, keys, [], lambda seed: create_model(sizes, seed), sizes.members, config)
+
     Training sees the steps' values at unit deviation, and the layer that reads them takes the
     scale over at the end: columns that seldom move, such as how evenly cores share a loop, were
     hardly learned (0.016 of pairwise accuracy on held-out networks).
@@ -107,18 +109,21 @@ def train(
     pairwise accuracy on held-out networks.
 
     Args:
-        dataset: Encoded workloads.
-        training: Keys to train on.
-        watched: Keys that the curves show; they decide nothing.
-        create: Seed -> a model with fresh parameters, a `RankingModel`.
+        dataset: Encoded workloads by name.
+        training: Names of the workloads to train on.
+        watched: Names of workloads whose metrics the curves show; training ignores them.
+        create: Takes a seed and returns a model with fresh parameters, a `RankingModel`.
         members: Models of the ensemble. They differ in their first parameters and in how much
-            each workload counts (a Bayesian bootstrap, Rubin 1981); a single one counts all
-            alike.
+            each workload counts (a Bayesian bootstrap, Rubin 1981); for a single one all
+            workloads count alike.
         config: Settings.
         report: Called after every epoch.
-        initial: Goes on from these members in place of fresh ones.
-        snapshots: Where the run is kept while it is under way; it goes on from the latest, to
-            the same parameters as if it had not been stopped.
+        initial: Members to continue from, in place of fresh ones.
+        snapshots: Saves the run while it is under way. A stopped run continues from its latest
+            snapshot, to the same parameters as if it had not been stopped.
+
+    Returns:
+        The ensemble with the parameters of the last epoch, and the learning curves.
 
     Raises:
         CheckpointError: A snapshot is of another run, or cannot be read or written.
@@ -132,26 +137,25 @@ def train(
     models = (
         absorb_scale(initial.models(), 1 / scale) if initial else [create(seed) for seed in seeds]
     )
-    trained = Ensemble.of(
-        [_WithAlignment(model, aligned, seed) for model, seed in zip(models, seeds, strict=True)]
-    )
+    members_of = zip(models, seeds, strict=True)
+    fresh = Ensemble.of([AlignedModel(model, seed, aligned=aligned) for model, seed in members_of])
     mesh = data_mesh(config.lists)
-    graphdef, state = trained.graphdef, replicate(trained.state, mesh)
+    ensemble = replicate(fresh, mesh)
     optimizer = _optimizer(config, steps_per_epoch)
-    optimizer_state = replicate(jax.vmap(optimizer.init)(trained.state), mesh)
+    optimizer_state = replicate(jax.vmap(optimizer.init)(fresh), mesh)  # type: ignore[arg-type]
     shape = (members, len(chosen))
     emphasis = rng.exponential(size=shape) if members > 1 else np.ones(shape)
     constant = replicate(Constant(scale, emphasis.astype(np.float32)), mesh)
-    update = _make_update(graphdef, optimizer, config)
+    update = _make_update(optimizer, config)
     position = Position(1, 0, [], [], dict(rng.bit_generator.state))
-    run = run_identity(config, chosen, trained.state)
-    if snapshots and (found := snapshots.restore(run, (trained.state, optimizer_state))):
+    run = run_identity(config, chosen, fresh)
+    if snapshots and (found := snapshots.restore(run, (fresh, optimizer_state))):
         restored, position = found
-        state, optimizer_state = replicate(restored, mesh)
+        ensemble, optimizer_state = replicate(restored, mesh)
 
     def finished() -> Ensemble:
-        here = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state)
-        models = [both.model for both in Ensemble(graphdef, here).models()]
+        here = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), ensemble)
+        models = [member.model for member in here.models()]
         return Ensemble.of(absorb_scale(models, scale))
 
     curves = [Epoch(**line) for line in position.curves]  # type: ignore[arg-type]
@@ -161,12 +165,12 @@ def train(
         losses: list[Any] = list(position.losses)
         for batch in load_batches(_epoch(chosen, config, rng), position.batch):
             shares = share_out(batch, mesh)
-            state, optimizer_state, loss = update(state, optimizer_state, constant, shares)
+            ensemble, optimizer_state, loss = update(ensemble, optimizer_state, constant, shares)
             losses.append(loss)
             if snapshots and snapshots.due():
                 step = (position.epoch - 1) * steps_per_epoch + len(losses)
                 here = position._replace(batch=len(losses), losses=_as_lists(losses))
-                snapshots.save(run, step, (state, optimizer_state), here)
+                snapshots.save(run, step, (ensemble, optimizer_state), here)
         metrics = evaluate_model(finished(), dataset, watched)
         epoch = Epoch(
             position.epoch,
@@ -206,15 +210,6 @@ def evaluate_model(
     )
 
 
-class _WithAlignment(nnx.Module):
-    """A model and, while it is trained, the head that aligns its terminal latents."""
-
-    def __init__(self, model: Any, aligned: bool, seed: int) -> None:
-        self.model = model
-        width = model.latent_width
-        self.alignment = AlignmentHead(width, rngs=nnx.Rngs(seed + 1)) if aligned else None
-
-
 def _epoch(
     chosen: Sequence[WorkloadData], config: TrainingConfig, rng: np.random.Generator
 ) -> EpochBatches:
@@ -233,10 +228,10 @@ def _optimizer(config: TrainingConfig, steps_per_epoch: int) -> optax.GradientTr
 
 
 class Constant(NamedTuple):
-    """What stays the same over a run, but is not compiled in: the next run's may differ.
+    """Arrays that are constant during a run, but are inputs of the compiled update.
 
     Attributes:
-        scale: Of the steps' values.
+        scale: Factor of each column of the steps' values.
         emphasis: How much each workload counts for each member.
     """
 
@@ -245,42 +240,29 @@ class Constant(NamedTuple):
 
 
 def _make_update(
-    graphdef: Any, optimizer: optax.GradientTransformation, config: TrainingConfig
-) -> Callable[[Any, Any, Constant, Batch], tuple[Any, Any, Float[Array, "member"]]]:
-    def loss_of(state: Any, constant: Constant, batch: Batch) -> Float[Array, ""]:
-        both: _WithAlignment = nnx.merge(graphdef, _as_type(state, config.precision))
+    optimizer: optax.GradientTransformation, config: TrainingConfig
+) -> Callable[[Ensemble, Any, Constant, Batch], tuple[Ensemble, Any, Float[Array, "member"]]]:
+    def loss_of(member: Ensemble, constant: Constant, batch: Batch) -> Float[Array, ""]:
+        both: AlignedModel = _as_type(member, config.precision).merge()
         schedules = batch.schedules._replace(values=batch.schedules.values * constant.scale)
         inputs = _as_type((batch.graphs, schedules, batch.hardware), config.precision)
         ranking = _as_type(jax.vmap(both.model.rank)(*inputs), "float32")
-        weight = constant.emphasis[batch.workload]
-        labels = batch.throughput, batch.valid
-        pairwise = pairwise_loss(ranking.score, *labels, weight, config.ratio_weight)
-        listwise = listwise_loss(ranking.score, *labels, config.temperature, weight)
-        loss = pairwise + config.listwise_weight * listwise
-        if batch.taught is not None:
-            taught = distillation_loss(ranking.score, batch.taught, batch.valid, weight)
-            loss += config.distillation_weight * taught
-        if both.alignment is None:
-            return loss
-        predicted = both.alignment(ranking.latent)
-        aligned = alignment_loss(predicted, batch.alignment, batch.valid)
-        return loss + config.alignment_weight * aligned
+        predicted = both.alignment(ranking.latent) if both.alignment else None
+        return total_loss(ranking, predicted, batch, constant.emphasis[batch.workload], config)
 
-    def update_one(
-        state: Any, optimizer_state: Any, constant: Constant, batch: Batch
-    ) -> tuple[Any, Any, Any]:
-        loss, gradient = jax.value_and_grad(loss_of)(state, constant, batch)
-        changes, optimizer_state = optimizer.update(gradient, optimizer_state, state)
-        return optax.apply_updates(state, changes), optimizer_state, loss
-
-    @partial(jax.jit, donate_argnames=("state", "optimizer_state"))
+    @partial(jax.jit, donate_argnames=("ensemble", "optimizer_state"))
     def update(
-        state: Any, optimizer_state: Any, constant: Constant, batch: Batch
-    ) -> tuple[Any, Any, Any]:
-        def update_member(state: Any, optimizer_state: Any, emphasis: Any) -> tuple[Any, Any, Any]:
-            return update_one(state, optimizer_state, Constant(constant.scale, emphasis), batch)
+        ensemble: Ensemble, optimizer_state: Any, constant: Constant, batch: Batch
+    ) -> tuple[Ensemble, Any, Any]:
+        def update_member(
+            member: Ensemble, optimizer_state: Any, emphasis: Any
+        ) -> tuple[Ensemble, Any, Any]:
+            own = Constant(constant.scale, emphasis)
+            loss, gradient = jax.value_and_grad(loss_of)(member, own, batch)
+            changes, optimizer_state = optimizer.update(gradient, optimizer_state, member)  # type: ignore[arg-type]
+            return optax.apply_updates(member, changes), optimizer_state, loss  # type: ignore[arg-type]
 
-        return each_member(update_member, state, optimizer_state, constant.emphasis)
+        return each_member(update_member, ensemble, optimizer_state, constant.emphasis)
 
     return update
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from cwm_jax.errors import CheckpointError, CheckpointOutputError
 from cwm_jax.interrupts import writing
-from cwm_jax.model.orbax_files import restore_arrays, save_arrays
+from cwm_jax.model.checkpoint import restore_arrays, save_arrays
 from cwm_jax.training.config import TrainingConfig
 from cwm_jax.training.dataset import WorkloadData
 
@@ -31,13 +31,13 @@ State = TypeVar("State")
 
 
 class Position(NamedTuple):
-    """Where in a run training is.
+    """Position of a run: epoch, batch, and the curves so far.
 
     Attributes:
         epoch: The one under way, from 1.
         batch: Batches of it that are done.
-        losses: Of these, by member.
-        curves: Of the epochs before it, as JSON objects.
+        losses: Losses of these batches, by member.
+        curves: Learning curves of the epochs before, as JSON objects.
         generator: State of NumPy's generator at the start of the epoch.
     """
 
@@ -99,7 +99,7 @@ class Snapshots:
             shutil.rmtree(old, ignore_errors=True)
 
     def restore(self, run: str, like: State) -> tuple[State, Position] | None:
-        """Returns what the latest snapshot holds, None where there is none.
+        """Returns the content of the latest snapshot; None where there is none.
 
         Args:
             run: Identity of the run.
@@ -137,7 +137,7 @@ class Snapshots:
 
 
 def run_identity(config: TrainingConfig, chosen: Sequence[WorkloadData], state: Any) -> str:
-    """Returns a hash of all that decides what a run ends in.
+    """Returns a hash of everything that determines the result of a run.
 
     Args:
         config: Its settings.

@@ -27,8 +27,8 @@ class DiskArray:
     """An array of rows in a file, read by position; stands for a NumPy array in a data set.
 
     Attributes:
-        shape: As of a NumPy array.
-        dtype: Likewise.
+        shape: Shape, as of a NumPy array.
+        dtype: Type of an element, as of a NumPy array.
     """
 
     def __init__(self, file: "RowFile", offset: int, shape: tuple[int, ...], dtype: Any) -> None:
@@ -124,14 +124,14 @@ def stream_dataset(
     """Encodes valid records as `build_dataset` does, but keeps the schedules on disk.
 
     Args:
-        records: Records; those of one workload are grouped by device, as there.
+        records: Records; those of one workload are grouped by device.
         graphs: Compute graphs by workload key; workloads without one are shape-only.
         hardware: The device that measured them.
         file: Where the encoded schedules go.
         chunk: Records in memory at once.
 
     Returns:
-        Parts of workloads by name: `WorkloadData.key` says of which.
+        Parts of workloads by name; `WorkloadData.key` is the workload of a part.
 
     Raises:
         RecordError: No workload has two valid measurements in one chunk.

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
-from tasks import Task, make_task
+from support.tasks import Task, make_task
 
 from cwm_jax.tuning.metaschedule.targets import host_target
 from cwm_jax.tvm_bridge.metaschedule.graphs import UnreadWarning

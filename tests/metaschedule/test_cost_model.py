@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 import pytest
 from scipy.stats import spearmanr
-from trace_process import answering
+from support.trace_process import answering
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import CheckpointError

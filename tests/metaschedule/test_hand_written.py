@@ -3,13 +3,13 @@
 import re
 import warnings
 
-import hand_written as hand
 import numpy as np
 import onnx
 import orjson
 import pytest
-from final_loops import final_loops
 from onnx import TensorProto, helper, numpy_helper
+from support import hand_written as hand
+from support.final_loops import final_loops
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import orjson
 import pytest
-from small_onnx import expected, write_onnx
+from support.small_onnx import expected, write_onnx
 
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError

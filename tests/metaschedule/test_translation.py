@@ -1,10 +1,10 @@
 """Real traces of today's TVM as steps, and modules as programs."""
 
 import pytest
-from final_loops import final_loops
-from hand_written import no_block
-from tasks import make_task
-from tvm_loops import tvm_loops
+from support.final_loops import final_loops
+from support.hand_written import no_block
+from support.tasks import make_task
+from support.tvm_loops import tvm_loops
 
 from cwm_jax.errors import GraphError
 from cwm_jax.features.batch import encode_schedules

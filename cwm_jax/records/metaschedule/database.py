@@ -57,7 +57,7 @@ def parse_trace_lines(lines: Iterable[bytes], skeletons: Skeletons) -> list[Trac
 
 
 class ParsedRecord(NamedTuple):
-    """What a line of records says.
+    """A parsed line of a database's file of records.
 
     Attributes:
         workload: Position of the workload among the database's.
@@ -73,7 +73,7 @@ class ParsedRecord(NamedTuple):
 
 
 def parse_record_line(line: bytes) -> ParsedRecord:
-    """Reads a line of records; its trace is not looked into.
+    """Reads a line of records, but does not parse its trace.
 
     Raises:
         RecordError: It is none; the message says what was expected.
@@ -174,7 +174,7 @@ def _take_no_notice(_: RecordError) -> None:
 def record_of_line(
     parsed: ParsedRecord, graph: ComputeGraph, target: str, unread: Unread | None = None
 ) -> Record:
-    """Returns the record that a line says.
+    """Converts a parsed line to a record.
 
     Args:
         parsed: The line.

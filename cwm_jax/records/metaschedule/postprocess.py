@@ -1,4 +1,4 @@
-"""What MetaSchedule's postprocessor makes of the annotations on a module's root block.
+"""Expands the annotations on a module's root block, as MetaSchedule's postprocessor does.
 
 It fuses outer loops into a parallel one and inner ones into a vectorised one, block by block
 (`rewrite_parallel_vectorize_unroll.cc` of TVM). Here the same is said in steps, as an Ansor
@@ -18,7 +18,7 @@ _VECTORIZE = ANNOTATIONS.index("vectorize")
 
 
 def apply_root_annotations(blocks: Blocks, annotations: Mapping[str, int], emit: Emit) -> None:
-    """Appends the steps that the annotations stand for.
+    """Appends the steps that the postprocessor derives from the annotations.
 
     Args:
         blocks: After the trace.

@@ -47,7 +47,7 @@ class BlockLoop:
 
     @property
     def position(self) -> int:
-        """Where it stands in its block's nest.
+        """Position of the loop in its block's nest.
 
         Raises:
             RecordError: A later instruction has replaced it.
@@ -91,7 +91,7 @@ class Block:
 
     @property
     def producers(self) -> list["Block"]:
-        """Blocks (or inputs) that it reads, one for each buffer."""
+        """Blocks (or inputs) that the block reads, one for each buffer."""
         return list(self.reads)
 
     def insert_unit_loop(self) -> BlockLoop:

@@ -36,13 +36,13 @@ class Instruction(NamedTuple):
 
 
 class Variable(str):
-    """Name of a random variable, to tell it from a word."""
+    """Name of a random variable; a type of its own tells it from a plain string."""
 
     __slots__ = ()
 
 
 class Trace(NamedTuple):
-    """A schedule of MetaSchedule, up to its postprocessing.
+    """A schedule of MetaSchedule, without its postprocessing.
 
     Attributes:
         instructions: In order.

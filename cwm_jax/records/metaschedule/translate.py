@@ -137,7 +137,7 @@ class _Translator:
         self._variables.update(zip(instruction.outputs, outputs, strict=True))
 
     def skip(self, instruction: Instruction) -> None:
-        """Notes an instruction that cannot be followed; what it sets is unknown."""
+        """Records that an instruction is not supported: its results are unknown."""
         known = [self._variables.get(given) for given in instruction.inputs]
         block = next((found for found in known if isinstance(found, Block)), None)
         if block is not None:

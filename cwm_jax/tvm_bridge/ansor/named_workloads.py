@@ -14,7 +14,7 @@ import orjson
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import split_step
-from cwm_jax.features.step_features import Notes, Replay
+from cwm_jax.features.step_features import Replay, StepFeatures
 from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
@@ -102,7 +102,7 @@ def replays(graph: ComputeGraph, schedule: tuple[Step, ...]) -> bool:
     """
     pieces = [split_step(step) for step in schedule]
     numbers = np.array([[n for _, part in pieces for n in part]], np.float64)
-    replay = Replay(graph, numbers, Notes.empty(1, len(schedule)))
+    replay = Replay(graph, numbers, StepFeatures.empty(1, len(schedule)))
     inferred: set[int] = set()
     touched: set[int] = set()
     inserted = 0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cwm_jax.features.batch import split_step
-from cwm_jax.features.step_features import Notes, Replay
+from cwm_jax.features.step_features import Replay, StepFeatures
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import ANNOTATIONS, Step
 
@@ -16,7 +16,7 @@ def final_loops(program: ComputeGraph, schedule: tuple[Step, ...]) -> dict[str, 
     names = [None if s.kind == "placeholder" else s.name for s in program.stages]
     pieces = [split_step(step) for step in schedule]
     numbers = np.array([[number for _, found in pieces for number in found]], float)
-    replay = Replay(program, numbers, Notes.empty(1, len(schedule)))
+    replay = Replay(program, numbers, StepFeatures.empty(1, len(schedule)))
     annotated: dict[int, str] = {}
     gone: set[int] = set()
     for at, ((shape, _), step) in enumerate(zip(pieces, schedule, strict=True)):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from final_loops import Loops
+from support.final_loops import Loops
 
 _KINDS = {0: "serial", 1: "parallel", 2: "vectorize", 3: "unroll"}
 

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import schedules
-from test_model import CONFIG, HARDWARE, PROGRAMS, padded
+from support.small_model import CONFIG, HARDWARE, PROGRAMS, padded
+from support.strategies import schedules
 
 from cwm_jax import load_records
 from cwm_jax.bench.baselines import (
@@ -30,7 +30,7 @@ from cwm_jax.errors import CwmError, RecordError
 from cwm_jax.evaluation.calibration import calibrate, pair_probabilities
 from cwm_jax.features.batch import encode_schedules
 from cwm_jax.features.graph import encode_graph
-from cwm_jax.model.inputs import to_schedules
+from cwm_jax.model.world_model import to_schedules
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.records.steps import Step
 from cwm_jax.records.store_features import (

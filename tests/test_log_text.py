@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import schedules
+from support.strategies import schedules
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features import log_text as step_text

@@ -1,6 +1,6 @@
 """Writes `tests/data/traces.*`: real traces, and the loops that TVM makes of them.
 
-uv run python tests/metaschedule/write_golden.py
+uv run python tests/support/write_golden.py
 """
 
 import gzip
@@ -13,12 +13,11 @@ import orjson
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS)]
 
-from tasks import make_task  # noqa: E402
-from tvm_loops import tvm_loops  # noqa: E402
-
 from cwm_jax.records.graph import write_graphs  # noqa: E402
 from cwm_jax.tuning.metaschedule.targets import resolve_target  # noqa: E402
 from cwm_jax.tvm_bridge.runtime import use  # noqa: E402
+from support.tasks import make_task  # noqa: E402
+from support.tvm_loops import tvm_loops  # noqa: E402
 
 TARGET = '{"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 4}'
 WORKLOADS = (

@@ -16,8 +16,7 @@ import numpy as np
 
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.model.config import ModelConfig
-from cwm_jax.model.world_model import create_model
+from cwm_jax.model.world_model import ModelConfig, create_model
 from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records
 from cwm_jax.training.config import TrainingConfig
@@ -25,7 +24,7 @@ from cwm_jax.training.dataset import build_dataset
 from cwm_jax.training.loop import train
 from cwm_jax.training.snapshots import Snapshots
 
-LOG = Path(__file__).parent / "data" / "measured.jsonl.gz"
+LOG = Path(__file__).parent.parent / "data" / "measured.jsonl.gz"
 SIZES = ModelConfig(latent_width=16, action_width=16, hardware_width=4, head_width=16)
 CONFIG = TrainingConfig(epochs=3, lists=8, candidates=8, learning_rate=1e-3)
 
