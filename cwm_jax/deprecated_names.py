@@ -11,7 +11,7 @@ MOVED = {
     "cwm_jax.ranking.adaptation": "cwm_jax.ranking.gaussian_process",
     "cwm_jax.ranking.pairing": "cwm_jax.ranking.suitability",
     "cwm_jax.records.program": "cwm_jax.records.graph",
-    "cwm_jax.tvm_bridge.ansor.planned_search": "cwm_jax.tuning.ansor.sketch",
+    "cwm_jax.tvm_bridge.ansor.planned_search": "cwm_jax.tuning.ansor.planned_search",
 }
 """Modules of 0.1.0's API reference that have moved, and where their names are looked up."""
 RENAMED = {

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from cwm_jax import load_records
-from cwm_jax.clock import Clock
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import split_step
 from cwm_jax.features.step_features import Replay, StepFeatures
@@ -25,17 +24,14 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.suitability import PairingWarning
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.search.planner import PlannerConfig
-from cwm_jax.search.rounds import PlannerSource
 from cwm_jax.tuning import loop
 from cwm_jax.tuning.ansor.engine import AnsorEngine
+from cwm_jax.tuning.ansor.planned_search import PlannedSearch
 from cwm_jax.tuning.ansor.search import resumable_records
-from cwm_jax.tuning.ansor.sketch import SketchSpace
 from cwm_jax.tuning.ansor.tasks import create_task
 from cwm_jax.tuning.config import TuningConfig
-from cwm_jax.tuning.interrupts import Interrupt
 from cwm_jax.tuning.measurement import reference_path
 from cwm_jax.tuning.reference import append_reference, read_reference
-from cwm_jax.tuning.rounds import RankedSearch
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
 from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
@@ -56,34 +52,6 @@ def _small(**settings: Any) -> TuningConfig:
 def tune_task(tvm, task, config: TuningConfig, log: Path, **options: Any) -> loop.TuningResult:
     engine = AnsorEngine(tvm, task.target)
     return loop.tune_task(engine, engine.task(task), config, log, **options)
-
-
-def planned_search(tvm, task, model, measure, config: PlannerConfig) -> RankedSearch:
-    """A search that keeps nothing, and is told what its `MeasureInput`s take."""
-
-    class Trials:
-        def measure(self, candidates):
-            return measure(candidates)
-
-        def keep(self, candidates, results):
-            pass
-
-        def latencies(self, results):
-            return tuple(map(latency_of, results))
-
-        def first_error(self, results):
-            return ""
-
-        def load(self, records):
-            raise NotImplementedError
-
-    def learn(candidates, results):
-        model.update(list(candidates.values()), results)
-
-    graph, clock = model.graph(task), Clock()
-    space = SketchSpace(tvm, task, 0, config.population)
-    source = PlannerSource(graph, space, model.online, clock, learn, 0, config)
-    return RankedSearch(graph, source, Trials(), model.online, clock, Interrupt())
 
 
 @pytest.fixture(scope="module")
@@ -281,11 +249,11 @@ def test_a_plan_holds_what_tvm_accepts_and_nothing_twice(tvm, scorer, monkeypatc
             result = tvm.auto_scheduler.measure.MeasureResult
             return [result([1e-3 / (1 + len(measured))], 0, "", 0.1, 0) for _ in inputs]
 
-        search = planned_search(tvm, task, model, measure, PlannerConfig(256, 2))
+        search = PlannedSearch(tvm, task, model, measure, 0, PlannerConfig(256, 2))
         # The draws of the first round tell that the model, here, is no better.
         with pytest.warns(TrustWarning):
             rounds = [search.round(8) for _ in range(2)]
-        assert [len(found.latencies) for found in rounds] == [8, 8]
+        assert [len(found.inputs) for found in rounds] == [8, 8]
         assert model.online.trusted(task.workload_key) is False
         assert len({str(item.state) for item in measured}) == 16
         for found in rounds:
@@ -312,7 +280,7 @@ def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task, mo
         result = tvm.auto_scheduler.measure.MeasureResult
         return [result([1e-3 * (1 + at / 1000)], 0, "", 0.1, 0) for at in place.tolist()]
 
-    search = planned_search(tvm, task, model, measure, PlannerConfig(256, 2))
+    search = PlannedSearch(tvm, task, model, measure, 0, PlannerConfig(256, 2))
     search.round(8)
     assert model.online.scorer_of(task.workload_key) is scorer
     with pytest.warns(TrustWarning, match="that for cpu-x86-zen5 is tried"):
@@ -320,7 +288,7 @@ def test_a_plan_begins_anew_with_the_model_that_takes_over(tvm, scorer, task, mo
     assert model.online.scorer_of(task.workload_key) is other
     first, second = batches
     assert not set(first) & set(second)
-    sampled = search.source.space.sample(many=True)
+    sampled = search.space.sample(many=True)
     typical = np.median(other.rank_schedules(graph, sampled).score)
     assert np.median(other.rank_schedules(graph, second).score) > typical
 

@@ -99,15 +99,19 @@ class SketchSpace:
         Raises:
             WorkloadError: Ansor cannot sample the task.
         """
-        from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
-
         policy = self._many if many else self._few
         try:
             sampled = list(policy.sample_initial_population())
         except self._error as error:
             key = str(self._task.workload_key)[:80]
             raise WorkloadError(f"{key}: Ansor cannot sample it ({last_line(error)})") from error
-        return schedules_of_states(self._task, sampled)
+        return self.schedules(sampled)
+
+    def schedules(self, states: Sequence[Any]) -> list[tuple[Step, ...]]:
+        """Returns the schedules of states."""
+        from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
+
+        return schedules_of_states(self._task, states)
 
     def check(self, schedule: tuple[Step, ...]) -> tuple[Any | None, str]:
         """Returns the `MeasureInput` of a schedule with its bounds, and its loop nest as text."""
