@@ -58,9 +58,10 @@ class Checkpoint(NamedTuple):
         card: The whole model card.
         unknown_kinds: Step kinds of this version that the model was not trained with.
 
-    >>> checkpoint = load_checkpoint(find_checkpoint("cpu-x86-2core-fast"))
-    >>> checkpoint.hardware.name, checkpoint.config.members, checkpoint.unknown_kinds
-    ('cpu-x86-2core', 1, frozenset())
+    Examples:
+        >>> checkpoint = load_checkpoint(find_checkpoint("cpu-x86-2core-fast"))
+        >>> checkpoint.hardware.name, checkpoint.config.members, checkpoint.unknown_kinds
+        ('cpu-x86-2core', 1, frozenset())
     """
 
     model: Ensemble

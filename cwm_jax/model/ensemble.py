@@ -47,9 +47,10 @@ class Ensemble:
         graphdef: The architecture.
         state: The stacked parameters.
 
-    >>> ensemble = Ensemble.create(ModelConfig(members=2), seed=0)
-    >>> len(ensemble), ensemble.parameter_count > 300_000
-    (2, True)
+    Examples:
+        >>> ensemble = Ensemble.create(ModelConfig(members=2), seed=0)
+        >>> len(ensemble), ensemble.parameter_count > 300_000
+        (2, True)
     """
 
     graphdef: Any

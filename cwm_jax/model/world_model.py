@@ -42,8 +42,9 @@ class ModelConfig:
         message_rounds: Rounds of message passing along the compute graph. 1 to 3.
         members: Models of the ensemble. 1 to 8.
 
-    >>> ModelConfig(members=1).latent_width
-    48
+    Examples:
+        >>> ModelConfig(members=1).latent_width
+        48
     """
 
     latent_width: int = 48

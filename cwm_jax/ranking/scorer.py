@@ -155,12 +155,13 @@ class Scorer:
         engines: Search engines whose steps the model was trained on.
         unknown_kinds: Step kinds that the model was not trained with; ranking one warns, once.
 
-    >>> from cwm_jax.records.graph import shape_only_graph
-    >>> from cwm_jax.records.steps import Step
-    >>> scorer = Scorer.load("cpu-x86-2core-fast")
-    >>> schedules = [(Step("SP", (2, 0, 64, (factor,), 1)),) for factor in (1, 8)]
-    >>> scorer.rank_schedules(shape_only_graph('["matmul", 64, 64, 64]'), schedules).score.shape
-    (2,)
+    Examples:
+        >>> from cwm_jax.records.graph import shape_only_graph
+        >>> from cwm_jax.records.steps import Step
+        >>> scorer = Scorer.load("cpu-x86-2core-fast")
+        >>> schedules = [(Step("SP", (2, 0, 64, (factor,), 1)),) for factor in (1, 8)]
+        >>> scorer.rank_schedules(shape_only_graph('["matmul", 64, 64, 64]'), schedules).score.shape
+        (2,)
     """
 
     def __init__(

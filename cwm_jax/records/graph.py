@@ -107,9 +107,10 @@ class Stage:
 class ComputeGraph:
     """Holds the compute graph of a workload: its stages, in the order of Ansor's stage ids.
 
-    >>> graphs = load_graphs("tests/data/measured.jsonl.gz")
-    >>> [stage.kind for stage in graphs['["matmul", 128, 128, 128, "float32"]'].stages]
-    ['placeholder', 'placeholder', 'compute']
+    Examples:
+        >>> graphs = load_graphs("tests/data/measured.jsonl.gz")
+        >>> [stage.kind for stage in graphs['["matmul", 128, 128, 128, "float32"]'].stages]
+        ['placeholder', 'placeholder', 'compute']
 
     Attributes:
         workload_key: Ansor's workload key.

@@ -49,9 +49,10 @@ def load_records(
 ) -> list[Record]:
     """Reads the tuning records of logs into memory, in the order of the logs.
 
-    >>> records = load_records("tests/data/measured.jsonl.gz", valid_only=True)
-    >>> records[0].engine, records[0].steps[0].kind, records[0].latency < 1
-    ('ansor', 'CHW', True)
+    Examples:
+        >>> records = load_records("tests/data/measured.jsonl.gz", valid_only=True)
+        >>> records[0].engine, records[0].steps[0].kind, records[0].latency < 1
+        ('ansor', 'CHW', True)
 
     Args:
         paths: Logs, gzip'd or plain, and folders of MetaSchedule's databases.

@@ -20,8 +20,9 @@ def latency_of_costs(costs: Sequence[float]) -> float:
     It is infinity, as for a failed measurement, where there are none, or where one of them is
     impossible: zero, negative, infinite or not a number.
 
-    >>> latency_of_costs([0.5, 1.5]), latency_of_costs([]), latency_of_costs([0.0, 1.0])
-    (1.0, inf, inf)
+    Examples:
+        >>> latency_of_costs([0.5, 1.5]), latency_of_costs([]), latency_of_costs([0.0, 1.0])
+        (1.0, inf, inf)
     """
     low, high = PLAUSIBLE_SECONDS
     known = bool(costs) and all(low <= cost <= high for cost in costs)
@@ -46,10 +47,11 @@ class TaskDetails:
 class Record:
     """Holds one tuning record: a schedule of a workload and its measured latencies.
 
-    >>> details = TaskDetails(None, ())
-    >>> record = Record('["f", 8]', "llvm", details, (), (0.001, 0.003), 0, 1.0, 0, "v0.6")
-    >>> record.valid, record.latency
-    (True, 0.002)
+    Examples:
+        >>> details = TaskDetails(None, ())
+        >>> record = Record('["f", 8]', "llvm", details, (), (0.001, 0.003), 0, 1.0, 0, "v0.6")
+        >>> record.valid, record.latency
+        (True, 0.002)
 
     Attributes:
         workload_key: Names the workload; records of one key are comparable.

@@ -39,9 +39,10 @@ class Role(enum.Enum):
 class Step(NamedTuple):
     """Holds one transformation of a schedule, such as a split or a compute-at.
 
-    >>> split = Step("SP", (2, 0, 64, (4, 8), 1))  # loop 0 of stage 2, of extent 64, by 4 and 8
-    >>> {field.name: value for field, value in fields_of(split.kind, split.fields)}["factors"]
-    (4, 8)
+    Examples:
+        >>> split = Step("SP", (2, 0, 64, (4, 8), 1))  # loop 0 of stage 2, of extent 64, by 4 and 8
+        >>> {field.name: value for field, value in fields_of(split.kind, split.fields)}["factors"]
+        (4, 8)
 
     Attributes:
         kind: A key of `STEPS`.
@@ -128,8 +129,9 @@ def fields_of(kind: str, values: Sequence[Value]) -> Iterator[tuple[Field, Value
     Raises:
         ValueError: There are more or fewer values than fields.
 
-    >>> [field.name for field, _ in fields_of("CA", (3, 4, 1))]
-    ['stage', 'target_stage', 'target_iterator']
+    Examples:
+        >>> [field.name for field, _ in fields_of("CA", (3, 4, 1))]
+        ['stage', 'target_stage', 'target_iterator']
     """
     return zip(STEPS[kind], values, strict=True)
 
@@ -191,9 +193,10 @@ def split_tag(kind: str, value: int | str) -> tuple[int, int]:
         The tag's position in `TAGS` (`<other>` if unknown) and the number that it carries, as
         in `auto_unroll_max_step$64`, or 0.
 
-    >>> at, number = split_tag("PR", "auto_unroll_max_step$64")
-    >>> TAGS[at], number
-    ('auto_unroll_max_step', 64)
+    Examples:
+        >>> at, number = split_tag("PR", "auto_unroll_max_step$64")
+        >>> TAGS[at], number
+        ('auto_unroll_max_step', 64)
     """
     number = 0
     if kind == "AN":

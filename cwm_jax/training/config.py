@@ -23,8 +23,9 @@ class TrainingConfig:
         test: Share of the workloads that are held out for the model card's metrics.
         precision: Precision in which the model computes; parameters and losses are float32.
 
-    >>> TrainingConfig(epochs=3).learning_rate
-    0.004
+    Examples:
+        >>> TrainingConfig(epochs=3).learning_rate
+        0.004
     """
 
     seed: int = 0
