@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Uses the wheel and the sdist as a new user does: plain pip, fresh environments, a folder outside
-# the repository, every Python of 3.11 and later that is installed.
+# the repository, the newest Python of 3.11 and later that is installed; the oldest has the lower
+# bounds.
 #
-#     tools/check_wheel.sh [--with-torch]
+#     tools/check_wheel.sh [--all | --with-torch]
 #
-# --with-torch installs the extra `ansor` whole; without it bitblas comes without its dependencies,
-# as docs/installation.md says, which saves 6 GB of PyTorch and CUDA.
+# --all, before a release: every Python that is installed. --with-torch: the same, and the extra
+# `ansor` whole; without it bitblas comes without its dependencies, as docs/installation.md says,
+# which saves 6 GB of PyTorch and CUDA.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 uv=${UV:-uv}
@@ -90,7 +92,10 @@ lowest() { # PYTHON WHEEL: the lower bounds of all direct dependencies
   searches "$folder" ansor "$work/ansor.py"
 }
 
-[ "${1:-}" = --with-torch ] && with_torch=yes
+case "${1:-}" in
+  --with-torch) all=yes with_torch=yes ;;
+  --all) all=yes ;;
+esac
 # pyenv's own installations are asked for, too: a shim is on PATH that may refuse to run.
 pythons=()
 for minor in $(seq 11 20); do
@@ -118,11 +123,13 @@ finish() { # NAME...: waits for these
 }
 
 newest=${pythons[-1]}
-for python in "${pythons[@]}"; do
+tried=("$newest")
+[ -n "${all:-}" ] && tried=("${pythons[@]}")
+for python in "${tried[@]}"; do
   version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
   package=$wheel
   [ "$python" = "$newest" ] && package=$sdist
-  start "plain-$version" plain "$python" "$package"
+  start "plain-$version" plain "$python" "$wheel"
   start "ansor-$version" ansor "$python" "$package"
   finish "plain-$version" "ansor-$version"
 done

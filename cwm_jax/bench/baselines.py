@@ -75,7 +75,7 @@ class Gru(nnx.Module):
 
 
 def attend(projected: Float[Array, "candidate step triple"], heads: int, live: Live) -> Steps:
-    """Multi-head attention of steps to live steps.
+    """Lets each step attend to the live steps, by several heads.
 
     Args:
         projected: Query, key and value of each step, side by side.
@@ -156,7 +156,7 @@ class SequenceModel(nnx.Module):
 
     @property
     def values_layer(self) -> nnx.Linear:
-        """The layer that reads the steps' values."""
+        """Returns the layer that reads the steps' values."""
         return self.step.values
 
     def rank(
@@ -244,7 +244,7 @@ class TensetMlp(nnx.Module):
 
     @property
     def values_layer(self) -> nnx.Linear:
-        """The layer that reads the steps' values."""
+        """Returns the layer that reads the steps' values."""
         return self.first
 
     def rank(
@@ -275,7 +275,7 @@ class Tlp(nnx.Module):
 
     @property
     def values_layer(self) -> nnx.Linear:
-        """The layer that reads the steps' values."""
+        """Returns the layer that reads the steps' values."""
         return self.first
 
     def rank(

@@ -18,12 +18,12 @@ Matrix = Float[np.ndarray, "candidate feature"]
 
 
 def first_best(latencies: Vector, trials: int) -> float:
-    """Best latency among the first `trials` of a history: what the recorded search had then."""
+    """Returns the best latency among the first `trials` of a recorded search."""
     return float(latencies[:trials].min())
 
 
 def chosen_best(scores: Vector, latencies: Vector, trials: int) -> float:
-    """Best latency among the `trials` best-scored candidates, chosen all at once."""
+    """Returns the best latency among the `trials` best-scored candidates, chosen all at once."""
     return float(latencies[np.argsort(-scores, kind="stable")[:trials]].min())
 
 
@@ -35,7 +35,7 @@ def adapted_best(
     round_size: int,
     config: AdaptationConfig,
 ) -> float:
-    """Best latency among `trials` candidates chosen in rounds, the model adapting between them.
+    """Returns the best latency among `trials` candidates chosen in rounds by a model that adapts.
 
     Args:
         scores: Pretrained scores.
@@ -66,12 +66,12 @@ def replay_summary(
     trials: int = 64,
     round_size: int = 16,
 ) -> dict[str, float]:
-    """Geometric means over the histories of at least twice so many trials; empty without any.
+    """Returns geometric means over the histories of at least twice as many trials.
 
     Args:
         scores: By workload, in the order of the history.
-        features: Likewise, of a model that adapts.
-        latencies: Seconds, likewise.
+        features: Features of each candidate for a model that adapts, by history.
+        latencies: Latency of each candidate in seconds, by history.
         trials: Measurements that each workload may spend.
         round_size: Of a model that adapts.
 

@@ -214,7 +214,7 @@ def _shuffle_steps(corpus: Corpus, key: str) -> WorkloadData:
 
 
 def _raw_steps(corpus: Corpus, key: str) -> WorkloadData:
-    """Keeps what a step says itself, and leaves out what replaying the schedule tells of it."""
+    """Keeps the fields of a step, and leaves out what replaying the schedule adds."""
     workload = corpus.dataset[key]
     own = np.zeros(STEP_WIDTH, np.float32)
     own[[COLUMNS[name] for name in STATED]] = 1

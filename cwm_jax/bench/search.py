@@ -39,7 +39,7 @@ class SearchRun:
 
     @property
     def name(self) -> str:
-        """File name stem of the run's log and results."""
+        """Returns the stem of the run's files."""
         what = re.sub(r"[:#]", "-", self.workload).replace(",", "x")
         return f"{what}-{self.variant}-{self.seed}-{self.trials}"
 

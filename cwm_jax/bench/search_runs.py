@@ -330,7 +330,7 @@ def _read_run(folder: Path, stem: str, winners: Path) -> Run:
     result = _json(file, 1, file.read_bytes())
     log = _log_of(folder, stem, result)
     if not log.exists():
-        raise CorpusError(f"{log}: is missing, {file} tells of it")
+        raise CorpusError(f"{log}: is missing, but {file} names it")
     records = load_records(log, summary=LogSummary())
     trials = int(result["trials"])
     stops = [(n, 1) for n in STOPS] if trials <= STOPS[-1] else [(trials, _LONG_RUN_WINNERS)]

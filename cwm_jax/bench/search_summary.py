@@ -37,12 +37,12 @@ class Found:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Geometric mean; NaN of nothing."""
+    """Returns the geometric mean; NaN of no values."""
     return math.exp(statistics.fmean(map(math.log, values))) if values else math.nan
 
 
 def geometric_interval(by_workload: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of a geometric mean; workloads are drawn whole.
+    """Returns the 95 % bootstrap interval of a geometric mean; workloads are resampled whole.
 
     Args:
         by_workload: Ratios of each workload's seeds.
@@ -106,7 +106,7 @@ def captured_headroom(
     trials: int,
     optimum: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
-    """How much of what a long search gains over a short one `variant` has after the short one.
+    """Returns the share of a long search's gain that `variant` reaches with a short one's trials.
 
     `log(short / ours) / log(short / long)`, both searches by `reference`; logarithms are summed
     over workloads and seeds, so that a workload with nothing to gain decides nothing.
@@ -144,14 +144,14 @@ def captured_headroom(
 
 
 def round_seconds_ratio(found: Sequence[Found], variant: str, reference: str) -> float:
-    """Median over pairs of search and model seconds a round, `variant` over `reference`."""
+    """Returns the median ratio of search and model seconds a round, `variant` over `reference`."""
     at = {(f.workload, f.seed, f.variant): f.round_seconds for f in found}
     ratios = [ours / theirs for _, ours, theirs in _pairs(at, variant, reference)]
     return statistics.median(ratios) if ratios else math.nan
 
 
 def scored_ratio(curves: Sequence[Mapping[str, Any]], variant: str, reference: str) -> float | None:
-    """Median over pairs of searches: candidates scored per second over the reference's.
+    """Returns the median ratio of candidates scored per second, over the reference's.
 
     Args:
         curves: `workload`, `seed`, `variant` and `predicted_per_second` of each search.
@@ -159,7 +159,7 @@ def scored_ratio(curves: Sequence[Mapping[str, Any]], variant: str, reference: s
         reference: With what.
 
     Returns:
-        The ratio, None where no pair tells.
+        The ratio; None if no pair has both figures.
     """
     rates = {(c["workload"], c["seed"], c["variant"]): c["predicted_per_second"] for c in curves}
     pairs = _pairs(rates, variant, reference)
@@ -201,13 +201,13 @@ def pace(curves: Sequence[Mapping[str, Any]], variant: str, reference: str) -> P
 
 
 def _is_resumed(curve: Mapping[str, Any]) -> bool:
-    """Whether its first rounds are told as one, which then is larger than the others."""
+    """Whether the first rounds are reported as one, larger than the others."""
     rounds = curve["round_trials"]
     return rounds[0] > max(np.diff(rounds), default=rounds[0])
 
 
 def best_so_far(latencies: Sequence[float | None]) -> list[float]:
-    """Best latency after each trial; infinity, or None in a file, stands for a failure."""
+    """Returns the best latency after each trial; a failure is infinity, or None in a file."""
     best, curve = math.inf, []
     for latency in latencies:
         best = min(best, math.inf if latency is None else latency)
@@ -224,11 +224,11 @@ def round_seconds(rounds: Sequence[Mapping[str, float]]) -> float:
     )
 
 
-def curve_of(told: Mapping[str, Any], scale: float) -> dict[str, Any]:
+def curve_of(result: Mapping[str, Any], scale: float) -> dict[str, Any]:
     """Returns how a search went.
 
     Args:
-        told: By `cwm tune`.
+        result: JSON of `cwm tune`.
         scale: By what its latencies are multiplied.
 
     Returns:
@@ -236,11 +236,11 @@ def curve_of(told: Mapping[str, Any], scale: float) -> dict[str, Any]:
         the end of each round the trials, `round_trials`, and the seconds, `round_ends`; and
         `predicted_per_second` (None where the engine does not tell).
     """
-    best = [scale * latency for latency in best_so_far(told["latencies"])]
+    best = [scale * latency for latency in best_so_far(result["latencies"])]
     return {
         "best": [latency if math.isfinite(latency) else None for latency in best],
-        **_clock(told),
-        "predicted_per_second": _predicted_per_second(told["rounds"]),
+        **_clock(result),
+        "predicted_per_second": _predicted_per_second(result["rounds"]),
     }
 
 
@@ -251,11 +251,11 @@ def _predicted_per_second(rounds: Sequence[Mapping[str, float]]) -> float | None
     return sum(done["predicted"] for done in later) / seconds if later else None
 
 
-def _clock(told: Mapping[str, Any]) -> dict[str, list[float]]:
+def _clock(result: Mapping[str, Any]) -> dict[str, list[float]]:
     phases = ("search_seconds", "model_seconds", "measure_seconds")
-    seconds = np.cumsum([sum(done[phase] for phase in phases) for done in told["rounds"]])
+    seconds = np.cumsum([sum(done[phase] for phase in phases) for done in result["rounds"]])
     return {
-        "round_trials": [done["trials"] for done in told["rounds"]],
+        "round_trials": [done["trials"] for done in result["rounds"]],
         "round_ends": [round(float(end), 3) for end in seconds],
     }
 
@@ -267,7 +267,7 @@ def summarise(
     optimum: Mapping[tuple[str, int], float],
     rival: str,
 ) -> dict[str, Any]:
-    """Each variant against the rival: speed-ups, headroom, time a round.
+    """Compares each variant with the rival: speed-ups, headroom, time a round.
 
     Args:
         found: What all searches found.

@@ -59,7 +59,7 @@ def measure_throughput(
     """Times the predictions of the world model and its rival of the same candidates, in turn.
 
     Args:
-        prepare: As `cwm_jax.tuning.engine.ScoringCalls` has it.
+        prepare: By model, what scores so many candidates (`cwm_jax.tuning.engine.ScoringCalls`).
         batches: Batch sizes.
         repeats: Timed calls of each model at each size, after one that is not timed.
     """

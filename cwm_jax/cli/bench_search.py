@@ -81,7 +81,7 @@ def add_search_parser(kinds: Any) -> None:
         nargs="*",
         default=[],
         metavar="WORKLOAD",
-        help="workloads whose headroom is told by a long search with XGBoost, each program "
+        help="workloads whose headroom is measured by a long search with XGBoost, each program "
         f"measured once; the best {_REFERENCE_BEST} are measured again with the winners",
     )
     search.add_argument("--reference-trials", type=positive, default=1000)
@@ -141,14 +141,14 @@ class _Measured:
 
     Attributes:
         folders: Where each search is kept.
-        told: What `cwm tune` told of each.
+        results: JSON of `cwm tune` for each.
         stops: After so many trials.
         latencies: Of the winners, by folder and winner's name, round by round.
         scales: What brings a search's latencies to the level of its winners'.
     """
 
     folders: "Mapping[SearchRun, Path]"
-    told: "Mapping[SearchRun, dict[str, Any]]"
+    results: "Mapping[SearchRun, dict[str, Any]]"
     stops: Sequence[_Stop]
     latencies: Mapping[tuple[Path, str], list[float]]
     scales: "Mapping[SearchRun, float]"
@@ -204,9 +204,9 @@ def run_search_benchmark(options: argparse.Namespace) -> int:
         {
             **dataclasses.asdict(run),
             "folder": folders[run].name,
-            **curve_of(told, measured.scales[run]),
+            **curve_of(results, measured.scales[run]),
         }
-        for run, told in measured.told.items()
+        for run, results in measured.results.items()
     ]
     of_pairs = {
         (run.workload, run.seed): optimum[folder, run.workload]
@@ -268,7 +268,7 @@ def _run_all(
     columns = BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     kept = f"finished searches and rounds are in {options.out}, the same command goes on"
     with note_kept(lambda: kept), open_progress(console, *columns) as progress:
-        told = _search(folders, engine, checkpoint, options, progress)
+        results = _search(folders, engine, checkpoint, options, progress)
         stops = [
             _Stop(run, trials, best_candidates(loaded, logs[run], trials, count))
             for run in folders
@@ -283,7 +283,7 @@ def _run_all(
         run: to_winners_level(loaded.records_file(logs[run]), folder / WINNERS_FILE)
         for run, folder in folders.items()
     }
-    return _Measured(folders, told, stops, latencies, scales)
+    return _Measured(folders, results, stops, latencies, scales)
 
 
 def _findings(measured: _Measured, options: argparse.Namespace) -> _Findings:
@@ -297,7 +297,7 @@ def _findings(measured: _Measured, options: argparse.Namespace) -> _Findings:
         )
         latency = statistics.median(rounds)
         if _is_compared(run, options):
-            seconds = round_seconds(measured.told[run]["rounds"])
+            seconds = round_seconds(measured.results[run]["rounds"])
             findings.found.append(
                 Found(run.workload, run.variant, run.seed, stop.trials, latency, seconds)
             )
@@ -328,18 +328,18 @@ def _search(
     options: argparse.Namespace,
     progress: Progress,
 ) -> "dict[SearchRun, dict[str, Any]]":
-    """Runs what is not finished; returns what `cwm tune` told of each search."""
+    """Runs what is not finished; returns the JSON of `cwm tune` for each."""
     from cwm_jax.bench.search import run_search
 
     bar = progress.add_task("searching", total=len(folders))
     corpus = options.corpus or engine.corpus or Path()
-    told: dict[SearchRun, dict[str, Any]] = {}
+    results: dict[SearchRun, dict[str, Any]] = {}
     for run, folder in folders.items():
         progress.update(bar, description=run.name)
         every = options.reference_every if _is_compared(run, options) else None
-        told[run] = run_search(run, engine, checkpoint, corpus, folder, every)
+        results[run] = run_search(run, engine, checkpoint, corpus, folder, every)
         progress.advance(bar)
-    return told
+    return results
 
 
 def _measure(

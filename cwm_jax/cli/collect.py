@@ -63,7 +63,7 @@ def add_parser(commands: Any) -> None:
         "--workloads",
         nargs="*",
         metavar="WORKLOAD",
-        help="operators, likewise, named as for cwm tune",
+        help="operators to measure, named as for cwm tune",
     )
     parser.add_argument(
         "--records", type=positive, default=32, help="records of each workload (default: 32)"

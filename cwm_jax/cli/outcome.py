@@ -37,7 +37,7 @@ def say_none_succeeded(console: Console, result: "TuningResult") -> None:
 
 
 def runs_reference(options: argparse.Namespace, target: str) -> bool:
-    """Whether `--reference-every` could be given for a target."""
+    """Returns whether `--reference-every` can be given for a target."""
     return "llvm" in target and not options.rpc
 
 

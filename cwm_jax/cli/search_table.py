@@ -1,4 +1,4 @@
-"""What `cwm bench search` tells of its searches."""
+"""Prints the tables of `cwm bench search`."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -42,8 +42,8 @@ def print_table(
             cells.append(" ".join(f"{latency:.3f}" for latency in at))
         table.add_row(workload, *cells)
     console.print(table)
-    for variant, told in summary.items():
-        for trials, speedup in told["speedup"].items():
+    for variant, figures in summary.items():
+        for trials, speedup in figures["speedup"].items():
             if speedup["pairs"]:
                 low, high = speedup["interval"]
                 say(
@@ -52,10 +52,11 @@ def print_table(
                     f"{speedup['geomean']:.3f} (95 % {low:.3f} to {high:.3f}), worst workload "
                     f"{speedup['worst']:.3f}, {speedup['pairs']} pairs",
                 )
-        if told["headroom"]["workloads"]:
+        if figures["headroom"]["workloads"]:
             say(
                 console,
-                f"{variant}: {told['headroom']['captured']:.0%} of a headroom of "
-                f"{told['headroom']['headroom']:.3f}, {told['headroom']['workloads']} workloads",
+                f"{variant}: {figures['headroom']['captured']:.0%} of a headroom of "
+                f"{figures['headroom']['headroom']:.3f}, "
+                f"{figures['headroom']['workloads']} workloads",
             )
-        say(console, f"{variant}: round time {told['round_seconds_ratio']:.3f} of {rival}'s")
+        say(console, f"{variant}: round time {figures['round_seconds_ratio']:.3f} of {rival}'s")

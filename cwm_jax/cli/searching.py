@@ -74,7 +74,7 @@ def shown_search(
         console: To draw on.
         trials: Candidates to measure in all.
         place: Log or folder of the search.
-        what: The latency that is told.
+        what: Names the latency that is shown.
         earlier: Candidates that are measured already.
 
     Yields:

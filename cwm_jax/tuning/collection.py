@@ -114,7 +114,7 @@ class Drawn(NamedTuple):
 
 
 class Collector(Protocol):
-    """What is an engine's own in collecting."""
+    """Draws, rebuilds and keeps the candidates of a corpus, for one engine."""
 
     def graph(self, task: CorpusTask) -> ComputeGraph:
         """Returns the program of a task."""

@@ -40,37 +40,37 @@ class Corpus:
 
     @property
     def machine(self) -> Path:
-        """What the corpus was measured on."""
+        """Returns the file that names the machine."""
         return self.folder / NOTE
 
     @property
     def tasks(self) -> Path:
-        """Its workloads."""
+        """Returns the file of its workloads."""
         return self.folder / "tasks.jsonl.gz"
 
     @property
     def records(self) -> Path:
-        """Its measurements."""
+        """Returns the file of its measurements."""
         return self.folder / "records.jsonl.gz"
 
     @property
     def graphs(self) -> Path:
-        """Its compute graphs."""
+        """Returns the file of its compute graphs."""
         return self.folder / "records.programs.jsonl.gz"
 
     @property
     def reference(self) -> Path:
-        """Runs of the reference program."""
+        """Returns the file of the reference program's runs."""
         return self.folder / "reference.jsonl"
 
     @property
     def remeasured(self) -> Path:
-        """Records measured once more."""
+        """Returns the file of records that were measured once more."""
         return self.folder / "remeasured.jsonl.gz"
 
     @property
     def traces(self) -> Path:
-        """MetaSchedule's form of the records."""
+        """Returns the file of MetaSchedule's traces."""
         return self.folder / "traces.jsonl.gz"
 
 

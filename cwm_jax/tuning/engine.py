@@ -114,7 +114,7 @@ class Session(Protocol):
 
     @property
     def earlier(self) -> Sequence[Sequence[Record]]:
-        """Of each task, the records that were there already."""
+        """Returns the earlier records of each task."""
         ...
 
     def search(self, task: int) -> TaskSearch:

@@ -46,12 +46,12 @@ class TuningResult:
 
     @property
     def best_latency(self) -> float:
-        """Latency of the fastest program in seconds, the mean of its measurements."""
+        """Returns the latency of the fastest program in seconds, the mean of its measurements."""
         return self.best.latency if self.best else math.inf
 
     @property
     def curve(self) -> tuple[float, ...]:
-        """Best latency in seconds after each trial; infinity while none has succeeded."""
+        """Returns the best latency in seconds after each trial; infinity before any succeeded."""
         best = math.inf
         found = []
         for latency in self.latencies:

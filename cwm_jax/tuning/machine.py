@@ -98,7 +98,7 @@ def cpu_model() -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What a figure must name: CPU, cores, system, versions."""
+    """Returns what every figure must name: CPU, cores, system, versions."""
     names = ("jax", "flax", "numpy", "xgboost", "bitblas")
     return {
         "cpu": cpu_model(),

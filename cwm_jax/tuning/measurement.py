@@ -246,11 +246,11 @@ def kept_in(
     Args:
         file: JSON lines, made by the first run.
         device: As for `SteadyMeasurer`; so the rest.
-        config: Likewise.
-        wait: Likewise.
+        config: Settings.
+        wait: Called with the seconds to let an unsteady machine settle.
 
     Raises:
-        CorpusError: Likewise.
+        CorpusError: The machine did not become steady.
     """
     note = partial(append_reference, file)
     return SteadyMeasurer(device, config, read_reference(file), wait, note)

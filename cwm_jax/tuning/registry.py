@@ -63,7 +63,7 @@ class EngineDescription:
 
     @property
     def rival(self) -> str:
-        """The cost model that the world model is compared with."""
+        """Returns the cost model that the world model is compared with."""
         return next(name for name in self.cost_models if name != "world-model")
 
     @property

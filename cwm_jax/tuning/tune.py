@@ -38,7 +38,8 @@ class NetworkResult:
         tuning: Trials and latencies of the tasks.
         latencies: Seconds of one inference of the compiled network, one entry a measurement;
             empty if no trial succeeded.
-        library: The compiled network, an object with `export_library(path)`; None likewise.
+        library: The compiled network, an object with `export_library(path)`; None
+            if no trial succeeded.
         place: The log or folder that holds all trials.
     """
 
@@ -52,12 +53,12 @@ class NetworkResult:
 
     @property
     def best_latency(self) -> float:
-        """Median latency of one inference in seconds."""
+        """Returns the median latency of one inference in seconds."""
         return statistics.median(self.latencies)
 
     @property
     def curve(self) -> tuple[float, ...]:
-        """Estimated latency of the network in seconds after each round."""
+        """Returns the estimated latency of the network in seconds after each round."""
         return tuple(done.best_latency for done in self.tuning.rounds)
 
 
@@ -340,7 +341,7 @@ def check_place(place: Path, *, resume: bool) -> None:
 
 
 def holds_trials(place: Path) -> bool:
-    """Whether a log, or a folder, holds more than a search that was stopped at once leaves."""
+    """Returns whether a log or folder holds more than a search that was stopped at once leaves."""
     if not place.is_dir():
         return place.exists()
     begun = {WORKLOADS_FILE, RECORDS_FILE, "records.programs.jsonl"}

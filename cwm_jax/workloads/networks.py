@@ -351,5 +351,5 @@ def networks_help() -> str:
 
 
 def is_users_own(text: str) -> bool:
-    """Whether a network is a user's, and not built in."""
+    """Returns whether a network is a user's own, and not built in."""
     return text.partition(":")[0].endswith(".py") or text.endswith(".onnx")

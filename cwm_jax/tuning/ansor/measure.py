@@ -74,7 +74,7 @@ def connect(tvm: Any, tracker: Tracker) -> Any:
 
 
 def device_lost(results: Sequence[Any]) -> bool:
-    """Whether a round failed as a whole the way it does when the device goes away."""
+    """Returns whether a round failed as a whole, as it does when the device goes away."""
     lost = (_COMPILE_DEVICE, _RUNTIME_DEVICE, _RUN_TIMEOUT)
     return len(results) > 0 and all(int(result.error_no) in lost for result in results)
 

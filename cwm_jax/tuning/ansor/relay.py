@@ -186,7 +186,7 @@ def load_network(tvm: Any, text: str, seed: int = 0) -> NetworkSource:
 
     Args:
         tvm: A TVM with Relay.
-        text: As `networks_help` lists.
+        text: A built-in network's name, `FILE.py:FUNCTION`, or `FILE.onnx`.
         seed: Of a built-in network's weights.
 
     Raises:
@@ -303,7 +303,7 @@ def time_network(
 
     Args:
         tvm: A TVM with Ansor.
-        library: As `compile_network` returns it.
+        library: The compiled network (`compile_network`).
         target: `tvm.target.Target`.
         inputs: By name.
         repeats: How often to measure; each measurement runs for at least 0.5 s.

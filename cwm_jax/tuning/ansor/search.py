@@ -244,7 +244,7 @@ class _EvolutionarySearch:
         """Lets TVM search and measure; an interrupted round leaves no trace in the log.
 
         Ctrl-C on a terminal also kills the programs being built and run, which would go into the
-        log as failures of theirs.
+        log as failed candidates.
         """
         self._clock.calls.clear()
         before, started = _size(self._log), time.perf_counter()

@@ -131,7 +131,7 @@ def time_executable(
 
     Args:
         tvm: A TVM with MetaSchedule.
-        executable: As `compile_network` returns it.
+        executable: The compiled network (`compile_network`).
         target: TVM target.
         arguments: Of `main`, in order.
         repeats: How often to measure; each measurement runs for at least 0.5 s.

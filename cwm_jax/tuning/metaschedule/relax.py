@@ -238,7 +238,7 @@ def extract_modules(tvm: Any, module: Any, target: Any) -> list[tuple[Any, int]]
 
     Args:
         tvm: A TVM with Relax.
-        module: As `relax_module` returns it.
+        module: The network (`relax_module`).
         target: `tvm.target.Target`.
     """
     integration = tvm.s_tir.meta_schedule.relax_integration
@@ -264,8 +264,8 @@ def load_relax_network(tvm: Any, text: str, target: Any | None = None) -> RelaxS
 
     Args:
         tvm: A TVM with Relax.
-        text: As `network_sources.networks_help` lists.
-        target: As for `relax_networks.prepare_module`.
+        text: A built-in network's name, `FILE.py:FUNCTION`, or `FILE.onnx`.
+        target: TVM target (`prepare_module`).
 
     Raises:
         WorkloadError: There is no such network, it cannot be imported, or a shape is not fixed.

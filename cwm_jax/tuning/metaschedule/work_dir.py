@@ -328,7 +328,7 @@ def _told_apart(target: dict[str, Any]) -> dict[str, Any]:
 
 
 def _identity(record: Record) -> tuple[str, tuple[float, ...]]:
-    """What tells trials apart: a trace may mean other steps to another version of this package."""
+    """Returns what identifies a trial; how its trace is read may change with the version."""
     return record.workload_key, record.costs
 
 

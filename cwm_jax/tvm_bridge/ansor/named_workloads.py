@@ -94,7 +94,7 @@ def _fitting(tvm: Any, tensors: list[Any], records: Sequence[Record]) -> list[in
 
 
 def replays(graph: ComputeGraph, schedule: tuple[Step, ...]) -> bool:
-    """Whether a schedule may be one of a program.
+    """Returns whether a schedule may belong to a compute graph.
 
     It must address every computed stage and none that is not there, and state the extents
     that the loops it splits have. Loops of a stage that is computed at another's are left out,

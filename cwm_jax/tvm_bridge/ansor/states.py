@@ -17,7 +17,7 @@ _UNKNOWN_ERROR = 8
 
 
 def latency_of(result: Any) -> float:
-    """Mean latency in seconds; infinity for a failed measurement."""
+    """Returns the mean latency in seconds; infinity for a failed measurement."""
     if int(result.error_no) != 0:
         return math.inf
     return latency_of_costs([float(cost.value) for cost in result.costs])
@@ -43,7 +43,7 @@ def as_measured(ansor: Any, result: Any) -> Any:
 
 
 def first_error(results: Iterable[Any]) -> str:
-    """What TVM said of the first failure, or ""."""
+    """Returns what TVM said of the first failure, or ""."""
     for result in results:
         if int(result.error_no) != 0:
             lines = str(result.error_msg).strip().splitlines() or ["timed out"]
