@@ -181,6 +181,8 @@ def tune(
     if (workload is None) == (network is None):
         raise CwmError("tune: expected a workload or a network")
     found = find_engine(engine)
+    # Before a model and TVM are loaded, which take seconds.
+    check_settings(found, cost_model, search, pretrain, trials, confirm)
     what = network or (workload if isinstance(workload, str) else "search")
     place = Path(log) if log else new_place(found, what, cost_model)
     check_place(place, resume=resume)
@@ -230,13 +232,12 @@ def configured(
     tasks: int = 1,
     network: str | None = None,
 ) -> TuningConfig:
-    """Returns the settings of a search, with defaults for what is None.
+    """Returns settings that `check_settings` accepts, with defaults for what is None.
 
     Raises:
-        CwmError: The settings contradict each other, or the engine has no such cost model.
+        CwmError: A network has no tasks, or more than trials.
         TargetError: `rpc` names no tracker.
     """
-    check_settings(engine, cost_model, search, pretrain, trials, confirm)
     way: SearchName = search or ("planner" if cost_model == "world-model" else "evolutionary")
     if way not in engine.searches:
         way = engine.searches[0]
