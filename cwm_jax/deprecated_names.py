@@ -9,7 +9,7 @@ MOVED = {
     "cwm_jax.evaluation.metrics": "cwm_jax.ranking.metrics",
     "cwm_jax.model.config": "cwm_jax.model.world_model",
     "cwm_jax.ranking.adaptation": "cwm_jax.ranking.gaussian_process",
-    "cwm_jax.ranking.pairing": "cwm_jax.ranking.suitability",
+    "cwm_jax.ranking.pairing": "cwm_jax.ranking.catalog",
     "cwm_jax.records.program": "cwm_jax.records.graph",
     "cwm_jax.tvm_bridge.ansor.planned_search": "cwm_jax.tuning.ansor.planned_search",
 }

@@ -19,9 +19,9 @@ from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import split_step
 from cwm_jax.features.step_features import Replay, StepFeatures
 from cwm_jax.ranking import task_ranker
+from cwm_jax.ranking.catalog import PairingWarning
 from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.ranking.suitability import PairingWarning
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.search.planner import PlannerConfig
 from cwm_jax.tuning import loop
@@ -29,13 +29,11 @@ from cwm_jax.tuning.ansor.engine import AnsorEngine
 from cwm_jax.tuning.ansor.planned_search import PlannedSearch
 from cwm_jax.tuning.ansor.search import resumable_records
 from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tuning.config import TuningConfig
-from cwm_jax.tuning.measurement import reference_path
+from cwm_jax.tuning.measurement import TuningConfig, reference_path
 from cwm_jax.tuning.reference import append_reference, read_reference
 from cwm_jax.tvm_bridge.ansor import WorldModelCostModel
 from cwm_jax.tvm_bridge.ansor.cost_model import schedules_of_states
-from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
-from cwm_jax.tvm_bridge.ansor.states import as_measured, latency_of
+from cwm_jax.tvm_bridge.ansor.graphs import as_measured, graph_of_task, latency_of
 from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = pytest.mark.long

@@ -23,11 +23,11 @@ from cwm_jax.bench.baselines import (
     tokens_of_stores,
     train_trees,
 )
-from cwm_jax.bench.noise import noise_ceiling, remeasured_ratios
 from cwm_jax.bench.offline_search import adapted_best, chosen_best, replay_summary
+from cwm_jax.bench.repeated_measurements import noise_ceiling, remeasured_ratios
 from cwm_jax.cli.training_data import split_of
 from cwm_jax.errors import CwmError, RecordError
-from cwm_jax.evaluation.calibration import calibrate, pair_probabilities
+from cwm_jax.evaluation.report import calibrate, pair_probabilities
 from cwm_jax.features.batch import encode_schedules
 from cwm_jax.features.graph import encode_graph
 from cwm_jax.model.world_model import to_schedules

@@ -8,10 +8,10 @@ import pyarrow.parquet
 import pytest
 
 from cwm_jax.errors import CwmError
-from cwm_jax.prefetching import prefetched
 from cwm_jax.ranking.bulk import score_logs
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import load_graphs
+from cwm_jax.records.lines import prefetched
 from cwm_jax.records.logs import load_records
 
 

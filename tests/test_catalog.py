@@ -6,7 +6,8 @@ from cwm_jax.errors import CorpusError
 from cwm_jax.features.hardware import Caches, host_caches, load_hardware
 from cwm_jax.model.checkpoint import checkpoints_folder, read_card
 from cwm_jax.ranking import catalog as nearest
-from cwm_jax.ranking.catalog import nearest_checkpoint, shipped_scorers
+from cwm_jax.ranking.catalog import nearest_checkpoint
+from cwm_jax.ranking.task_ranker import shipped_scorers
 from cwm_jax.tuning.machine import machine_identity, note_machine
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cwm_jax.bench.interleaved_timing import speedup, time_in_turn
+from cwm_jax.bench.repeated_measurements import speedup, time_in_turn
 
 
 def test_each_command_runs_once_a_round_and_tells_its_median():

@@ -7,9 +7,8 @@ from cwm_jax import load_records
 from cwm_jax.records.ansor_log import parse_line
 from cwm_jax.records.store_features import STORE_WIDTH
 from cwm_jax.tuning.ansor.tasks import create_task
-from cwm_jax.tvm_bridge.ansor.graphs import graph_of_dag
+from cwm_jax.tvm_bridge.ansor.graphs import extract_stores, graph_of_dag
 from cwm_jax.tvm_bridge.ansor.named_workloads import _variants, rebuild_workload, replays
-from cwm_jax.tvm_bridge.ansor.states import extract_stores
 from cwm_jax.workloads.parse import parse_workload
 
 TARGET = "llvm -mcpu=core-avx2 -num-cores=2"

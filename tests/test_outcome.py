@@ -11,9 +11,8 @@ from cwm_jax.bench.search_summary import Found
 from cwm_jax.cli import evaluate, info
 from cwm_jax.cli.common import open_console, say
 from cwm_jax.cli.main import main
-from cwm_jax.cli.outcome import finish, print_tasks, say_none_succeeded
 from cwm_jax.cli.search_table import print_table
-from cwm_jax.cli.searching import shown_search
+from cwm_jax.cli.searching import finish, print_tasks, say_none_succeeded, shown_search
 from cwm_jax.ranking.metrics import RankingMetrics
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.tuning.engine import Task

@@ -7,7 +7,7 @@ import pyarrow.parquet
 import pytest
 import ray
 
-from cwm_jax.ranking.ray_scoring import score_with_ray
+from cwm_jax.ranking.bulk import score_with_ray
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import graphs_beside, load_graphs
 from cwm_jax.records.logs import load_records

@@ -17,7 +17,7 @@ RECORDED = json.loads((DATA / "scores.json").read_text())
 
 
 @pytest.mark.parametrize("checkpoint", RECORDED)
-@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.suitability.PairingWarning")
+@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.catalog.PairingWarning")
 def test_scores_are_those_recorded(checkpoint):
     recorded = RECORDED[checkpoint]
     log = DATA / recorded["log"]

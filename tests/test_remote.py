@@ -9,10 +9,10 @@ from cwm_jax import load_records
 from cwm_jax.errors import TargetError
 from cwm_jax.tuning.ansor.engine import AnsorEngine
 from cwm_jax.tuning.ansor.targets import host_target
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.engine import RoundResult
 from cwm_jax.tuning.loop import tune_task
-from cwm_jax.tuning.tracker import Tracker, parse_tracker
+from cwm_jax.tuning.machine import Tracker, parse_tracker
+from cwm_jax.tuning.measurement import TuningConfig
 from cwm_jax.workloads.parse import parse_workload
 
 

@@ -7,9 +7,9 @@ import pytest
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
 from cwm_jax.search.confirmation import best_record
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.engine import RoundResult
 from cwm_jax.tuning.loop import search_in_rounds
+from cwm_jax.tuning.measurement import TuningConfig
 
 
 class Space:

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cwm_jax.errors import CorpusError, RecordError, TargetError
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.measurement import (
     MeasureConfig,
     SteadyMeasurer,
+    TuningConfig,
     check_reference,
     kept_in,
     reference_path,

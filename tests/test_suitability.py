@@ -6,8 +6,8 @@ import warnings
 import pytest
 
 from cwm_jax.features.hardware import kind_of_target, load_hardware
+from cwm_jax.ranking.catalog import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.ranking.suitability import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.records.ansor_log import TRANSLATED
 from cwm_jax.records.graph import load_graphs
 from cwm_jax.records.logs import load_records

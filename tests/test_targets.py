@@ -8,7 +8,7 @@ import pytest
 from cwm_jax.errors import TargetError, TvmError
 from cwm_jax.tuning.ansor import targets
 from cwm_jax.tuning.ansor.targets import host_target, llvm_cpu_name, resolve_target
-from cwm_jax.tuning.target_checks import TargetWarning, usable_threads
+from cwm_jax.tuning.machine import TargetWarning, usable_threads
 
 AVX2 = {"avx", "avx2", "fma", "sse4_2"}
 SKYLAKE = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"}

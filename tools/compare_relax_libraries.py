@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cwm_jax.bench.interleaved_timing import speedup, time_in_turn
+from cwm_jax.bench.repeated_measurements import speedup, time_in_turn
 from cwm_jax.tuning.machine import add_figures
 from cwm_jax.tvm_bridge.runtime import run_on_all_cores
 

@@ -15,7 +15,7 @@ from cwm_jax.records.logs import load_records
 from cwm_jax.records.store_features import stores_path, write_stores
 from cwm_jax.tuning.ansor.tasks import search_task
 from cwm_jax.tuning.corpus import Corpus, read_tasks
-from cwm_jax.tvm_bridge.ansor.states import extract_stores
+from cwm_jax.tvm_bridge.ansor.graphs import extract_stores
 from cwm_jax.tvm_bridge.runtime import use
 
 

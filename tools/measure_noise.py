@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cwm_jax.bench.noise import QUANTILES, noise_ceiling, remeasured_ratios
+from cwm_jax.bench.repeated_measurements import QUANTILES, noise_ceiling, remeasured_ratios
 from cwm_jax.cli.common import write_json
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records

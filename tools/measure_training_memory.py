@@ -22,10 +22,9 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from cwm_jax.prefetching import in_chunks
 from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.graph import graphs_beside
-from cwm_jax.records.lines import append_member
+from cwm_jax.records.lines import append_member, in_chunks
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
 from cwm_jax.tuning.machine import describe_machine

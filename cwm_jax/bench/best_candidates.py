@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from cwm_jax.prefetching import in_chunks
+from cwm_jax.records.lines import in_chunks
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_programs
 from cwm_jax.tuning.engine import Engine

@@ -21,7 +21,7 @@ from cwm_jax.cli.common import (
     say,
     write_json,
 )
-from cwm_jax.cli.model_card import trained_on
+from cwm_jax.cli.training_data import trained_on
 from cwm_jax.errors import RecordError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.ranking.metrics import RankingMetrics, mean_metrics, rank_metrics
@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
     """Prints and writes the table."""
     from cwm_jax.features.hardware import load_hardware
     from cwm_jax.model.checkpoint import find_checkpoint, load_checkpoint
+    from cwm_jax.ranking.catalog import warn_of_missing_graph, warn_of_records
     from cwm_jax.ranking.scorer import Scorer
-    from cwm_jax.ranking.suitability import warn_of_missing_graph, warn_of_records
     from cwm_jax.training.dataset import build_dataset
 
     console = open_console()

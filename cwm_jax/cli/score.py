@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     lock_output(options, options.out if options.ray else parts, folder=True)
     console = open_console(stderr=True)
     if options.ray:
-        from cwm_jax.ranking.ray_scoring import score_with_ray
+        from cwm_jax.ranking.bulk import score_with_ray
 
         beside = [found for log in options.records if (found := graphs_beside(log))]
         summary = score_with_ray(

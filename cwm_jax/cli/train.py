@@ -25,14 +25,15 @@ from cwm_jax.cli.common import (
     seed,
     write_json,
 )
-from cwm_jax.cli.model_card import (
+from cwm_jax.cli.training_data import (
+    TrainingData,
     describe_file,
     git_commit,
     key_hash,
+    read_training_data,
     trained_on,
     versions,
 )
-from cwm_jax.cli.training_data import TrainingData, read_training_data
 from cwm_jax.errors import CwmError
 from cwm_jax.files import Output, check_outputs
 from cwm_jax.interrupts import note_kept, writing

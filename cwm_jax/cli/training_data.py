@@ -1,18 +1,23 @@
-"""What `cwm train` reads: workloads to train on, and to be judged on."""
+"""What `cwm train` reads to train and to be judged on, and what a card says of it."""
 
 import argparse
 import dataclasses
+import hashlib
+import importlib.metadata
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cwm_jax import __version__
 from cwm_jax.cli.common import graphs_of_logs, occurrences_beside
 from cwm_jax.errors import CwmError
 from cwm_jax.records.graph import ComputeGraph, load_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import iterate_records
+from cwm_jax.records.metaschedule.database import database_files
 from cwm_jax.records.record import Record
 from cwm_jax.records.store_features import load_with_stores
 from cwm_jax.training.config import TrainingConfig
@@ -106,7 +111,7 @@ def _read(
     summary: LogSummary,
 ) -> "tuple[dict[str, WorkloadData], set[str]]":
     """Reads and encodes the logs; returns the workloads, and the engines whose records they are."""
-    from cwm_jax.ranking.suitability import warn_of_training
+    from cwm_jax.ranking.catalog import warn_of_training
     from cwm_jax.training.dataset import build_dataset
     from cwm_jax.training.streaming import RowFile, stream_dataset
 
@@ -178,7 +183,7 @@ def _other_devices(
     they are.
     """
     from cwm_jax.features.hardware import load_hardware
-    from cwm_jax.ranking.suitability import warn_of_training
+    from cwm_jax.ranking.catalog import warn_of_training
     from cwm_jax.training.dataset import build_dataset, split_by_network
 
     found: dict[str, WorkloadData] = {}
@@ -204,3 +209,56 @@ def _other_devices(
     of_test = {workload.key for workload in left_out.values()}
     trained = {name: workload for name, workload in found.items() if workload.key not in of_test}
     return trained, left_out, engines
+
+
+_VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def trained_on(card: Mapping[str, Any], keys: Sequence[str]) -> set[str]:
+    """Returns the workloads that a checkpoint was trained on, on whatever device.
+
+    Args:
+        card: Its model card.
+        keys: Workload keys to choose from.
+    """
+    split = card.get("split", {})
+    seen = {hashed for part, hashes in split.items() if part != "test" for hashed in hashes}
+    return {key for key in keys if key_hash(key) in seen}
+
+
+def key_hash(workload_key: str) -> str:
+    """Returns the short hash by which a model card names a workload."""
+    return hashlib.sha256(workload_key.encode()).hexdigest()[:12]
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Returns a file's name, digest and size; of a database's folder, those of its records.
+
+    What was read from a pipe is gone: only its name is known.
+    """
+    file = database_files(path)[1] if path.is_dir() else path
+    if not file.is_file():
+        return {"file": path.name}
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {
+        "file": path.name or path.resolve().name,
+        "sha256": digest,
+        "bytes": file.stat().st_size,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of this package and of what it trains with."""
+    others = {name: importlib.metadata.version(name) for name in _VERSIONS_OF}
+    return {"cwm-jax": __version__, **others}
+
+
+def git_commit() -> str | None:
+    """Returns the commit of the clone that this package runs from, if it runs from one."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    done = subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None

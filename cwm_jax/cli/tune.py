@@ -16,22 +16,24 @@ from cwm_jax.cli.common import (
     say,
     seed,
 )
-from cwm_jax.cli.outcome import (
+from cwm_jax.cli.searching import (
     check_export,
     finish,
     finish_network,
+    load_scorer,
     print_tasks,
     say_none_succeeded,
+    search_place,
+    shown_search,
 )
-from cwm_jax.cli.searching import load_scorer, search_place, shown_search
 from cwm_jax.errors import CwmError
 from cwm_jax.tuning.registry import EngineDescription, find_engine
 from cwm_jax.workloads.networks import networks_help
 from cwm_jax.workloads.parse import operators_help, parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tuning.config import TuningConfig
     from cwm_jax.tuning.engine import RoundResult
+    from cwm_jax.tuning.measurement import TuningConfig
 
 
 def add_parser(commands: Any) -> None:

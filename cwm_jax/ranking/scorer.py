@@ -25,11 +25,7 @@ from cwm_jax.features.hardware import HardwareCard, encode_hardware, load_hardwa
 from cwm_jax.model.checkpoint import find_checkpoint, load_checkpoint
 from cwm_jax.model.ensemble import Ensemble, EnsembleRanking
 from cwm_jax.model.world_model import Schedules
-from cwm_jax.ranking.suitability import (
-    warn_of_missing_graph,
-    warn_of_records,
-    warn_of_unknown_kinds,
-)
+from cwm_jax.ranking.catalog import warn_of_missing_graph, warn_of_records, warn_of_unknown_kinds
 from cwm_jax.records.graph import ComputeGraph, shape_only_graph
 from cwm_jax.records.record import Record
 from cwm_jax.records.steps import STEP_KINDS, Step

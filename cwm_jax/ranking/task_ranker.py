@@ -11,11 +11,15 @@ import orjson
 from cwm_jax.errors import CheckpointError, RecordError
 from cwm_jax.features.hardware import kind_of_target
 from cwm_jax.files import write_atomically
-from cwm_jax.ranking.catalog import shipped_scorers
+from cwm_jax.ranking.catalog import (
+    PairingWarning,
+    checkpoints_by_likeness,
+    warn_of_engine,
+    warn_of_target,
+)
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker, Schedule
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.ranking.suitability import PairingWarning, warn_of_engine, warn_of_target
 from cwm_jax.records.ansor_log import parse_step
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.lines import without_mark
@@ -227,3 +231,16 @@ def _measurement(entry: Any, where: str) -> Measurement:
             raise CheckpointError(f"{where}: {error})") from error
     seconds = math.inf if latency is None else float(latency)
     return Measurement(Device(tuple(sorted(properties.items()))), key, tuple(schedule), seconds)
+
+
+def shipped_scorers(engine: str, kind: str) -> list[Scorer]:
+    """Loads all shipped checkpoints that were trained for a kind of device and an engine.
+
+    Args:
+        engine: `ansor` or `metaschedule`.
+        kind: `cpu` or `gpu`.
+
+    Returns:
+        The scorers; those of CPUs ordered by similarity to this machine.
+    """
+    return [Scorer.load(name) for name in checkpoints_by_likeness(engine, kind)]

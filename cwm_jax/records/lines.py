@@ -1,4 +1,4 @@
-"""Lines of files that may be compressed, damaged, or no text at all."""
+"""Lines of files that may be compressed, damaged, or no text at all, read ahead in chunks."""
 
 import dataclasses
 import gzip
@@ -7,8 +7,10 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from cwm_jax.errors import RecordError
 from cwm_jax.files import keep_copy
@@ -262,3 +264,22 @@ def read_lines(path: Path, skip: Callable[[str], None]) -> Iterator[tuple[int, b
         if number == 0:
             raise RecordError(f"{path}: cannot be read ({why})") from error
         skip(f"{path}:{number + 1}: the rest cannot be read ({why})")
+
+
+Item = TypeVar("Item")
+
+
+def in_chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yields lists of `size` items, the last one as long as what is left."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def prefetched(items: Iterator[Item]) -> Iterator[Item]:
+    """Yields what `items` yields, none of it None, each made ahead in a thread."""
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = reader.submit(next, items, None)
+            yield item

@@ -5,13 +5,13 @@ latent space; the engine only samples the first ones and checks the best. An eng
 others, such as its own evolutionary search.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cwm_jax.clock import Clock
 from cwm_jax.features.batch import StepArrays
 from cwm_jax.features.graph import encode_graph
 from cwm_jax.ranking.online import OnlineRanker
@@ -19,6 +19,26 @@ from cwm_jax.ranking.scorer import Scorer, Scores, take_scores
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 from cwm_jax.search.planner import Planner, PlannerConfig
+
+
+class Clock:
+    """Notes when functions ran: `calls` holds start and end of each, in seconds."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[float, float]] = []
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a function that is timed."""
+
+        def timed(*arguments: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.calls.append((started, time.perf_counter()))
+
+        return timed
+
 
 Schedule = tuple[Step, ...]
 Candidate = Any

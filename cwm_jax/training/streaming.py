@@ -17,8 +17,8 @@ from jaxtyping import Shaped
 from cwm_jax.errors import OutputError, RecordError
 from cwm_jax.features.batch import StepArrays
 from cwm_jax.features.hardware import HardwareCard
-from cwm_jax.prefetching import in_chunks
 from cwm_jax.records.graph import ComputeGraph, shape_only_graph
+from cwm_jax.records.lines import in_chunks
 from cwm_jax.records.record import Devices, Record
 from cwm_jax.training.dataset import WorkloadData, encode_workload, name_groups
 

@@ -20,10 +20,9 @@ from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
 from cwm_jax.search.rounds import Candidate, Schedule
 from cwm_jax.tuning.collection import Collector
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.corpus import TaskSource
-from cwm_jax.tuning.measurement import Device, MeasureConfig
-from cwm_jax.tuning.tracker import Tracker
+from cwm_jax.tuning.machine import Tracker
+from cwm_jax.tuning.measurement import Device, MeasureConfig, TuningConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Measurements that notice when the machine was not steady, and how fast it was.
+"""Settings of a search, and measurements that notice when the machine was not steady.
 
 Every group of candidates runs between runs of a reference program. Where these two disagree the
 group runs again; where they agree they say how fast the machine was, to which its latencies are
@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cwm_jax.errors import CorpusError, RecordError, TargetError
-from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.ranking.gaussian_process import AdaptationName
 from cwm_jax.tuning.interrupts import Interrupt
+from cwm_jax.tuning.machine import Tracker
 from cwm_jax.tuning.reference import (
     ReferenceRun,
     append_reference,
@@ -23,6 +24,49 @@ from cwm_jax.tuning.reference import (
     level_of,
     read_reference,
 )
+
+SearchName = Literal["evolutionary", "planner"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TuningConfig:
+    """Settings of a search.
+
+    Attributes:
+        trials: Candidates to measure in all, those of a resumed search included.
+        round_size: Candidates a round; the model learns between rounds.
+        seed: Seed of the search.
+        min_repeat_ms: One measurement repeats the program for at least so long.
+        cost_model: The model that ranks, one of the engine's `cost_models`.
+        search: The engine's evolutionary search, or the planner, which needs the world model.
+        adaptation: How measurements correct the world model: not at all, by the mean, or by the
+            upper confidence bound.
+        confirm: Trials of all that measure the best programs again at the end
+            (`cwm_jax.search.confirmation`).
+        reference_every: Candidates between two runs of the reference program that says how fast
+            the machine is (`cwm_jax.tuning.measurement`); None to measure without.
+        tracker: Where devices to measure on are asked for; None for this machine.
+        pretrain: Corpus folder that an engine's own model learns from before the search.
+        build_timeout: Seconds that one candidate may compile.
+        run_timeout: Seconds that one candidate may run; None for the engine's default.
+        population: Schedules of a generation, planned or evolved; None for the engine's default.
+    """
+
+    trials: int
+    round_size: int = 16
+    seed: int = 0
+    min_repeat_ms: int = 40
+    cost_model: str = "world-model"
+    search: SearchName = "evolutionary"
+    adaptation: AdaptationName = "bound"
+    confirm: int = 0
+    reference_every: int | None = None
+    tracker: Tracker | None = None
+    pretrain: Path | None = None
+    build_timeout: int = 30
+    run_timeout: int | None = None
+    population: int | None = None
+
 
 REFERENCE_SIZE = 384
 REFERENCE_BLOCK = (4, 16)

@@ -14,9 +14,9 @@ from cwm_jax.search.task_scheduler import (
     network_latency,
     next_task,
 )
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.engine import Engine, RoundResult, Session, Task
 from cwm_jax.tuning.interrupts import watch_interrupts
+from cwm_jax.tuning.measurement import TuningConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from cwm_jax.errors import CwmError
 
 if TYPE_CHECKING:
-    from cwm_jax.tuning.config import SearchName
     from cwm_jax.tuning.engine import Engine
+    from cwm_jax.tuning.measurement import SearchName
 
 _WORLD_MODEL = ("--cost-model", "world-model")
 # As their engines have them: neither measures its best programs again.

@@ -14,12 +14,12 @@ from cwm_jax.ranking.gaussian_process import AdaptationName
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.metaschedule.database import RECORDS_FILE, WORKLOADS_FILE
 from cwm_jax.search.confirmation import default_confirmations
-from cwm_jax.tuning.config import SearchName, TuningConfig
 from cwm_jax.tuning.engine import Engine, NetworkModel, RoundResult, Task
 from cwm_jax.tuning.loop import TuningResult, tune_task
+from cwm_jax.tuning.machine import parse_tracker
+from cwm_jax.tuning.measurement import SearchName, TuningConfig
 from cwm_jax.tuning.network import NetworkTuningResult, tune_network
 from cwm_jax.tuning.registry import EngineDescription, find_engine
-from cwm_jax.tuning.tracker import parse_tracker
 from cwm_jax.workloads.parse import parse_workload
 
 TIMINGS = 5

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cwm_jax.ranking.catalog import shipped_scorers
 from cwm_jax.ranking.online import TrustWarning
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.ranking.task_ranker import shipped_scorers
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tuning.measurement import measure_once
+from cwm_jax.tuning.measurement import TuningConfig, measure_once
 from cwm_jax.tuning.metaschedule.engine import MetaScheduleEngine
 from cwm_jax.tuning.metaschedule.search import MetaScheduleSession
 
@@ -85,7 +84,7 @@ def start(tvm, task, target, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["planner", "evolutionary"])
-@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.suitability.PairingWarning")
+@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.catalog.PairingWarning")
 def test_choices_that_are_no_faster_than_draws_refute_a_model(start, task, source):
     search, online = start(lambda inputs: [1e-3] * len(inputs), source)
     key = task.graph.workload_key
@@ -101,7 +100,7 @@ def test_choices_that_are_no_faster_than_draws_refute_a_model(start, task, sourc
     search.finish()
 
 
-@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.suitability.PairingWarning")
+@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.catalog.PairingWarning")
 def test_choices_that_are_faster_prove_a_model(tvm, start, task):
     model = Scorer.load("cpu-x86-2core")
 
@@ -116,7 +115,7 @@ def test_choices_that_are_faster_prove_a_model(tvm, start, task):
     search.finish()
 
 
-@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.suitability.PairingWarning")
+@pytest.mark.filterwarnings("ignore::cwm_jax.ranking.catalog.PairingWarning")
 def test_a_plan_goes_on_with_the_model_that_takes_over(tvm, start, task):
     """What is measured is ordered by a shipped one, but too level for any choice to stand out."""
     other = shipped_scorers("metaschedule", "cpu")[0]

@@ -16,8 +16,8 @@ from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import graph_from_json, graph_to_json, shape_only_graph
 from cwm_jax.records.logs import load_records
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.loop import tune_task
+from cwm_jax.tuning.measurement import TuningConfig
 from cwm_jax.tuning.metaschedule.engine import MetaScheduleEngine
 from cwm_jax.tuning.metaschedule.networks import check_network
 from cwm_jax.tuning.network import tune_network

@@ -6,7 +6,7 @@ import pytest
 from cwm_jax.cli.main import main
 from cwm_jax.errors import WorkloadError
 from cwm_jax.records.logs import load_records
-from cwm_jax.tuning.config import TuningConfig
+from cwm_jax.tuning.measurement import TuningConfig
 from cwm_jax.tuning.metaschedule.engine import MetaScheduleEngine
 from cwm_jax.tuning.metaschedule.networks import compile_network
 from cwm_jax.tuning.metaschedule.relax import extract_modules, relax_module

@@ -3,15 +3,20 @@
 import numpy as np
 import pytest
 
-from cwm_jax.clock import Clock
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer, Scores
 from cwm_jax.records.metaschedule.database import parse_trace_lines
 from cwm_jax.records.metaschedule.trace import Skeletons
 from cwm_jax.records.metaschedule.translate import translate_trace
-from cwm_jax.search.trace_moves import cross, locations_of, mutate
-from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
+from cwm_jax.search.rounds import Clock
+from cwm_jax.search.trace_planner import (
+    TracePlanner,
+    TracePlannerConfig,
+    cross,
+    locations_of,
+    mutate,
+)
 from cwm_jax.tvm_bridge.metaschedule.planning import Imagination, Sampler
 from cwm_jax.tvm_bridge.metaschedule.traces import trace_lines
 

@@ -9,9 +9,9 @@ import pytest
 from cwm_jax.cli.main import main
 from cwm_jax.errors import TargetError
 from cwm_jax.records.logs import load_records
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.engine import RoundResult
 from cwm_jax.tuning.loop import tune_task
+from cwm_jax.tuning.measurement import TuningConfig
 from cwm_jax.tuning.metaschedule import measure as remote
 from cwm_jax.tuning.metaschedule.engine import MetaScheduleEngine
 from cwm_jax.tuning.metaschedule.targets import resolve_target

@@ -8,15 +8,15 @@ import pytest
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.metaschedule.database import iterate_database
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.loop import tune_task
+from cwm_jax.tuning.measurement import TuningConfig
 from cwm_jax.tuning.metaschedule.engine import MetaScheduleEngine
 from cwm_jax.tvm_bridge.metaschedule import PlannerStrategy, local_builder
 from cwm_jax.workloads.parse import parse_workload
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.filterwarnings("ignore::cwm_jax.ranking.suitability.PairingWarning"),
+    pytest.mark.filterwarnings("ignore::cwm_jax.ranking.catalog.PairingWarning"),
     pytest.mark.filterwarnings("ignore::cwm_jax.ranking.online.TrustWarning"),
 ]
 TRIALS, ROUND = 24, 8

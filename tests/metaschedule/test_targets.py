@@ -5,8 +5,8 @@ import warnings
 import pytest
 
 from cwm_jax.errors import TargetError
+from cwm_jax.tuning.machine import TargetWarning
 from cwm_jax.tuning.metaschedule.targets import host_target, resolve_target
-from cwm_jax.tuning.target_checks import TargetWarning
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cwm_jax.tuning.tracker import Tracker
+from cwm_jax.tuning.machine import Tracker
 
 KEY = "cwm"
 _HOST = "127.0.0.1"

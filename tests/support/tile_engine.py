@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cwm_jax.clock import Clock
 from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.gaussian_process import ADAPTATIONS
 from cwm_jax.ranking.online import OnlineRanker
@@ -31,13 +30,13 @@ from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.records.steps import Step
 from cwm_jax.search.planner import PlannerConfig
-from cwm_jax.search.rounds import PlannerSource, Proposal
+from cwm_jax.search.rounds import Clock, PlannerSource, Proposal
 from cwm_jax.tuning.collection import Drawn
 from cwm_jax.tuning.corpus import CorpusTask
 from cwm_jax.tuning.engine import Engine, ScoringCalls, Task
+from cwm_jax.tuning.loop import RankedSearch
 from cwm_jax.tuning.measurement import measure_once
 from cwm_jax.tuning.registry import EngineDescription
-from cwm_jax.tuning.rounds import RankedSearch
 
 TARGET = "llvm -num-cores=1"
 

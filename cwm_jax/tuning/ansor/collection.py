@@ -18,8 +18,7 @@ from cwm_jax.tuning.ansor.sketch import Size, sketch_policy
 from cwm_jax.tuning.ansor.tasks import search_task
 from cwm_jax.tuning.collection import Drawn, Mix, mix_of_round
 from cwm_jax.tuning.corpus import Corpus, CorpusTask
-from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
-from cwm_jax.tvm_bridge.ansor.states import first_error
+from cwm_jax.tvm_bridge.ansor.graphs import first_error, graph_of_task
 
 # A corpus wants variety, not the optimum: a fraction of Ansor's population and generations.
 _SIZE = Size(256, 3)

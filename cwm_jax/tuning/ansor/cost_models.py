@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from cwm_jax.clock import Clock
 from cwm_jax.ranking.gaussian_process import ADAPTATIONS, AdaptationName
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import append_records
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import iterate_records
+from cwm_jax.search.rounds import Clock
 from cwm_jax.training.dataset import split_by_network
 from cwm_jax.tuning.ansor.tasks import search_task
 from cwm_jax.tuning.corpus import HELD_OUT_NETWORKS, Corpus, read_tasks

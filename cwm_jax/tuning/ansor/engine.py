@@ -30,11 +30,10 @@ from cwm_jax.tuning.ansor.search import AnsorSession
 from cwm_jax.tuning.ansor.sketch import sketch_policy
 from cwm_jax.tuning.ansor.targets import resolve_target
 from cwm_jax.tuning.ansor.tasks import AnsorTasks, create_task, why_not_tunable
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.engine import Engine, NetworkModel, ScoringCalls, Task, pretend_latencies
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tuning.measurement import MeasureConfig
-from cwm_jax.tuning.tracker import Tracker
+from cwm_jax.tuning.machine import Tracker
+from cwm_jax.tuning.measurement import MeasureConfig, TuningConfig
 from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
 from cwm_jax.tvm_bridge.runtime import use
 from cwm_jax.workloads.networks import is_users_own

@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.errors import TargetError
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.interrupts import Interrupt, SearchInterrupted, sheltered_children
+from cwm_jax.tuning.machine import Tracker, check_device
 from cwm_jax.tuning.measurement import (
     REFERENCE_BLOCK,
     REFERENCE_SIZE,
     MeasureConfig,
     SteadyMeasurer,
+    TuningConfig,
     check_reference,
     measure_config,
     reference_path,
     reference_product,
     search_measurer,
 )
-from cwm_jax.tuning.tracker import Tracker, check_device
-from cwm_jax.tvm_bridge.ansor.states import as_measured
+from cwm_jax.tvm_bridge.ansor.graphs import as_measured
 
 RUN_TIMEOUT = 15
 """Seconds that one candidate may run, as Ansor has it."""

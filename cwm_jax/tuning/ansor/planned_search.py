@@ -1,16 +1,15 @@
-"""`PlannedSearch` as 0.1.0 documented it; use `cwm_jax.tune` or `cwm_jax.tuning.rounds` instead."""
+"""`PlannedSearch` as 0.1.0 documented it; use `cwm_jax.tune` or `cwm_jax.tuning.loop` instead."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cwm_jax.clock import Clock
 from cwm_jax.records.record import Record
 from cwm_jax.search.planner import PlannerConfig
-from cwm_jax.search.rounds import PlannerSource, Schedule
+from cwm_jax.search.rounds import Clock, PlannerSource, Schedule
 from cwm_jax.tuning.ansor.sketch import SketchSpace
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tuning.rounds import RankedSearch
-from cwm_jax.tvm_bridge.ansor.states import first_error, latency_of
+from cwm_jax.tuning.loop import RankedSearch
+from cwm_jax.tvm_bridge.ansor.graphs import first_error, latency_of
 
 
 class PlannedRound(NamedTuple):

@@ -17,13 +17,13 @@ from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
 from cwm_jax.search.confirmation import best_records
 from cwm_jax.tuning.ansor.measure import connect
-from cwm_jax.tuning.tracker import Tracker, sent_library
+from cwm_jax.tuning.machine import Tracker, sent_library
 from cwm_jax.workloads.networks import (
     Network,
     build_network,
     parse_network,
 )
-from cwm_jax.workloads.user_code import users_model, users_onnx
+from cwm_jax.workloads.parse import users_model, users_onnx
 
 _BATCH_NAMES = ("b", "c", "d", "e")
 

@@ -26,12 +26,11 @@ from cwm_jax.tuning.ansor.measure import (
     learning_from_answers,
 )
 from cwm_jax.tuning.ansor.sketch import POPULATION, SketchSpace, search_size, sketch_policy
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.engine import RoundResult, Task, TaskSearch
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tuning.rounds import RankedSearch
-from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
-from cwm_jax.tvm_bridge.ansor.states import first_error, latency_of
+from cwm_jax.tuning.loop import RankedSearch
+from cwm_jax.tuning.measurement import TuningConfig
+from cwm_jax.tvm_bridge.ansor.graphs import first_error, graph_of_task, latency_of
 
 _INSERTED_STAGES = 20
 """Room for stages that schedules add: copies of buffers, and parts of reductions."""

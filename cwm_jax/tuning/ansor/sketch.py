@@ -77,7 +77,7 @@ def sketch_policy(
 
 
 class SketchSpace:
-    """The schedules of a task as Ansor's sketches (`cwm_jax.tuning.rounds.DesignSpace`).
+    """The schedules of a task as Ansor's sketches (`cwm_jax.search.rounds.DesignSpace`).
 
     Args:
         tvm: A TVM with Ansor.

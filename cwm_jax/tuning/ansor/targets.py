@@ -5,14 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cwm_jax.errors import TargetError, last_line
-from cwm_jax.tuning.target_checks import (
-    ARM,
-    X86,
-    check_cores,
-    check_triple,
-    shown,
-    stated_target,
-)
+from cwm_jax.tuning.machine import ARM, X86, check_cores, check_triple, shown, stated_target
 from cwm_jax.tvm_bridge.runtime import check_builder_tools, usable_cores
 
 # Best first: what LLVM 10 calls a CPU, and the flags that it must have. Newer names are unknown

@@ -11,8 +11,7 @@ from cwm_jax.tuning.ansor.sketch import Size, sketch_policy
 from cwm_jax.tuning.corpus import CorpusTask
 from cwm_jax.workloads.networks import Network
 from cwm_jax.workloads.operators import OPERATORS
-from cwm_jax.workloads.parse import Subgraph, Workload
-from cwm_jax.workloads.user_code import users_function
+from cwm_jax.workloads.parse import Subgraph, Workload, users_function
 
 _INLINED = 1  # `ComputeAtKind::kInlined`
 _SAMPLE = Size(population=16, generations=1, least_sampled=1)

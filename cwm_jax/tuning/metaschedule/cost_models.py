@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from cwm_jax.clock import Clock
 from cwm_jax.errors import CheckpointError, CorpusError, CwmError
 from cwm_jax.ranking.gaussian_process import ADAPTATIONS, AdaptationName
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.lines import LogSummary, read_lines
 from cwm_jax.records.record import latency_of_costs
+from cwm_jax.search.rounds import Clock
 from cwm_jax.training.dataset import split_by_network
 from cwm_jax.tuning.corpus import HELD_OUT_NETWORKS, Corpus, read_tasks
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.cost_model import load_intrinsics
 
 Fields = list[Any]
 """A `TuningRecord` as JSON."""

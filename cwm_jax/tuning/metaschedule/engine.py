@@ -11,10 +11,10 @@ from cwm_jax.errors import WorkloadError, described
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.engine import Engine, NetworkModel, ScoringCalls, Task, pretend_latencies
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tuning.measurement import MeasureConfig
+from cwm_jax.tuning.machine import Tracker
+from cwm_jax.tuning.measurement import MeasureConfig, TuningConfig
 from cwm_jax.tuning.metaschedule.candidates import sampling_context
 from cwm_jax.tuning.metaschedule.collection import MetaScheduleCollector, ModuleTasks
 from cwm_jax.tuning.metaschedule.measure import MetaScheduleDevice
@@ -33,7 +33,6 @@ from cwm_jax.tuning.metaschedule.work_dir import (
     search_records,
     tuning_record_of,
 )
-from cwm_jax.tuning.tracker import Tracker
 from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph
 from cwm_jax.tvm_bridge.metaschedule.tir import name_of_function
 from cwm_jax.tvm_bridge.metaschedule.traces import CandidateReader, steps_of_candidates

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from cwm_jax.errors import WorkloadError, last_line
 from cwm_jax.workloads.networks import Network, build_network, parse_network
-from cwm_jax.workloads.user_code import users_model, users_onnx
+from cwm_jax.workloads.parse import users_model, users_onnx
 
 _DATA = "data"
 

@@ -11,21 +11,21 @@ from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
 from cwm_jax.search.rounds import Schedule
 from cwm_jax.search.trace_planner import TracePlannerConfig
-from cwm_jax.tuning.config import TuningConfig
 from cwm_jax.tuning.engine import Task, TaskSearch
 from cwm_jax.tuning.interrupts import Interrupt
+from cwm_jax.tuning.loop import RankedSearch
 from cwm_jax.tuning.measurement import (
+    TuningConfig,
     check_reference,
     measure_config,
     measure_once,
     reference_path,
     search_measurer,
 )
+from cwm_jax.tuning.metaschedule.candidates import Evolution
 from cwm_jax.tuning.metaschedule.cost_models import create_cost_model
-from cwm_jax.tuning.metaschedule.evolution import Evolution
 from cwm_jax.tuning.metaschedule.measure import MetaScheduleDevice
 from cwm_jax.tuning.metaschedule.work_dir import SearchedModule, SearchFolder
-from cwm_jax.tuning.rounds import RankedSearch
 from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph, warn_of_search
 from cwm_jax.tvm_bridge.metaschedule.planning import (
     OFFERED,

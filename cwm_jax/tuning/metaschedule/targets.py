@@ -6,12 +6,11 @@ from typing import Any
 import orjson
 
 from cwm_jax.errors import TargetError, WorkloadError, described, last_line
+from cwm_jax.tuning.machine import check_cores, check_triple, shown, stated_target
 from cwm_jax.tuning.metaschedule.relax import extract_modules, relax_module
-from cwm_jax.tuning.target_checks import check_cores, check_triple, shown, stated_target
 from cwm_jax.tvm_bridge.runtime import check_builder_tools, usable_cores
 from cwm_jax.workloads.operators import OPERATORS
-from cwm_jax.workloads.parse import Subgraph, Workload
-from cwm_jax.workloads.user_code import users_function
+from cwm_jax.workloads.parse import Subgraph, Workload, users_function
 
 _EXAMPLE = 'for example \'{"kind": "llvm", "mcpu": "skylake-avx512", "num-cores": 4}\''
 

@@ -25,8 +25,7 @@ from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.record import Device, device_of, device_of_record
 from cwm_jax.records.steps import Step
-from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task
-from cwm_jax.tvm_bridge.ansor.states import latency_of
+from cwm_jax.tvm_bridge.ansor.graphs import graph_of_task, latency_of
 from cwm_jax.tvm_bridge.runtime import use
 
 _tvm: Any = use("ansor")

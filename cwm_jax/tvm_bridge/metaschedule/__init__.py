@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from cwm_jax.tvm_bridge.runtime import deferred
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.metaschedule.builder import local_builder
-    from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel
+    from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel, local_builder
     from cwm_jax.tvm_bridge.metaschedule.strategy import PlannerStrategy
 
 __all__ = ["PlannerStrategy", "WorldModelCostModel", "local_builder"]

@@ -7,15 +7,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cwm_jax.clock import Clock
 from cwm_jax.ranking.online import OnlineRanker, Schedule
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.metaschedule.database import parse_trace_lines
 from cwm_jax.records.metaschedule.trace import Skeletons, Trace
 from cwm_jax.records.record import latency_of_costs
-from cwm_jax.search.rounds import Proposal
+from cwm_jax.search.rounds import Clock, Proposal
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
-from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.cost_model import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates, trace_lines
 
 _SAMPLE = 64

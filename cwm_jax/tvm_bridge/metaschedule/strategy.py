@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cwm_jax.clock import Clock
 from cwm_jax.ranking.scorer import Scorer
-from cwm_jax.search.rounds import CandidateChooser, Schedule
+from cwm_jax.search.rounds import CandidateChooser, Clock, Schedule
 from cwm_jax.search.trace_planner import TracePlannerConfig
 from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel, workload_key
 from cwm_jax.tvm_bridge.metaschedule.planning import OFFERED, Imagination, PooledSource, Sampler
