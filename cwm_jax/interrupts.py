@@ -18,9 +18,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from cwm_jax.processes import kill, sheltered_children, stop_descendants
 
 INTERRUPTED = 2
 """Exit code after Ctrl-C."""
@@ -201,14 +202,14 @@ class _Watch:
         if not self._leaving.acquire(blocking=False):
             time.sleep(_PATIENCE_ENDING)  # another thread ends the process
             os._exit(self.end_code())
-        started = _stopped_descendants()
+        started = stop_descendants()
         if not self.noticed:
             say_error(self.message())
         for tidy in reversed(self.tidying):
             with contextlib.suppress(Exception):
                 tidy()
         sys.setswitchinterval(60)  # no thread may see a child die, and log that as a failure
-        _kill(started)
+        kill(started)
         os._exit(self.end_code() if code is None else code)
 
 
@@ -272,7 +273,7 @@ def _ended(watch: _Watch) -> int:
     if watch.number is not None and watch.whole_process:
         watch.leave()
     if watch.number is not None:
-        _kill(_stopped_descendants())
+        kill(stop_descendants())
     return watch.end_code()
 
 
@@ -381,22 +382,6 @@ def _raise_if_asked(watch: _Watch) -> None:
         raise KeyboardInterrupt
 
 
-@contextlib.contextmanager
-def sheltered_children() -> Iterator[None]:
-    """Keeps Ctrl-C from processes that are started meanwhile, TVM's builders and runners.
-
-    A terminal sends it to the whole group; they would die with a traceback each.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def run_child(command: Sequence[str], patience: float | None = None) -> tuple[int, str, str]:
     """Runs a command that ends with this process; returns its exit code, output and errors.
 
@@ -462,60 +447,3 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-
-
-def _stopped_descendants() -> list[int]:
-    """Stops all processes that this one has started, so that none starts another, and lists them.
-
-    Stopped ones do not end: nobody sees a builder die, and takes that for a failure.
-    """
-    found: list[int] = []
-    for _ in range(20):
-        fresh = [pid for pid in _descendants(os.getpid()) if pid not in found]
-        if not fresh:
-            break
-        for pid in fresh:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGSTOP)
-        found += fresh
-    return found
-
-
-def _kill(processes: Sequence[int]) -> None:
-    for pid in processes:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for child, parent in _parents():
-        children.setdefault(parent, []).append(child)
-    found, todo = [], [pid]
-    while todo:
-        todo_next = children.get(todo.pop(), [])
-        found += todo_next
-        todo += todo_next
-    return found
-
-
-def _parents() -> Iterator[tuple[int, int]]:
-    """Yields every process of the machine with its parent."""
-    proc = Path("/proc")
-    if (proc / "self" / "stat").exists():
-        for entry in proc.iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    # The name of a program, in brackets, may hold anything.
-                    fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
-                    if fields[0] != b"Z":
-                        yield int(entry.name), int(fields[1])
-        return
-    import subprocess
-
-    with contextlib.suppress(OSError, ValueError):
-        command = ["ps", "-A", "-o", "pid=,ppid="]
-        listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        for line in listed.splitlines():
-            child, parent = line.split()
-            yield int(child), int(parent)

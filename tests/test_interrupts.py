@@ -23,7 +23,7 @@ LOG = str(ROOT / "tests" / "data" / "measured.jsonl.gz")
 BEGIN = """
 import ctypes, gc, os, signal, sys, threading, time, weakref
 from pathlib import Path
-from cwm_jax import interrupts
+from cwm_jax import interrupts, processes
 
 def interrupt(number=signal.SIGINT):
     os.kill(os.getpid(), number)
@@ -126,7 +126,7 @@ def test_children_end_too_and_print_nothing():
 import subprocess
 child = subprocess.Popen([sys.executable, "-c", {grandchild!r}])
 print(child.pid, flush=True)
-while not (found := list(interrupts._descendants(child.pid))):
+while not (found := list(processes.descendants(child.pid))):
     time.sleep(0.05)
 print(*found, flush=True)
 os.killpg(0, signal.SIGINT)

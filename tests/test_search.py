@@ -8,7 +8,7 @@ from support.graphs import matmul
 from support.strategies import schedules
 
 from cwm_jax.features.batch import group_schedules
-from cwm_jax.features.step_features import COLUMNS
+from cwm_jax.features.columns import COLUMNS
 from cwm_jax.ranking.scorer import Scores
 from cwm_jax.records.steps import Step
 from cwm_jax.search.moves import (

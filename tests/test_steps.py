@@ -9,8 +9,9 @@ from support.strategies import schedules
 
 from cwm_jax.errors import RecordError
 from cwm_jax.features.batch import cut_groups, encode_groups, encode_schedules, group_schedules
+from cwm_jax.features.columns import COLUMNS
 from cwm_jax.features.schedule_state import ScheduleState
-from cwm_jax.features.step_features import COLUMNS, Replay
+from cwm_jax.features.step_features import Replay
 from cwm_jax.records.graph import Axis, BufferRead, ComputeGraph, Stage
 from cwm_jax.records.steps import STEP_KIND_IDS, Step
 

@@ -23,7 +23,7 @@ from cwm_jax.bench.baselines import (
 )
 from cwm_jax.bench.offline_search import replay_summary
 from cwm_jax.features.batch import StepArrays
-from cwm_jax.features.step_features import COLUMNS, STATED, STEP_WIDTH
+from cwm_jax.features.columns import COLUMNS, STATED, STEP_WIDTH
 from cwm_jax.model.world_model import ModelConfig, WorldModel, create_model
 from cwm_jax.ranking.metrics import mean_metrics, rank_metrics, weighted_top_k
 from cwm_jax.ranking.scorer import Ranker

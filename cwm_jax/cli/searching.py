@@ -115,8 +115,6 @@ def _how_to_go_on(place: Path) -> str:
 
 
 _PHASES = ("search", "measure", "model")
-
-
 _APART = 1.2
 """Measurements of one program that differ by this factor make a search a lottery."""
 

@@ -5,16 +5,36 @@ group runs once, its numbers as arrays over the group's candidates.
 """
 
 import dataclasses
+import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from cwm_jax.features.step_features import SIZES, Replay, StepFeatures, StepShape, describe_data
+from cwm_jax.features.columns import SIZES, describe_data
+from cwm_jax.features.step_features import Replay, StepFeatures, StepShape
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Role, Step, fields_of, split_tag
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pauses the cyclic garbage collector, for work that makes no cycles.
+
+    Beside the live objects of a search, those of TVM and JAX, the collections that thousands of
+    short-lived objects set off take a fifth of the time of ranking them.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
 
 STEP_BUCKETS = (16, 24, 32, 40, 48, 64, 96, 128, 256, 512, 1024, 2048, 4096)
 SLOT_BUCKETS = (8, 16, 32, 64, 128)

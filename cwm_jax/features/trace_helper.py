@@ -16,9 +16,8 @@ from functools import partial
 from typing import BinaryIO
 
 from cwm_jax.errors import RecordError
-from cwm_jax.features.batch import Groups, group_schedules
-from cwm_jax.gc_pause import collection_paused
-from cwm_jax.interrupts import sheltered_children
+from cwm_jax.features.batch import Groups, collection_paused, group_schedules
+from cwm_jax.processes import sheltered_children
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.metaschedule.database import parse_trace_lines
 from cwm_jax.records.metaschedule.trace import Skeletons

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cwm_jax.features.columns import COLUMNS
 from cwm_jax.features.graph import GLOBAL_COLUMNS, STAGE_COLUMNS
 from cwm_jax.features.hardware import HARDWARE_COLUMNS
-from cwm_jax.features.step_features import COLUMNS
 from cwm_jax.records.steps import OTHER_TAG, STEP_KINDS, TAGS
 
 Vocabulary = Mapping[str, Sequence[str]]

@@ -22,9 +22,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from cwm_jax.features.batch import StepArrays
+from cwm_jax.features.columns import STEP_WIDTH
 from cwm_jax.features.graph import GLOBAL_WIDTH, STAGE_COLUMNS, STAGE_WIDTH, GraphArrays
 from cwm_jax.features.hardware import HARDWARE_WIDTH
-from cwm_jax.features.step_features import STEP_WIDTH
 from cwm_jax.records.steps import STEP_KINDS, TAGS
 from cwm_jax.records.store_features import STORE_WIDTH
 

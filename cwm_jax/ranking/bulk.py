@@ -186,8 +186,6 @@ def _join_parquet(parts: Sequence[Path], out: Path) -> None:
 
 _JSON_LINES = _Format(_write_json_lines, _join_json_lines)
 _PARQUET = _Format(_write_parquet, _join_parquet)
-
-
 BATCH = 4096
 """Lines that an actor gets at once."""
 

@@ -20,14 +20,8 @@ from cwm_jax.records.metaschedule.translate import translate_traces
 from cwm_jax.search.planner import Correct, draw_parents
 
 _TILE = "SamplePerfectTile"
-
-
 _CHOICE = "SampleCategorical"
-
-
 _LOCATION = "SampleComputeLocation"
-
-
 _TILE_SHARE = 0.8
 """Of moves that change a tile, where there is something else to change, too."""
 

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cwm_jax.interrupts import INTERRUPTED, held, sheltered_children
-
-__all__ = ["Interrupt", "SearchInterrupted", "sheltered_children", "watch_interrupts"]
+from cwm_jax.interrupts import INTERRUPTED, held
 
 
 class SearchInterrupted(Exception):  # noqa: N818 - a request, not an error

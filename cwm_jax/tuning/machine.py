@@ -193,20 +193,10 @@ def sent_library(session: Any, library: Any) -> Any:
 
 
 X86 = ("x86_64", "amd64")
-
-
 ARM = ("aarch64", "arm64")
-
-
 _MOST_CORES = 2**31 - 1
-
-
 _MOST_SHOWN = 200
-
-
 _CORES = re.compile(r"(?<!\S)-num-cores(?:[=\s]\s*(?!-\D)(\S+))?")
-
-
 _SYSTEMS = {"Linux": ("linux",), "Darwin": ("darwin", "macos", "apple")}
 
 

@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from cwm_jax.records.graph import BufferRead, Fold
+from cwm_jax.records.graph import (
+    OPERATION_KINDS,
+    BufferRead,
+    Fold,
+)
 
 _SAMPLES = 4096
 _MAX_FOLDS = 3
@@ -286,3 +290,89 @@ def _folded_read(
     strides, folds = found
     # Quotients and remainders may cancel out: `c // 8 * 8 + c % 8`.
     return BufferRead(producer, strides, affine=not folds, folds=folds)
+
+
+def parts_of(statement: Any) -> list[Any]:
+    """Statements inside a statement, but those of loops and blocks."""
+    match type(statement).__name__:
+        case "SeqStmt":
+            return list(statement.seq)
+        case "IfThenElse":
+            cases = (statement.then_case, statement.else_case)
+            return [case for case in cases if case is not None]
+        case "AttrStmt" | "While":
+            return [statement.body]
+        case _:
+            return []
+
+
+class BlockBody:
+    """What the statements of a block do, but those of blocks inside it.
+
+    Attributes:
+        simple: Whether all it does is one store.
+        writes: Buffers that it writes.
+        indices: Of the first store.
+        loads: Buffers that it reads, with the indices.
+        opaque_reads: Buffers that it reads, though not by an index of its own.
+        operations: How many of each of `OPERATION_KINDS` one point costs.
+    """
+
+    def __init__(self, block: Any) -> None:
+        self.simple = type(block.body).__name__ == "BufferStore"
+        self.operations: dict[str, int] = dict.fromkeys(OPERATION_KINDS, 0)
+        self.indices: list[Any] = []
+        self._seen: list[tuple[Any, list[Any]]] = []
+        self._own = list(block.alloc_buffers)
+        self._aliases = {match.buffer: match.source.source for match in block.match_buffers}
+        stored: dict[Any, None] = {}
+        self._visit(block.body, self.operations, stored)
+        if not self.simple:
+            # Calls write what the block says, and blocks inside it what they compute for it.
+            stored |= dict.fromkeys(region.source for region in block.writes)
+        self.writes = [buffer for buffer in stored if not self._is_own(buffer)]
+        known = {buffer for buffer, _ in self._seen}
+        self.loads = [
+            (buffer, indices)
+            for buffer, indices in self._seen
+            if buffer not in self._aliases and buffer not in stored and not self._is_own(buffer)
+        ]
+        regions = [] if self.simple else [region.source for region in block.reads]
+        self.opaque_reads = [
+            buffer for buffer in regions if buffer not in known and buffer not in self.writes
+        ]
+
+    def _is_own(self, buffer: Any) -> bool:
+        return any(buffer.same_as(own) for own in self._own)
+
+    def _expression(self, expression: Any, operations: dict[str, int]) -> None:
+        visit_expression(
+            expression,
+            operations,
+            lambda load: self._seen.append((load.source, list(load.indices))),
+        )
+
+    def _visit(self, statement: Any, operations: dict[str, int], stored: dict[Any, None]) -> None:
+        kind = type(statement).__name__
+        if kind == "BufferStore":
+            if not stored:
+                self.indices = list(statement.indices)
+            stored[self._aliases.get(statement.buffer, statement.buffer)] = None
+            self._expression(statement.value, operations)
+        elif kind == "For":
+            inside = dict.fromkeys(operations, 0)
+            self._visit(statement.body, inside, stored)
+            extent = statement.extent
+            times = int(extent.value) if type(extent).__name__ == "IntImm" else 1
+            for name, count in inside.items():
+                operations[name] += count * times
+        elif kind in ("Evaluate", "Bind"):
+            self._expression(statement.value, operations)
+        elif kind in ("AllocBuffer", "DeclBuffer"):
+            self._own.append(statement.buffer)
+        elif kind != "SBlockRealize":
+            if kind in ("IfThenElse", "While"):
+                operations["select"] += 1
+                self._expression(statement.condition, operations)
+            for part in parts_of(statement):
+                self._visit(part, operations, stored)

@@ -8,7 +8,8 @@ schedule says it itself.
 import math
 from collections.abc import Callable, Mapping
 
-from cwm_jax.records.metaschedule.state import Block, BlockLoop, Blocks
+from cwm_jax.records.metaschedule.block import Block, BlockLoop
+from cwm_jax.records.metaschedule.state import Blocks
 from cwm_jax.records.steps import ANNOTATIONS
 
 Emit = Callable[..., None]

@@ -4,137 +4,30 @@ Stages keep Ansor's order and numbering: a copy of a buffer is inserted behind t
 writes it, so that a step means the same whichever engine it comes from.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from cwm_jax.errors import RecordError
-from cwm_jax.records.graph import ComputeGraph, Stage
+from cwm_jax.records.metaschedule.block import (
+    MAX_NUMBER,
+    Block,
+    BlockLayout,
+    BlockLoop,
+    along,
+    bounded,
+    checked,
+    composed,
+    covered_inside,
+    is_under,
+    offsets,
+    replace_read,
+    row_major,
+)
 from cwm_jax.records.steps import Step
 
 MAX_BLOCKS = 120
 MAX_LOOPS = 256
-MAX_NUMBER = 2**31 - 1
-"""Extents that steps say are smaller."""
-
-Strides = tuple[int, ...]
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class BlockLoop:
-    """A loop.
-
-    Attributes:
-        block: Whose nest it belongs to.
-        extent: Trip count, 0 where unknown.
-        reduction: Whether it reduces.
-        axis: The axis of the block that it steps through; None for several or an unknown one.
-        stride: Steps along that axis that one iteration makes.
-        annotated: Whether it is parallel, vectorised, unrolled or bound.
-        enclosed: Whether it lies inside what has become a block of its own, for a tensor
-            instruction to take its place.
-    """
-
-    block: "Block"
-    extent: int
-    reduction: bool
-    axis: int | None = None
-    stride: int = 1
-    annotated: bool = False
-    enclosed: bool = False
-
-    @property
-    def position(self) -> int:
-        """Position of the loop in its block's nest.
-
-        Raises:
-            RecordError: A later instruction has replaced it.
-        """
-        try:
-            return self.block.loops.index(self)
-        except ValueError:
-            message = f"a loop of block {self.block.name!r} that is there no more"
-            raise RecordError(message) from None
-
-
-@dataclasses.dataclass(eq=False, slots=True)
-class Block:
-    """A block: one stage.
-
-    Attributes:
-        name: TVM's name of it.
-        shape: Extents of its spatial axes.
-        write: Strides along its axes, in elements, of what it writes; None where unknown.
-        reads: The same of what it reads, by the block (or input) that produces the buffer, in
-            the order of its buffers; None where an index is not affine.
-        is_input: Whether it stands for an input, which has no loops.
-        position: Of its stage.
-        loops: Its own loops, outermost first; those inside `host` if it moved under one.
-        host: The loop of another block that it is computed at.
-        inlined: Whether it is gone into another block.
-        apart: Whether it has no place among the program's: what initialises a reduction, and
-            blocks of which a trace alone tells. Steps number it behind all others.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    write: Strides | None
-    reads: dict["Block", Strides | None]
-    is_input: bool
-    position: int
-    loops: list[BlockLoop] = dataclasses.field(default_factory=list)
-    host: BlockLoop | None = None
-    inlined: bool = False
-    apart: bool = False
-
-    @property
-    def producers(self) -> list["Block"]:
-        """Blocks (or inputs) that the block reads, one for each buffer."""
-        return list(self.reads)
-
-    def insert_unit_loop(self) -> BlockLoop:
-        """Adds a loop of extent 1 outermost."""
-        loop = BlockLoop(self, 1, reduction=False)
-        self.loops.insert(0, loop)
-        return loop
-
-
-class _Stage(NamedTuple):
-    """What a block is before any instruction; `reads` by position of the producer."""
-
-    name: str
-    shape: tuple[int, ...]
-    write: Strides
-    reads: tuple[tuple[int, Strides | None], ...]
-    is_input: bool
-    loops: tuple[tuple[int, bool], ...]
-
-
-BlockLayout = tuple[_Stage, ...]
-"""The blocks of a program before any instruction."""
-
-
-def layout_of(graph: ComputeGraph) -> BlockLayout:
-    """Returns the blocks of a program, from which any number of traces start."""
-    return tuple(_layout_of_stage(stage) for stage in graph.stages)
-
-
-def _layout_of_stage(stage: Stage) -> _Stage:
-    axes = len(stage.axes)
-    spatial = sum(not axis.reduction for axis in stage.axes)
-    reads: dict[int, Strides | None] = {}
-    for read in stage.reads:
-        reads.setdefault(read.producer, read.strides if read.affine else None)
-    return _Stage(
-        stage.name,
-        tuple(_bounded(axis.extent) for axis in stage.axes if not axis.reduction),
-        _row_major(stage.shape[:spatial]) + (0,) * (axes - spatial),
-        tuple(reads.items()),
-        stage.kind == "placeholder",
-        tuple((_bounded(axis.extent), axis.reduction) for axis in stage.axes),
-    )
 
 
 class Blocks:
@@ -286,11 +179,11 @@ class Blocks:
         if len(known) < len(factors):
             rest = -(-loop.extent // max(math.prod(known), 1))
             known = [rest if factor is None else factor for factor in factors]
-        _checked(loop.extent)
+        checked(loop.extent)
         block, reduction, axis, stride = loop.block, loop.reduction, loop.axis, loop.stride
         parts: list[BlockLoop] = []
         for extent in reversed(known):
-            parts.append(BlockLoop(block, _checked(extent), reduction, axis, stride))
+            parts.append(BlockLoop(block, checked(extent), reduction, axis, stride))
             stride = min(stride * (extent or 1), MAX_NUMBER)
         parts.reverse()
         at = loop.position
@@ -310,7 +203,7 @@ class Blocks:
         alone = next((loop for loop in loops if loop.extent != 1), loops[0])
         fused = BlockLoop(
             block,
-            _bounded(math.prod(loop.extent for loop in loops)),
+            bounded(math.prod(loop.extent for loop in loops)),
             any(loop.reduction for loop in loops),
             alone.axis if len(axes) <= 1 else None,
             alone.stride,
@@ -358,11 +251,11 @@ class Blocks:
         for source in block.producers:
             padded = self.adopt(f"{source.name}_pad")
             padded.shape, padded.reads = source.shape, {source: None}
-            _replace(block, source, {padded: block.reads[source]})
+            replace_read(block, source, {padded: block.reads[source]})
         cut = self.adopt(f"{block.name}_pad")
         cut.shape, cut.reads = block.shape, {block: None}
         for reader in readers:
-            _replace(reader, block, {cut: reader.reads[block]})
+            replace_read(reader, block, {cut: reader.reads[block]})
 
     def move_under(self, block: Block, target: BlockLoop, *, reads_target: bool) -> None:
         """Moves a block under a loop of another one; it gets one new loop for each of its axes.
@@ -376,16 +269,16 @@ class Blocks:
         Raises:
             RecordError: The loop is the block's own, or inside it.
         """
-        if target.block is block or _is_under(target.block, block):
+        if target.block is block or is_under(target.block, block):
             raise RecordError(f"block {block.name!r} cannot move under a loop inside itself")
-        inside = _covered_inside(target)
+        inside = covered_inside(target)
         if reads_target:
             spatial = [inside.get(axis, extent) for axis, extent in enumerate(block.shape)]
         else:
             spatial = self._region(block, target.block, inside, {})
         reductions = [loop.extent for loop in block.loops if loop.reduction]
         block.loops = [
-            BlockLoop(block, _checked(extent), axis >= len(spatial), axis)
+            BlockLoop(block, checked(extent), axis >= len(spatial), axis)
             for axis, extent in enumerate([*spatial, *reductions])
         ]
         block.host = target
@@ -409,7 +302,7 @@ class Blocks:
         for reader in self.consumers(block):
             if reader is target:
                 steps = inside
-            elif _is_under(reader, target):
+            elif is_under(reader, target):
                 spatial = self._region(reader, target, inside, known)
                 reductions = [loop.extent for loop in reader.loops if loop.reduction]
                 steps = dict(enumerate([*spatial, *reductions]))
@@ -420,7 +313,7 @@ class Blocks:
                 return list(block.shape)
             read = [1] * len(block.shape)
             for axis, stride in enumerate(strides):
-                for dimension, offset in enumerate(_offsets(stride, block.shape)):
+                for dimension, offset in enumerate(offsets(stride, block.shape)):
                     read[dimension] += (steps.get(axis, 1) - 1) * offset
             extents = list(map(max, extents, read))
         return list(map(min, extents, block.shape))
@@ -429,10 +322,10 @@ class Blocks:
         """Computes a block where it is read."""
         for reader in self.consumers(block):
             through = {
-                producer: _composed(reader.reads[block], block.shape, strides)
+                producer: composed(reader.reads[block], block.shape, strides)
                 for producer, strides in block.reads.items()
             }
-            _replace(reader, block, through)
+            replace_read(reader, block, through)
         block.inlined = True
 
     def inline_into_producer(self, block: Block, producer: Block | None = None) -> None:
@@ -441,7 +334,7 @@ class Blocks:
         if producer is None:
             raise RecordError(f"block {block.name!r} reads no block that it could be inlined into")
         for reader in self.consumers(block):
-            _replace(reader, block, {producer: reader.reads[block]})
+            replace_read(reader, block, {producer: reader.reads[block]})
         for other in block.producers:
             if other is not producer:
                 producer.reads.setdefault(other, None)
@@ -452,7 +345,7 @@ class Blocks:
         copy = self._insert_copy(source, f"{source.name}_{scope}")
         copy.reads = {source: copy.write}
         for reader in readers:
-            _replace(reader, source, {copy: reader.reads[source]})
+            replace_read(reader, source, {copy: reader.reads[source]})
         return copy
 
     def cache_write(self, block: Block, scope: str) -> Block:
@@ -462,7 +355,7 @@ class Blocks:
         copy.reads = {block: copy.write}
         for reader in readers:
             if reader is not copy:
-                _replace(reader, block, {copy: reader.reads[block]})
+                replace_read(reader, block, {copy: reader.reads[block]})
         return copy
 
     def rfactor(self, loop: BlockLoop, factor_axis: int) -> tuple[Block, tuple[int, ...]]:
@@ -482,21 +375,21 @@ class Blocks:
         final = self._insert_copy(block, block.name)
         final.loops.append(BlockLoop(final, loop.extent, reduction=True, axis=len(final.shape)))
         for reader in readers:
-            _replace(reader, block, {final: reader.reads[block]})
+            replace_read(reader, block, {final: reader.reads[block]})
         spatial = [other for other in block.loops if not other.reduction]
         spatial.insert(factor_axis if factor_axis >= 0 else len(spatial) + 1 + factor_axis, loop)
         reductions = [other for other in block.loops if other.reduction and other is not loop]
         loop.reduction = False
         ansors = [*spatial, *reductions]
         shape = tuple(other.extent for other in spatial)
-        partial = _row_major(shape)
+        partial = row_major(shape)
         factor = spatial.index(loop)
         final.reads = {block: (*partial[:factor], *partial[factor + 1 :], partial[factor])}
         order = tuple(
             next(at for at, other in enumerate(ansors) if other is kept) for kept in block.loops
         )
         block.name, block.write = f"{block.name}_rf", partial + (0,) * len(reductions)
-        block.reads = {read: _along(ansors, strides) for read, strides in block.reads.items()}
+        block.reads = {read: along(ansors, strides) for read, strides in block.reads.items()}
         for axis, other in enumerate(ansors):
             other.axis, other.stride = axis, 1
         block.shape = shape
@@ -507,7 +400,7 @@ class Blocks:
             raise RecordError(f"a schedule has at most {MAX_BLOCKS} blocks")
         shape = source.shape or tuple(loop.extent for loop in source.loops)
         at = source.position + 1
-        copy = Block(name, shape, _row_major(shape), {}, is_input=False, position=at)
+        copy = Block(name, shape, row_major(shape), {}, is_input=False, position=at)
         copy.loops = [
             BlockLoop(copy, extent, reduction=False, axis=axis) for axis, extent in enumerate(shape)
         ]
@@ -515,84 +408,3 @@ class Blocks:
             later.position += 1
         self._blocks.insert(at, copy)
         return copy
-
-
-def _bounded(extent: int) -> int:
-    """Returns an extent, or the largest that steps can say: some tensors have more elements."""
-    return min(extent, MAX_NUMBER - 1)
-
-
-def _checked(extent: int) -> int:
-    if type(extent) is not int or not 0 <= extent < MAX_NUMBER:
-        raise RecordError(f"extent {extent!r}, expected an integer in [0, {MAX_NUMBER})")
-    return extent
-
-
-def _covered_inside(target: BlockLoop) -> dict[int, int]:
-    """How many steps along each axis of the target's block the loops inside the target make."""
-    loops = target.block.loops
-    inside = {loop.axis: 1 for loop in loops if loop.axis is not None}
-    for loop in loops[target.position + 1 :]:
-        if loop.axis is not None:
-            inside[loop.axis] *= loop.extent or 1  # 0 where unknown
-    return inside
-
-
-def _along(loops: Sequence[BlockLoop], strides: Strides | None) -> Strides | None:
-    """Strides along loops, from those along the axes that the loops step through."""
-    if strides is None or any(loop.axis is None for loop in loops):
-        return None
-    return tuple(strides[loop.axis] * loop.stride for loop in loops if loop.axis is not None)
-
-
-def _is_under(block: Block, target: Block) -> bool:
-    while block.host is not None:
-        block = block.host.block
-        if block is target:
-            return True
-    return False
-
-
-@lru_cache(maxsize=4096)  # a program's traces ask the same
-def _offsets(stride: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Splits a stride into a buffer of a shape into steps along its dimensions."""
-    steps: list[int] = []
-    for unit in _row_major(shape):
-        steps.append(stride // unit)
-        stride %= unit
-    return tuple(steps)
-
-
-@lru_cache(maxsize=1024)
-def _composed(
-    outer: Strides | None, shape: tuple[int, ...], inner: Strides | None
-) -> Strides | None:
-    """Strides of a read through a block of a shape that is computed where it is read."""
-    if outer is None or inner is None:
-        return None
-    return tuple(
-        sum(step * stride for step, stride in zip(_offsets(along, shape), inner, strict=False))
-        for along in outer
-    )
-
-
-@lru_cache(maxsize=1024)
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides: list[int] = []
-    step = 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step *= max(extent, 1)  # 0 where unknown
-    return tuple(reversed(strides))
-
-
-def _replace(reader: Block, old: Block, new: dict[Block, Strides | None]) -> None:
-    """Lets a block read `new` where it read `old`; what it reads already stays where it is."""
-    reads: dict[Block, Strides | None] = {}
-    for known, strides in reader.reads.items():
-        if known is not old:
-            reads[known] = strides
-            continue
-        fresh = {block: through for block, through in new.items() if block not in reader.reads}
-        reads |= fresh
-    reader.reads = reads

@@ -14,15 +14,9 @@ from typing import Any
 
 from cwm_jax.errors import RecordError
 from cwm_jax.records.graph import ComputeGraph
+from cwm_jax.records.metaschedule.block import MAX_NUMBER, Block, BlockLayout, BlockLoop, layout_of
 from cwm_jax.records.metaschedule.postprocess import apply_root_annotations
-from cwm_jax.records.metaschedule.state import (
-    MAX_NUMBER,
-    Block,
-    BlockLayout,
-    BlockLoop,
-    Blocks,
-    layout_of,
-)
+from cwm_jax.records.metaschedule.state import Blocks
 from cwm_jax.records.metaschedule.trace import Instruction, Trace, Variable
 from cwm_jax.records.steps import ANNOTATIONS, METASCHEDULE_TAGS, Step
 

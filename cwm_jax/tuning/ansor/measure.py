@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from cwm_jax.errors import TargetError
-from cwm_jax.tuning.interrupts import Interrupt, SearchInterrupted, sheltered_children
+from cwm_jax.processes import sheltered_children
+from cwm_jax.tuning.interrupts import Interrupt, SearchInterrupted
 from cwm_jax.tuning.machine import Tracker, check_device
 from cwm_jax.tuning.measurement import (
     REFERENCE_BLOCK,

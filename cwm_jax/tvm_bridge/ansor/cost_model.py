@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from cwm_jax.errors import CwmError, RecordError, last_line
+from cwm_jax.features.batch import collection_paused
 from cwm_jax.features.log_text import group_text
-from cwm_jax.gc_pause import collection_paused
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.ranking.task_ranker import Measurement, TaskRanker

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from cwm_jax.errors import CheckpointError
-from cwm_jax.gc_pause import collection_paused
+from cwm_jax.features.batch import collection_paused
 from cwm_jax.ranking.gaussian_process import AdaptationConfig
 from cwm_jax.ranking.online import OnlineRanker
 from cwm_jax.ranking.scorer import Scorer

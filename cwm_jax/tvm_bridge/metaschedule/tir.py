@@ -18,7 +18,13 @@ from cwm_jax.records.graph import (
     Stage,
 )
 from cwm_jax.records.steps import ANNOTATIONS, Step
-from cwm_jax.tvm_bridge.expressions import dtype_of, evaluate_index, read_of, visit_expression
+from cwm_jax.tvm_bridge.expressions import (
+    BlockBody,
+    dtype_of,
+    evaluate_index,
+    parts_of,
+    read_of,
+)
 
 _REDUCTION = 2
 """`IterVar.CommReduce`."""
@@ -114,22 +120,8 @@ def _blocks_in(statement: Any, loops: tuple[Any, ...]) -> Iterator[_FoundBlock]:
     elif kind == "For":
         yield from _blocks_in(statement.body, (*loops, statement))
     else:
-        for part in _parts_of(statement):
+        for part in parts_of(statement):
             yield from _blocks_in(part, loops)
-
-
-def _parts_of(statement: Any) -> list[Any]:
-    """Statements inside a statement, but those of loops and blocks."""
-    match type(statement).__name__:
-        case "SeqStmt":
-            return list(statement.seq)
-        case "IfThenElse":
-            cases = (statement.then_case, statement.else_case)
-            return [case for case in cases if case is not None]
-        case "AttrStmt" | "While":
-            return [statement.body]
-        case _:
-            return []
 
 
 class _Nest(NamedTuple):
@@ -167,7 +159,7 @@ class _Builder:
         self.written = 0
 
     def add_block(self, found: _FoundBlock) -> None:
-        block, body = found.block, _Body(found.block)
+        block, body = found.block, BlockBody(found.block)
         self._bind(found)
         nest = self._nest(found, body)
         extents = [axis.extent for axis in nest.axes]
@@ -238,7 +230,7 @@ class _Builder:
         except (TypeError, ValueError, self._tvm.error.InternalError):  # as of a vector
             return None
 
-    def _nest(self, found: _FoundBlock, body: "_Body") -> _Nest:
+    def _nest(self, found: _FoundBlock, body: "BlockBody") -> _Nest:
         iterators = self._ordered(found, body)
         loops = [loop.loop_var for loop in found.loops]
         extents = [self._extent(loop.extent) for loop in found.loops]
@@ -271,7 +263,7 @@ class _Builder:
                 steps.append(Step("AN", (at, annotation)))
         return _Nest(tuple(axes), variables, steps)
 
-    def _ordered(self, found: _FoundBlock, body: "_Body") -> list[tuple[Any, Any]]:
+    def _ordered(self, found: _FoundBlock, body: "BlockBody") -> list[tuple[Any, Any]]:
         """Iterators with what binds them: those of what is written in its order, then others."""
         pairs = list(zip(found.block.iter_vars, found.bindings, strict=True))
         if not body.indices and body.writes:  # TVM gives a scalar's block an axis all the same
@@ -395,75 +387,3 @@ def _initial_steps(
         if len(members) > 1:
             steps.append(Step("FU", (tuple(range(at, at + len(members))),)))
     return steps
-
-
-class _Body:
-    """What the statements of a block do, but those of blocks inside it.
-
-    Attributes:
-        simple: Whether all it does is one store.
-        writes: Buffers that it writes.
-        indices: Of the first store.
-        loads: Buffers that it reads, with the indices.
-        opaque_reads: Buffers that it reads, though not by an index of its own.
-        operations: How many of each of `OPERATION_KINDS` one point costs.
-    """
-
-    def __init__(self, block: Any) -> None:
-        self.simple = type(block.body).__name__ == "BufferStore"
-        self.operations: dict[str, int] = dict.fromkeys(OPERATION_KINDS, 0)
-        self.indices: list[Any] = []
-        self._seen: list[tuple[Any, list[Any]]] = []
-        self._own = list(block.alloc_buffers)
-        self._aliases = {match.buffer: match.source.source for match in block.match_buffers}
-        stored: dict[Any, None] = {}
-        self._visit(block.body, self.operations, stored)
-        if not self.simple:
-            # Calls write what the block says, and blocks inside it what they compute for it.
-            stored |= dict.fromkeys(region.source for region in block.writes)
-        self.writes = [buffer for buffer in stored if not self._is_own(buffer)]
-        known = {buffer for buffer, _ in self._seen}
-        self.loads = [
-            (buffer, indices)
-            for buffer, indices in self._seen
-            if buffer not in self._aliases and buffer not in stored and not self._is_own(buffer)
-        ]
-        regions = [] if self.simple else [region.source for region in block.reads]
-        self.opaque_reads = [
-            buffer for buffer in regions if buffer not in known and buffer not in self.writes
-        ]
-
-    def _is_own(self, buffer: Any) -> bool:
-        return any(buffer.same_as(own) for own in self._own)
-
-    def _expression(self, expression: Any, operations: dict[str, int]) -> None:
-        visit_expression(
-            expression,
-            operations,
-            lambda load: self._seen.append((load.source, list(load.indices))),
-        )
-
-    def _visit(self, statement: Any, operations: dict[str, int], stored: dict[Any, None]) -> None:
-        kind = type(statement).__name__
-        if kind == "BufferStore":
-            if not stored:
-                self.indices = list(statement.indices)
-            stored[self._aliases.get(statement.buffer, statement.buffer)] = None
-            self._expression(statement.value, operations)
-        elif kind == "For":
-            inside = dict.fromkeys(operations, 0)
-            self._visit(statement.body, inside, stored)
-            extent = statement.extent
-            times = int(extent.value) if type(extent).__name__ == "IntImm" else 1
-            for name, count in inside.items():
-                operations[name] += count * times
-        elif kind in ("Evaluate", "Bind"):
-            self._expression(statement.value, operations)
-        elif kind in ("AllocBuffer", "DeclBuffer"):
-            self._own.append(statement.buffer)
-        elif kind != "SBlockRealize":
-            if kind in ("IfThenElse", "While"):
-                operations["select"] += 1
-                self._expression(statement.condition, operations)
-            for part in _parts_of(statement):
-                self._visit(part, operations, stored)
