@@ -14,6 +14,7 @@ from cwm_jax.cli.main import main
 from cwm_jax.cli.search_table import print_table
 from cwm_jax.cli.searching import finish, print_tasks, say_none_succeeded, shown_search
 from cwm_jax.ranking.metrics import RankingMetrics
+from cwm_jax.records.graph import shape_only_graph
 from cwm_jax.records.record import Record, TaskDetails
 from cwm_jax.tuning.engine import Task
 from cwm_jax.tuning.loop import TuningResult
@@ -72,7 +73,7 @@ def test_names_and_errors_are_printed_as_they_are(monkeypatch, capsys):
     say(console, ODD)
     say_none_succeeded(console, TuningResult(ODD, CPU, 0, (), (), None, ODD, False, "", Path(ODD)))
     result = NetworkTuningResult((1,), (1e-3,), 1e-3, (), ODD)
-    print_tasks(console, [Task(ODD, ODD, 1.0, "", None)], result)
+    print_tasks(console, [Task(ODD, ODD, 1.0, "", shape_only_graph(ODD), None)], result)
     monkeypatch.setattr(info, "_facts", lambda: {ODD: ODD, "checkpoints": {ODD: ODD}})
     assert main(["info"]) == 0
     metrics = RankingMetrics(1, 1.0, 1.0, 1.0, 1.0, 1.0)

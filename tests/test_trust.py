@@ -59,7 +59,7 @@ def schedule(factor: int) -> tuple[Step, ...]:
 def measured(scorer, chosen, drawn, alternatives=()) -> OnlineRanker:
     """A ranker that has seen schedules whose latency falls with their factor."""
     online = OnlineRanker(scorer, AdaptationConfig(), lambda: alternatives)
-    online.note_drawn(KEY, [schedule(factor) for factor in drawn])
+    online.record_drawn(KEY, [schedule(factor) for factor in drawn])
     for factor in (*chosen, *drawn):
         online.learn(KEY, schedule(factor), 1.0 / factor)
     return online

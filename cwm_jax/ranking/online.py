@@ -190,7 +190,7 @@ class OnlineRanker:
         drawn = max(drawn, LEAST_DRAWN)
         return (drawn, drawn) if 2 * drawn <= size else (size, 0)
 
-    def note_drawn(self, workload_key: str, schedules: Sequence[Schedule]) -> None:
+    def record_drawn(self, workload_key: str, schedules: Sequence[Schedule]) -> None:
         """Marks schedules as drawn at random; call it before they are measured."""
         self._drawn[workload_key].update(schedules)
 

@@ -167,7 +167,7 @@ class CandidateChooser:
         else:
             order = self._source.shuffled(sampled, checked)
         drawn = self._source.accept([sampled[at] for at in order], count)
-        self._online.note_drawn(key, list(drawn))
+        self._online.record_drawn(key, list(drawn))
         return drawn
 
     def _choose(self, proposal: Proposal, count: int) -> Mapping[Schedule, Candidate]:

@@ -69,6 +69,7 @@ class Task(NamedTuple):
         description: Names it for people.
         flop: Floating-point operations of one run; 0 where unknown.
         kind: Tasks of one kind are alike to the task scheduler; "" if it is alike to none.
+        graph: Its compute graph.
         handle: The engine's own object: a `SearchTask`, an `IRModule`.
         weight: How often it occurs in its network.
     """
@@ -77,6 +78,7 @@ class Task(NamedTuple):
     description: str
     flop: float
     kind: str
+    graph: ComputeGraph
     handle: Any
     weight: int = 1
 
@@ -183,10 +185,6 @@ class Engine(Protocol):
         """
         ...
 
-    def graph(self, task: Task) -> ComputeGraph:
-        """Returns the compute graph of a task."""
-        ...
-
     def session(
         self,
         tasks: Sequence[Task],
@@ -265,9 +263,16 @@ class Engine(Protocol):
             seed: Seed of a built-in network's weights.
 
         Raises:
-            WorkloadError: There is no such network, or it cannot be imported or compiled.
+            WorkloadError: There is no such network, or it cannot be imported.
         """
         raise WorkloadError(f"{text}: {type(self).__name__} tunes no networks")
+
+    def check_network(self, network: NetworkModel) -> None:
+        """Checks that a network compiles, before trials are spent on it.
+
+        Raises:
+            WorkloadError: It does not.
+        """
 
     def compile(self, network: NetworkModel, place: Path) -> Any:
         """Compiles a network with the fastest recorded program of each task.

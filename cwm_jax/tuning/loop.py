@@ -6,7 +6,8 @@ A round is written once: choose, measure, learn, keep (`RankedSearch`).
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_record, confirm
 from cwm_jax.search.rounds import Candidate, CandidateChooser, Clock, Schedule, Source
-from cwm_jax.tuning.engine import Engine, RoundResult, Task, TaskSearch
+from cwm_jax.tuning.engine import Engine, RoundResult, Session, Task, TaskSearch
 from cwm_jax.tuning.interrupts import Interrupt, SearchInterrupted, watch_interrupts
 from cwm_jax.tuning.measurement import TuningConfig
 
@@ -68,6 +69,38 @@ class TuningResult:
         return tuple(found)
 
 
+@contextmanager
+def open_session(
+    engine: Engine,
+    tasks: Sequence[Task],
+    config: TuningConfig,
+    place: Path,
+    scorer: Scorer | None,
+    *,
+    resume: bool,
+    learn_every: int,
+) -> Iterator[Session]:
+    """Opens an engine's session, and stops it in order on Ctrl-C; arguments as `Engine.session`.
+
+    Raises:
+        RecordError: The place holds another search, or was measured otherwise.
+        TargetError: The settings ask for references on another device than this CPU.
+    """
+    with (
+        watch_interrupts() as interrupt,
+        engine.session(
+            tasks,
+            config,
+            place,
+            scorer,
+            resume=resume,
+            interrupt=interrupt,
+            learn_every=learn_every,
+        ) as session,
+    ):
+        yield session
+
+
 def tune_task(
     engine: Engine,
     task: Task,
@@ -95,18 +128,9 @@ def tune_task(
         TargetError: The settings ask for references on another device than this CPU.
         WorkloadError: The engine finds no design space for the task.
     """
-    with (
-        watch_interrupts() as interrupt,
-        engine.session(
-            [task],
-            config,
-            place,
-            scorer,
-            resume=resume,
-            interrupt=interrupt,
-            learn_every=config.round_size,
-        ) as session,
-    ):
+    with open_session(
+        engine, [task], config, place, scorer, resume=resume, learn_every=config.round_size
+    ) as session:
         try:
             search = session.search(0)
         except (CwmError, OSError):
@@ -247,7 +271,7 @@ class RankedSearch:
         self._stop_if_requested()
         found = {**choice.chosen, **choice.drawn}
         measuring = time.perf_counter()
-        results = self._measure(list(found.values()))
+        results = _measured(self._trials, list(found.values()), self._interrupt)
         measured = time.perf_counter()
         if found:
             self.source.learn(found, results)
@@ -265,33 +289,51 @@ class RankedSearch:
 
     def remeasure(self, records: Sequence[Record]) -> RoundResult:
         """Measures recorded candidates again, and keeps the results."""
-        started = time.perf_counter()
-        found = self._trials.load(records)
-        measuring = time.perf_counter()
-        results = self._measure(list(found.values()))
-        seconds = time.perf_counter() - measuring
-        self._trials.keep(found, results)
-        return RoundResult(
-            latencies=self._trials.latencies(results),
-            search_seconds=measuring - started,
-            measure_seconds=seconds,
-            first_error=self._trials.first_error(results),
-        )
+        return remeasured(self._trials, records, self._interrupt)
 
     def close(self) -> None:
         """Ends the search."""
         self.source.close()
 
-    def _measure(self, candidates: Sequence[Candidate]) -> Sequence[Any]:
-        if not candidates:
-            return []
-        try:
-            results = self._trials.measure(candidates)
-        except SearchInterrupted:
-            raise KeyboardInterrupt from None
-        self._stop_if_requested()  # the processes that measure were interrupted, too
-        return results
-
     def _stop_if_requested(self) -> None:
         if self._interrupt.requested:
             raise KeyboardInterrupt
+
+
+def remeasured(trials: Trials, records: Sequence[Record], interrupt: Interrupt) -> RoundResult:
+    """Measures recorded candidates again, and keeps the results.
+
+    Args:
+        trials: What measures and keeps them.
+        records: One record of each candidate.
+        interrupt: Whether the user asked to stop.
+
+    Raises:
+        KeyboardInterrupt: The user asked to stop; nothing is kept.
+    """
+    started = time.perf_counter()
+    found = trials.load(records)
+    measuring = time.perf_counter()
+    results = _measured(trials, list(found.values()), interrupt)
+    seconds = time.perf_counter() - measuring
+    trials.keep(found, results)
+    return RoundResult(
+        latencies=trials.latencies(results),
+        search_seconds=measuring - started,
+        measure_seconds=seconds,
+        first_error=trials.first_error(results),
+    )
+
+
+def _measured(
+    trials: Trials, candidates: Sequence[Candidate], interrupt: Interrupt
+) -> Sequence[Any]:
+    if not candidates:
+        return []
+    try:
+        results = trials.measure(candidates)
+    except SearchInterrupted:
+        raise KeyboardInterrupt from None
+    if interrupt.requested:  # the processes that measure were interrupted, too
+        raise KeyboardInterrupt
+    return results

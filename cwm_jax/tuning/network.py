@@ -15,7 +15,7 @@ from cwm_jax.search.task_scheduler import (
     next_task,
 )
 from cwm_jax.tuning.engine import Engine, RoundResult, Session, Task
-from cwm_jax.tuning.interrupts import watch_interrupts
+from cwm_jax.tuning.loop import open_session
 from cwm_jax.tuning.measurement import TuningConfig
 
 
@@ -77,18 +77,9 @@ def tune_network(
         TargetError: The settings ask for references on another device than this CPU.
     """
     size = round_size(config.round_size, config.trials - config.confirm, len(tasks))
-    with (
-        watch_interrupts() as interrupt,
-        engine.session(
-            tasks,
-            config,
-            place,
-            scorer,
-            resume=resume,
-            interrupt=interrupt,
-            learn_every=size * len(tasks),
-        ) as session,
-    ):
+    with open_session(
+        engine, tasks, config, place, scorer, resume=resume, learn_every=size * len(tasks)
+    ) as session:
         return tune_in_turns(session, tasks, config, size, report)
 
 

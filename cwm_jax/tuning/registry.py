@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 _WORLD_MODEL = ("--cost-model", "world-model")
 # As their engines have them: neither measures its best programs again.
 _RIVAL = ("--confirm", "0", "--cost-model")
+_EVOLUTIONARY = "world-model-evolutionary"
 _VARIANTS: dict[str, tuple[str, ...]] = {
     "world-model": _WORLD_MODEL,
     "world-model-unconfirmed": (*_WORLD_MODEL, "--confirm", "0"),
-    "world-model-evolutionary": (*_WORLD_MODEL, "--search", "evolutionary"),
+    _EVOLUTIONARY: (*_WORLD_MODEL, "--search", "evolutionary"),
     "world-model-mean": (*_WORLD_MODEL, "--adaptation", "mean"),
     "world-model-pretrained-only": (*_WORLD_MODEL, "--adaptation", "none"),
 }
@@ -80,7 +81,7 @@ class EngineDescription:
         ours = {
             name: options
             for name, options in _VARIANTS.items()
-            if set(options[3:4]) <= {*self.searches, "0", "mean", "none"}
+            if name != _EVOLUTIONARY or "evolutionary" in self.searches
         }
         return ours | rivals
 

@@ -207,6 +207,8 @@ def tune(
         tasks=len(tasks),
         network=network,
     )
+    if model:
+        loaded.check_network(model)
     place.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"scorer": scorer, "resume": resume, "report": report}
     if model is None:

@@ -48,7 +48,7 @@ def tuned(tvm, target, task, folder, strategy, cost_model, trials=TRIALS):
         cost_model=cost_model,
         builder=local_builder(),
     )
-    graph = MetaScheduleEngine(tvm, target).graph(task)
+    graph = task.graph
     return list(iterate_database(folder, {graph.workload_key: graph}, LogSummary()))
 
 

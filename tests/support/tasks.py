@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 from cwm_jax.tuning.metaschedule.targets import create_module
-from cwm_jax.tvm_bridge.metaschedule.cost_model import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.tir import graph_of_module
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
 from cwm_jax.workloads.parse import parse_workload

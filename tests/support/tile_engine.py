@@ -281,10 +281,8 @@ class TileEngine(Engine):
         rows, columns, depth = source.arguments[:3]
         key = f'["tiles", {rows}, {columns}, {depth}]'
         extents = (rows, columns, depth)
-        return [Task(key, "matmul", 2.0 * rows * columns * depth, "matmul", extents)]
-
-    def graph(self, task: Task) -> ComputeGraph:
-        return _graph(task.handle)
+        flop = 2.0 * rows * columns * depth
+        return [Task(key, "matmul", flop, "matmul", _graph(extents), extents)]
 
     @contextmanager
     def session(
@@ -317,7 +315,7 @@ class TileEngine(Engine):
         return TileTasks()
 
     def scoring_calls(self, task: Task, scorer, count: int) -> ScoringCalls:
-        graph = _graph(task.handle)
+        graph = task.graph
         schedules = [one.schedule for one in TileSpace(task.handle, 0).draw(count)]
         rng = np.random.default_rng(0)
         rank = partial(scorer.rank_schedules, graph)

@@ -11,7 +11,6 @@ from typing import Any
 from cwm_jax.errors import WorkloadError
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.ansor_log import format_line
-from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
@@ -83,11 +82,8 @@ class AnsorEngine(Engine):
         kind = f"{'_'.join(tags)}_{int(math.log(flop + 1, _LOG_BASE))}" if tags else ""
         key, description = str(search_task.workload_key), str(search_task.desc)
         self._handles[key] = search_task
-        return Task(key, description, flop, kind, search_task, weight)
-
-    def graph(self, task: Task) -> ComputeGraph:
-        """Returns the compute graph of a task."""
-        return graph_of_task(self._tvm, task.handle)
+        graph = graph_of_task(self._tvm, search_task)
+        return Task(key, description, flop, kind, graph, search_task, weight)
 
     @contextmanager
     def session(
@@ -170,7 +166,7 @@ class AnsorEngine(Engine):
         for model in models.values():
             model.update(inputs, results)
         return ScoringCalls(
-            self.graph(task),
+            task.graph,
             schedules_of_states(task.handle, states),
             {
                 name: lambda batch, model=model: partial(model.predict, task.handle, states[:batch])

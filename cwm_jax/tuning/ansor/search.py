@@ -28,9 +28,9 @@ from cwm_jax.tuning.ansor.measure import (
 from cwm_jax.tuning.ansor.sketch import POPULATION, SketchSpace, search_size, sketch_policy
 from cwm_jax.tuning.engine import RoundResult, Task, TaskSearch
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tuning.loop import RankedSearch
+from cwm_jax.tuning.loop import RankedSearch, remeasured
 from cwm_jax.tuning.measurement import TuningConfig
-from cwm_jax.tvm_bridge.ansor.graphs import first_error, graph_of_task, latency_of
+from cwm_jax.tvm_bridge.ansor.graphs import first_error, latency_of
 
 _INSERTED_STAGES = 20
 """Room for stages that schedules add: copies of buffers, and parts of reductions."""
@@ -76,7 +76,7 @@ class AnsorSession:
         self.earlier = [[r for r in found if r.workload_key == key] for key in keys]
         log.parent.mkdir(parents=True, exist_ok=True)
         # Training on this log needs the compute graphs, and should not need TVM.
-        add_graphs([graph_of_task(tvm, task.handle) for task in tasks], graphs_path(log))
+        add_graphs([task.graph for task in tasks], graphs_path(log))
         self._model, self._clock = create_cost_model(
             tvm,
             config.cost_model,
@@ -271,18 +271,8 @@ class _EvolutionarySearch:
         )
 
     def remeasure(self, records: Sequence[Record]) -> RoundResult:
-        started = time.perf_counter()
-        found = self._trials.load(records)
-        results = self._trials.measure(list(found.values()))
-        seconds = time.perf_counter() - started
-        if self._interrupt.requested:
-            raise KeyboardInterrupt
-        self._trials.keep(found, results)
-        return RoundResult(
-            latencies=self._trials.latencies(results),
-            measure_seconds=seconds,
-            first_error=first_error(results),
-        )
+        """Measures recorded candidates again, and keeps the results."""
+        return remeasured(self._trials, records, self._interrupt)
 
     def close(self) -> None:
         """Does nothing: TVM's policy holds nothing open."""

@@ -12,7 +12,7 @@ from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 from cwm_jax.tuning.collection import Mix
 from cwm_jax.tuning.metaschedule.cost_models import Fields, tuning_records, update_of
-from cwm_jax.tvm_bridge.metaschedule.cost_model import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.planning import sampling_context as new_context
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates
 

@@ -19,7 +19,7 @@ from cwm_jax.search.rounds import Clock
 from cwm_jax.training.dataset import split_by_network
 from cwm_jax.tuning.corpus import HELD_OUT_NETWORKS, Corpus, read_tasks
 from cwm_jax.tuning.interrupts import Interrupt
-from cwm_jax.tvm_bridge.metaschedule.cost_model import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 
 Fields = list[Any]
 """A `TuningRecord` as JSON."""

@@ -80,16 +80,15 @@ class MetaScheduleEngine(Engine):
         return [self.task(create_module(tvm, source, self._target))]
 
     def task(self, module: Any, weight: int = 1) -> Task:
-        """Returns a `tvm.IRModule` of one function as a task."""
+        """Returns a `tvm.IRModule` of one function as a task.
+
+        Its graph is one of its key alone where the module cannot be read.
+        """
         from cwm_jax.tvm_bridge.metaschedule.cost_model import workload_key
 
         key = workload_key(module)
         graph = read_graph(self._tvm, module, key)
-        return Task(key, name_of_function(module), graph.flop, _kind(graph), module, weight)
-
-    def graph(self, task: Task) -> ComputeGraph:
-        """Returns the compute graph of a task; one of its key alone where it cannot be read."""
-        return read_graph(self._tvm, task.handle, task.workload_key)
+        return Task(key, name_of_function(module), graph.flop, _kind(graph), graph, module, weight)
 
     @contextmanager
     def session(
@@ -158,7 +157,7 @@ class MetaScheduleEngine(Engine):
             trials=_LEARNED + count,
             round_size=_LEARNED + count,
         )
-        graph = self.graph(task)
+        graph = task.graph
         drawn = list(context.generate_measure_candidates() or ())
         # What is drawn twice would be scored once by the world model, but twice by the rival.
         distinct = dict(zip(steps_of_candidates(tvm, drawn, graph), drawn, strict=True))
@@ -192,9 +191,11 @@ class MetaScheduleEngine(Engine):
         """Loads a network as Relax, with the modules that MetaSchedule tunes."""
         name, module = load_relax_network(self._tvm, text, self._target)
         found = extract_modules(self._tvm, module, self._target)
-        if found:
-            check_network(self._tvm, text, module, self._target)
         return NetworkModel(name, [self.task(task, weight) for task, weight in found], module)
+
+    def check_network(self, network: NetworkModel) -> None:
+        """Compiles a network untuned."""
+        check_network(self._tvm, network.name, network.handle, self._target)
 
     def compile(self, network: NetworkModel, place: Path) -> Any:
         """Returns the `relax.VMExecutable`."""

@@ -12,7 +12,7 @@ import numpy as np
 from cwm_jax.errors import TargetError
 from cwm_jax.tuning.machine import Tracker, check_device
 from cwm_jax.tuning.measurement import REFERENCE_BLOCK, MeasureConfig, reference_product
-from cwm_jax.tvm_bridge.metaschedule.cost_model import local_builder
+from cwm_jax.tvm_bridge.metaschedule.builder import local_builder
 from cwm_jax.tvm_bridge.metaschedule.traces import seconds_of_result
 
 PATIENCE = 300.0

@@ -12,7 +12,7 @@ from cwm_jax.search.confirmation import best_records
 from cwm_jax.tuning.machine import Tracker, sent_library
 from cwm_jax.tuning.metaschedule.measure import connect
 from cwm_jax.tuning.metaschedule.work_dir import line_of, search_records, tuning_record_of
-from cwm_jax.tvm_bridge.metaschedule.cost_model import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 
 _TIMED_MS = 500
 

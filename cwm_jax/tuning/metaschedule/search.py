@@ -8,7 +8,7 @@ from typing import Any
 
 from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.records.graph import ComputeGraph
-from cwm_jax.records.record import Record
+from cwm_jax.records.record import Record, latency_of_costs
 from cwm_jax.search.rounds import Schedule
 from cwm_jax.search.trace_planner import TracePlannerConfig
 from cwm_jax.tuning.engine import Task, TaskSearch
@@ -26,18 +26,18 @@ from cwm_jax.tuning.metaschedule.candidates import Evolution
 from cwm_jax.tuning.metaschedule.cost_models import create_cost_model
 from cwm_jax.tuning.metaschedule.measure import MetaScheduleDevice
 from cwm_jax.tuning.metaschedule.work_dir import SearchedModule, SearchFolder
-from cwm_jax.tvm_bridge.metaschedule.graphs import read_graph, warn_of_search
+from cwm_jax.tvm_bridge.metaschedule.graphs import warn_of_search
 from cwm_jax.tvm_bridge.metaschedule.planning import (
     OFFERED,
+    POPULATION,
     Imagination,
     Offers,
     PooledSource,
     Sampler,
+    learn_recorded,
 )
-from cwm_jax.tvm_bridge.metaschedule.traces import record_of_result
+from cwm_jax.tvm_bridge.metaschedule.traces import record_of_result, seconds_of_result
 
-POPULATION = 512
-"""Schedules of a generation, as MetaSchedule has it."""
 RUN_TIMEOUT = 30
 """Seconds that one candidate may run, as MetaSchedule has it."""
 
@@ -81,12 +81,8 @@ class MetaScheduleSession:
     ) -> None:
         self._tvm, self._tasks, self._target, self._config = tvm, tasks, target, config
         self._interrupt = interrupt
-        self._graphs = [read_graph(tvm, task.handle, task.workload_key) for task in tasks]
         self._folder = SearchFolder(tvm, folder)
-        searched = [
-            SearchedModule(task.handle, graph)
-            for task, graph in zip(tasks, self._graphs, strict=True)
-        ]
+        searched = [SearchedModule(task.handle, task.graph) for task in tasks]
         found = self._folder.earlier(searched, target)
         keys = [task.workload_key for task in tasks]
         self.earlier = [[r for r in found if r.workload_key == key] for key in keys]
@@ -124,8 +120,8 @@ class MetaScheduleSession:
             search.close()
 
     def _begin(self, task: int) -> TaskSearch:
-        module, graph, earlier = self._tasks[task].handle, self._graphs[task], self.earlier[task]
-        source = self._source(module, graph, earlier)
+        module, graph = self._tasks[task].handle, self._tasks[task].graph
+        source = self._source(module, graph, self.earlier[task])
         trials = _FolderTrials(
             graph, self._target, self._folder, module, self._measure, self._records[task]
         )
@@ -164,10 +160,11 @@ class MetaScheduleSession:
                 seed=seed,
             )
         known = {record.steps for record in earlier}
+        update = timed.model.update
         source = PooledSource(
-            tvm, graph, offers, sampler, timed.clock, timed.model.update, timed.predicted, known
+            tvm, graph, offers, sampler, timed.clock, update, timed.predicted, known
         )
-        source.learn_recorded(database, workload)
+        learn_recorded(tvm, database, workload, partial(update, offers.context))
         return source
 
 
@@ -199,9 +196,7 @@ class _FolderTrials:
         self._records.extend(records)
 
     def latencies(self, results: Sequence[Any]) -> tuple[float, ...]:
-        return tuple(
-            record_of_result(self._graph, self._target, (), result).latency for result in results
-        )
+        return tuple(latency_of_costs(seconds_of_result(result)) for result in results)
 
     def first_error(self, results: Sequence[Any]) -> str:
         errors = (str(result.error_msg).strip() for result in results if result.error_msg)

@@ -30,7 +30,7 @@ from cwm_jax.records.metaschedule.database import (
     record_of_line,
 )
 from cwm_jax.records.record import Record
-from cwm_jax.tvm_bridge.metaschedule.cost_model import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.graphs import warn_of_traces
 from cwm_jax.tvm_bridge.metaschedule.traces import FAILED_SECONDS, Entry, database_lines
 

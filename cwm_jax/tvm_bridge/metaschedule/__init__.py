@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from cwm_jax.tvm_bridge.runtime import deferred
 
 if TYPE_CHECKING:
-    from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel, local_builder
+    from cwm_jax.tvm_bridge.metaschedule.builder import local_builder
+    from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel
     from cwm_jax.tvm_bridge.metaschedule.strategy import PlannerStrategy
 
 __all__ = ["PlannerStrategy", "WorldModelCostModel", "local_builder"]
@@ -14,7 +15,7 @@ __getattr__ = deferred(
     __name__,
     {
         "PlannerStrategy": "strategy",
-        "WorldModelCostModel": "cost_model",
-        "local_builder": "builder",
+        "WorldModelCostModel": "builder",
+        "local_builder": "cost_model",
     },
 )

@@ -14,13 +14,15 @@ from cwm_jax.records.metaschedule.trace import Skeletons, Trace
 from cwm_jax.records.record import latency_of_costs
 from cwm_jax.search.rounds import Clock, Proposal
 from cwm_jax.search.trace_planner import TracePlanner, TracePlannerConfig
-from cwm_jax.tvm_bridge.metaschedule.cost_model import load_intrinsics
+from cwm_jax.tvm_bridge.metaschedule.builder import load_intrinsics
 from cwm_jax.tvm_bridge.metaschedule.traces import steps_of_candidates, trace_lines
 
 _SAMPLE = 64
 """Traces that TVM draws at random for the planner: so many a round, and at first more."""
 _FIRST_SAMPLES = 4
 _MOST_SAMPLED = 1 << 30
+POPULATION = 512
+"""Schedules of a generation, as MetaSchedule has it."""
 OFFERED = 4
 """Candidates that are offered for each one that the world model chooses to measure."""
 _POOL = 512
@@ -232,27 +234,6 @@ class PooledSource:
         self._known, self._pool = known, dict[Schedule, Any]()
         self._fresh: dict[Schedule, Any] = {}
 
-    def learn_recorded(self, database: Any, workload: Any) -> None:
-        """Lets the model learn from the records of a database.
-
-        Args:
-            database: `Database`.
-            workload: Of the module in it.
-        """
-        runner = self._tvm.s_tir.meta_schedule.runner
-        found = database.get_all_tuning_records()
-        known = [record for record in found if record.workload.same_as(workload)]
-        if known:
-            candidates = [record.as_measure_candidate() for record in known]
-            results = [
-                runner.RunnerResult(seconds, None)
-                if latency_of_costs(seconds := [float(value) for value in record.run_secs or ()])
-                < math.inf
-                else runner.RunnerResult(None, "failed before")
-                for record in known
-            ]
-            self._update(self._offers.context, candidates, results)
-
     def begin(self) -> None:
         """Does nothing: what is offered is sampled when it is asked for."""
 
@@ -300,6 +281,32 @@ class PooledSource:
         self._offers.close()
         if self._sampler is not None:
             self._sampler.close()
+
+
+def learn_recorded(
+    tvm: Any, database: Any, workload: Any, update: Callable[[Any, Any], None]
+) -> None:
+    """Lets a cost model learn from the records of a database.
+
+    Args:
+        tvm: A TVM with MetaSchedule.
+        database: `Database`.
+        workload: Of the module in it.
+        update: Takes candidates and results in, for the cost model.
+    """
+    result = tvm.s_tir.meta_schedule.runner.RunnerResult
+    known = [r for r in database.get_all_tuning_records() if r.workload.same_as(workload)]
+    seconds = [[float(value) for value in record.run_secs or ()] for record in known]
+    if known:
+        update(
+            [record.as_measure_candidate() for record in known],
+            [
+                result(each, None)
+                if latency_of_costs(each) < math.inf
+                else result(None, "failed before")
+                for each in seconds
+            ],
+        )
 
 
 def sampling_context(tvm: Any, module: Any, target: Any, strategy: Any, seed: int) -> Any:

@@ -4,6 +4,7 @@ Importing this module loads a TVM that has MetaSchedule (see `cwm_jax.tvm_bridge
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +12,19 @@ from cwm_jax.ranking.scorer import Scorer
 from cwm_jax.search.rounds import CandidateChooser, Clock, Schedule
 from cwm_jax.search.trace_planner import TracePlannerConfig
 from cwm_jax.tvm_bridge.metaschedule.cost_model import WorldModelCostModel, workload_key
-from cwm_jax.tvm_bridge.metaschedule.planning import OFFERED, Imagination, PooledSource, Sampler
+from cwm_jax.tvm_bridge.metaschedule.planning import (
+    OFFERED,
+    POPULATION,
+    Imagination,
+    PooledSource,
+    Sampler,
+    learn_recorded,
+)
 from cwm_jax.tvm_bridge.runtime import use
 
 _tvm: Any = use("metaschedule")
 _derived_object: Any = _tvm.ir.utils.derived_object
 _ms: Any = _tvm.s_tir.meta_schedule
-_POPULATION = 512
 
 
 class _Tuning(NamedTuple):
@@ -52,7 +59,7 @@ class PlannerStrategy(_ms.search_strategy.PySearchStrategy):
     def __init__(
         self,
         checkpoint: Path | str | Scorer | Any,
-        population: int = _POPULATION,
+        population: int = POPULATION,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -104,10 +111,7 @@ class PlannerStrategy(_ms.search_strategy.PySearchStrategy):
         source = PooledSource(_tvm, graph, offers, sampler, clock, update, lambda: 0, known)
         if database is not None and database.has_workload(module) and not known:
             workload = database.commit_workload(module)
-            recorded = PooledSource(
-                _tvm, graph, offers, sampler, clock, model.update, lambda: 0, known
-            )
-            recorded.learn_recorded(database, workload)
+            learn_recorded(_tvm, database, workload, partial(model.update, offers.context))
             known |= {schedule for schedule, _ in online.measured.get(graph.workload_key, ())}
         chooser = CandidateChooser(graph, source, online, clock)
         self._tuning, self._left = _Tuning(chooser, source, num_trials_per_iter), max_trials
