@@ -99,7 +99,7 @@ class Output(NamedTuple):
 
     Attributes:
         option: The command's option.
-        path: What the user gave it; None if nothing.
+        path: Path that the user gave; None if none.
         folder: Whether it is a folder, not a file.
     """
 
@@ -114,7 +114,7 @@ def check_outputs(*outputs: Output, inputs: Sequence[Path] = ()) -> None:
     No work is done yet. Nothing is created, and nothing that exists is changed.
 
     Args:
-        outputs: Of a command.
+        outputs: Outputs of a command.
         inputs: Files that it reads, which no output may overwrite.
 
     Raises:

@@ -53,7 +53,7 @@ class _Watch:
     """What is known of a command that signals may end.
 
     Attributes:
-        name: Of the command, for the sentence at the end.
+        name: Name of the command, for the sentence at the end.
         whole_process: Whether the process ends with the command.
         number: The first signal that asked it to end.
         noticed: Whether `KeyboardInterrupt` has reached the command, which ends.
@@ -386,7 +386,7 @@ def run_child(command: Sequence[str], patience: float | None = None) -> tuple[in
     """Runs a command that ends with this process; returns its exit code, output and errors.
 
     Args:
-        command: To run.
+        command: The command and its arguments.
         patience: Seconds that it may take.
 
     Raises:

@@ -162,7 +162,7 @@ class SequenceModel(nnx.Module):
     def rank(
         self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
-        """Ranks candidates of one program, as `WorldModel.rank` does."""
+        """Ranks candidates of one workload, as `WorldModel.rank` does."""
         slots, whole = self.program(graph)
         candidates, steps = schedules.kind.shape
         live = jnp.arange(steps)[None, :] < schedules.length[:, None]
@@ -231,62 +231,65 @@ def _primitive(step: Step) -> np.ndarray:
     return row
 
 
-class TensetMlp(nnx.Module):
+class _Feedforward(nnx.Module):
+    """The linear layers that TenSet's MLP and TLP share."""
+
+    def __init__(self, inputs: int, width: int, *, rngs: nnx.Rngs) -> None:
+        self.latent_width = width
+        self.first = nnx.Linear(inputs, width, rngs=rngs)
+        self.second = nnx.Linear(width, width, rngs=rngs)
+        self.third = nnx.Linear(width, width, rngs=rngs)
+        self.fourth = nnx.Linear(width, width, rngs=rngs)
+        self.score = nnx.Linear(width, 1, rngs=rngs)
+
+    @property
+    def values_layer(self) -> nnx.Linear:
+        """Returns the layer that reads the steps' values."""
+        return self.first
+
+    def encode(
+        self, schedules: Schedules
+    ) -> tuple[Float[Array, "candidate step column"], Bool[Array, "candidate step"]]:
+        """Encodes each row of each candidate; says which rows are no padding."""
+        x = nnx.relu(self.second(nnx.relu(self.first(schedules.values))))
+        return x, jnp.arange(x.shape[1])[None, :] < schedules.length[:, None]
+
+    def decode(self, x: Float[Array, "*batch column"]) -> Float[Array, "*batch column"]:
+        """Applies two residual layers."""
+        x = x + nnx.relu(self.third(x))
+        return x + nnx.relu(self.fourth(x))
+
+
+class TensetMlp(_Feedforward):
     """TenSet's MLP (NeurIPS'21): stores one by one, summed, then decoded; 0.24M parameters."""
 
     def __init__(self, *, rngs: nnx.Rngs, width: int = 256) -> None:
-        self.latent_width = width
-        self.first = nnx.Linear(STORE_WIDTH, width, rngs=rngs)
-        self.second = nnx.Linear(width, width, rngs=rngs)
-        self.third = nnx.Linear(width, width, rngs=rngs)
-        self.fourth = nnx.Linear(width, width, rngs=rngs)
-        self.score = nnx.Linear(width, 1, rngs=rngs)
-
-    @property
-    def values_layer(self) -> nnx.Linear:
-        """Returns the layer that reads the steps' values."""
-        return self.first
+        super().__init__(STORE_WIDTH, width, rngs=rngs)
 
     def rank(
         self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
-        """Ranks by stores; program and hardware are not looked at."""
-        x = nnx.relu(self.second(nnx.relu(self.first(schedules.values))))
-        live = jnp.arange(x.shape[1])[None, :] < schedules.length[:, None]
-        x = (x * live[..., None]).sum(1)
-        x = x + nnx.relu(self.third(x))
-        x = x + nnx.relu(self.fourth(x))
+        """Ranks by stores; graph and hardware are not looked at."""
+        x, live = self.encode(schedules)
+        x = self.decode((x * live[..., None]).sum(1))
         return Ranking(self.score(x)[:, 0], x, x)
 
 
-class Tlp(nnx.Module):
+class Tlp(_Feedforward):
     """A TLP-style transformer over raw primitives: one attention block, about 0.6M parameters."""
 
     def __init__(self, *, rngs: nnx.Rngs, width: int = 256, heads: int = 8) -> None:
-        self.latent_width = width
+        super().__init__(TLP_WIDTH, width, rngs=rngs)
         self.heads = heads
-        self.first = nnx.Linear(TLP_WIDTH, width, rngs=rngs)
-        self.second = nnx.Linear(width, width, rngs=rngs)
         self.projections = nnx.Linear(width, 3 * width, rngs=rngs)
         self.merge = nnx.Linear(width, width, rngs=rngs)
-        self.third = nnx.Linear(width, width, rngs=rngs)
-        self.fourth = nnx.Linear(width, width, rngs=rngs)
-        self.score = nnx.Linear(width, 1, rngs=rngs)
-
-    @property
-    def values_layer(self) -> nnx.Linear:
-        """Returns the layer that reads the steps' values."""
-        return self.first
 
     def rank(
         self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
-        """Ranks by primitives; program and hardware are not looked at."""
-        x = nnx.relu(self.second(nnx.relu(self.first(schedules.values))))
-        live = jnp.arange(x.shape[1])[None, :] < schedules.length[:, None]
-        x = self.merge(attend(self.projections(x), self.heads, live))
-        x = x + nnx.relu(self.third(x))
-        x = x + nnx.relu(self.fourth(x))
+        """Ranks by primitives; graph and hardware are not looked at."""
+        x, live = self.encode(schedules)
+        x = self.decode(self.merge(attend(self.projections(x), self.heads, live)))
         scores = self.score(x)[..., 0] * live
         pooled = (x * live[..., None]).sum(1)
         return Ranking(scores.sum(1), pooled, pooled)
@@ -308,9 +311,9 @@ def train_trees(
     Args:
         stores: Per-store features of each record.
         throughput: Normalised within its workload, in [0, 1].
-        seed: Of the trees.
+        seed: Seed of the trees.
         rounds: Most trees.
-        threads: To train with.
+        threads: Threads to train with.
 
     Returns:
         An `xgboost.Booster`.

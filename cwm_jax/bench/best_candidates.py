@@ -54,7 +54,7 @@ def best_candidates(engine: Engine, place: Path, trials: int, count: int = 1) ->
     """Returns the best candidates among the first records of a search.
 
     Args:
-        engine: What searched.
+        engine: Engine of the searches.
         place: Its log or folder.
         trials: How many records.
         count: How many candidates at most, the best first; at least one is returned.
@@ -78,7 +78,7 @@ class Remeasured(NamedTuple):
     """A measurement of a winner.
 
     Attributes:
-        latency: In seconds, scaled to the level; infinity if it failed.
+        latency: Latency in seconds, scaled to the level; infinity if it failed.
         level: Latency of the reference program that it is scaled to, in seconds.
     """
 
@@ -127,7 +127,7 @@ def remeasure(
     """Measures programs in turn, `rounds` times.
 
     Args:
-        winners: What to measure; equal programs are measured once a round.
+        winners: Programs to measure; equal ones are measured once a round.
         measure: Builds and measures a few, one after the other.
         rounds: How often each is built and measured.
         file: JSON lines of what is measured; a call with the same winners goes on with it. Rows of
@@ -166,7 +166,7 @@ def to_winners_level(records: Path, winners: Path) -> float:
     Both are scaled to how fast the reference program was when they began; 1 where either is not.
 
     Args:
-        records: Of the search.
+        records: Records of the search.
         winners: What `remeasure` writes.
     """
     searched = read_reference(reference_path(records))

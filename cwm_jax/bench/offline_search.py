@@ -43,7 +43,7 @@ def adapted_best(
         latencies: Seconds.
         trials: Measurements in all.
         round_size: Measurements a round.
-        config: Of the adaptation.
+        config: Settings of the adaptation.
     """
     measured = np.zeros(0, np.int64)
     while len(measured) < min(trials, len(latencies)):
@@ -69,11 +69,11 @@ def replay_summary(
     """Returns geometric means over the histories of at least twice as many trials.
 
     Args:
-        scores: By workload, in the order of the history.
+        scores: Scores by workload, in the order of the history.
         features: Features of each candidate for a model that adapts, by history.
         latencies: Latency of each candidate in seconds, by history.
         trials: Measurements that each workload may spend.
-        round_size: Of a model that adapts.
+        round_size: Candidates a round, of a model that adapts.
 
     Returns:
         `replay_speedup`, the recorded search's latency over the model's after as many trials,

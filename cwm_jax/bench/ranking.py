@@ -152,10 +152,10 @@ def _neural(
 
     Args:
         create: Seed -> a model with fresh parameters.
-        view: What the model sees of a workload.
-        changes: Of the settings.
+        view: Returns what the model sees of a workload.
+        changes: Changed settings.
         members: Models of the ensemble.
-        share: Of the workloads to train on, with as many updates.
+        share: Share of the workloads to train on, with as many updates.
         teachers: Members of an ensemble that is trained first, and teaches it; 0 for none.
     """
 

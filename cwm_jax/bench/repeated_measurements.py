@@ -53,7 +53,7 @@ def noise_ceiling(
         latencies: Seconds, by workload.
         ratios: Second over first measurement.
         draws: Repeats to average over.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     rng = np.random.default_rng(seed)
     centred = ratios / np.median(ratios)
@@ -73,7 +73,7 @@ def time_in_turn(
     """Runs commands in turn, so that a drift of the machine touches all of them.
 
     Args:
-        commands: By name; each prints `{"seconds": [...]}` as its last line.
+        commands: Commands by name; each prints `{"seconds": [...]}` as its last line.
         rounds: How often each of them is run.
         report: Called with what each run took.
 
@@ -97,7 +97,7 @@ def speedup(seconds: Mapping[str, Sequence[float]], ours: str, rival: str) -> di
     """Compares what `time_in_turn` returned of two commands.
 
     Args:
-        seconds: By name, one entry a round.
+        seconds: Seconds by name, one entry a round.
         ours: Name of the one.
         rival: Name of the other.
 

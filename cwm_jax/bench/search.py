@@ -26,9 +26,9 @@ class SearchRun:
     Attributes:
         workload: As for `cwm tune`.
         variant: One of `EngineDescription.variants`.
-        seed: Of the search.
-        trials: To measure.
-        round_size: Of them in a round.
+        seed: Seed of the search.
+        trials: Trials to measure.
+        round_size: Trials of a round.
     """
 
     workload: str
@@ -74,9 +74,9 @@ def run_search(
 
     Args:
         run: The search.
-        engine: What searches; `cwm tune` finds it by its name.
-        checkpoint: Of the world model.
-        corpus: What a pretrained rival learns from.
+        engine: The search engine; `cwm tune` finds it by its name.
+        checkpoint: Checkpoint of the world model.
+        corpus: Corpus that a pretrained rival learns from.
         folder: Where logs and results are kept.
         reference_every: As for `cwm tune`.
 

@@ -76,10 +76,10 @@ class Benchmark:
     """All runs of a folder.
 
     Attributes:
-        name: Of the folder.
-        machine: What `machine.json` says; None without such a file.
+        name: Name of the folder.
+        machine: Content of `machine.json`; None without such a file.
         remeasured: Rows of `winners.jsonl`.
-        runs: In the order of their names.
+        runs: Runs in the order of their names.
     """
 
     name: str

@@ -20,11 +20,11 @@ class Found:
     """What one search had found after some trials.
 
     Attributes:
-        workload: What was tuned.
+        workload: The tuned workload.
         variant: How it was searched.
-        seed: Of the search.
+        seed: Seed of the search.
         trials: Measurements until then.
-        latency: Of the best program in seconds, measured again together with the others.
+        latency: Latency of the best program in seconds, measured again together with the others.
         round_seconds: Search and model time of a round, without measuring; median over rounds.
     """
 
@@ -46,7 +46,7 @@ def geometric_interval(by_workload: Sequence[Sequence[float]], seed: int) -> tup
 
     Args:
         by_workload: Ratios of each workload's seeds.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
     """
     if not by_workload:
         return math.nan, math.nan
@@ -66,7 +66,7 @@ def _pairs(
     """Returns the workload, and what is known of both searches, of each pair.
 
     Args:
-        by_search: By workload, seed and variant.
+        by_search: Latencies by workload, seed and variant.
         variant: The first of each pair.
         reference: The second.
     """
@@ -115,7 +115,7 @@ def captured_headroom(
         found: All searches.
         variant: Whose headroom.
         reference: The rival.
-        trials: Of the short searches.
+        trials: Trials of the short searches.
         optimum: Latency of the long search in seconds, on the machine of the short ones, by
             their workload and seed.
 
@@ -155,8 +155,8 @@ def scored_ratio(curves: Sequence[Mapping[str, Any]], variant: str, reference: s
 
     Args:
         curves: `workload`, `seed`, `variant` and `predicted_per_second` of each search.
-        variant: What is compared.
-        reference: With what.
+        variant: The way to search that is compared.
+        reference: The one that it is compared with.
 
     Returns:
         The ratio; None if no pair has both figures.
@@ -186,8 +186,8 @@ def pace(curves: Sequence[Mapping[str, Any]], variant: str, reference: str) -> P
     Args:
         curves: `workload`, `seed`, `variant`, `best` (None before the first that succeeded),
             `round_trials` and `round_ends` of each search.
-        variant: What is compared.
-        reference: With what.
+        variant: The way to search that is compared.
+        reference: The one that it is compared with.
     """
     by_search = {(curve["workload"], curve["seed"], curve["variant"]): curve for curve in curves}
     found = Pace([], [])
@@ -229,7 +229,7 @@ def curve_of(result: Mapping[str, Any], scale: float) -> dict[str, Any]:
 
     Args:
         result: JSON of `cwm tune`.
-        scale: By what its latencies are multiplied.
+        scale: Factor of its latencies.
 
     Returns:
         The `best` latency in seconds after each trial, None before the first that succeeded; at
@@ -270,8 +270,8 @@ def summarise(
     """Compares each variant with the rival: speed-ups, headroom, time a round.
 
     Args:
-        found: What all searches found.
-        variants: To compare.
+        found: Outcomes of all searches.
+        variants: Variants to compare.
         trials: After how many.
         optimum: As for `captured_headroom`.
         rival: The variant that they are compared with.
@@ -290,7 +290,7 @@ def headline(summary: Mapping[str, Any], variant: str, trials: int, rival: str) 
     """Returns the figures of one variant that a table is headed by.
 
     Args:
-        summary: Of all variants (`summarise`).
+        summary: Summary of all variants (`summarise`).
         variant: One of them.
         trials: After how many.
         rival: How the keys call what the variants are compared with.

@@ -39,8 +39,8 @@ class Throughput:
 
     Attributes:
         batch: States a call.
-        world_model: Of the world model.
-        rival: Of the engine's own model, feature extraction included.
+        world_model: Seconds of the world model.
+        rival: Seconds of the engine's own model, feature extraction included.
         ratio: Median of the ratios of neighbouring repeats.
     """
 
@@ -59,7 +59,8 @@ def measure_throughput(
     """Times the predictions of the world model and its rival of the same candidates, in turn.
 
     Args:
-        prepare: By model, what scores so many candidates (`cwm_jax.tuning.engine.ScoringCalls`).
+        prepare: Functions by model that prepare the scoring of so many candidates
+            (`cwm_jax.tuning.engine.ScoringCalls`).
         batches: Batch sizes.
         repeats: Timed calls of each model at each size, after one that is not timed.
     """
@@ -86,7 +87,7 @@ def array_rates(
     """Times scoring from arrays, as a planner does: candidates per second, one a repeat.
 
     Args:
-        graph: The program.
+        graph: Compute graph of the workload.
         schedules: Candidates; they are encoded before the clock starts.
         scorer: The world model's checkpoint.
         repeats: Timed calls, after one that is not timed.

@@ -143,7 +143,7 @@ class _Measured:
         folders: Where each search is kept.
         results: JSON of `cwm tune` for each.
         stops: After so many trials.
-        latencies: Of the winners, by folder and winner's name, round by round.
+        latencies: Latencies of the winners, by folder and winner's name, round by round.
         scales: What brings a search's latencies to the level of its winners'.
     """
 
@@ -158,9 +158,9 @@ class _Findings(NamedTuple):
     """What the searches found, measured again.
 
     Attributes:
-        found: Of the searches that are compared.
+        found: Outcomes of the searches that are compared.
         optimum: Latency of a long search, by folder and workload.
-        rows: Of the JSON.
+        rows: Rows of the JSON.
     """
 
     found: list[Found]

@@ -107,7 +107,7 @@ def checkpoint_of(options: argparse.Namespace) -> str:
     """Returns the checkpoint that is asked for, or the shipped one for a machine like this.
 
     Args:
-        options: With `checkpoint` and `engine`.
+        options: Options of the command: `checkpoint` and `engine`.
 
     Raises:
         CheckpointError: None is asked for, and none for a CPU is shipped.
@@ -118,7 +118,7 @@ def checkpoint_of(options: argparse.Namespace) -> str:
 
 
 def graphs_of_logs(logs: list[Path], extra: list[Path]) -> dict[str, ComputeGraph]:
-    """Reads the programs that lie beside logs, and those named."""
+    """Reads the compute graphs that lie beside logs, and those named."""
     graphs: dict[str, ComputeGraph] = {}
     for found in [*map(load_graphs, logs), *map(read_graphs, extra)]:
         graphs |= found
@@ -165,8 +165,8 @@ def open_progress(
     """Returns progress bars whose descriptions are printed as they are.
 
     Args:
-        console: To draw on.
-        columns: Of each bar.
+        console: Console to draw on.
+        columns: Columns of each bar.
         description: Whether the first column is the description.
         transient: Whether they go at the end.
     """

@@ -23,10 +23,10 @@ def print_table(
     """Prints what was found.
 
     Args:
-        console: To print on.
-        found: What all searches found.
-        summary: Of all variants (`summarise`).
-        options: Of the command.
+        console: Console to print on.
+        found: Outcomes of all searches.
+        summary: Summary of all variants (`summarise`).
+        options: Options of the command.
         rival: The variant that the others are compared with.
     """
     longest = max(options.trials)

@@ -86,7 +86,7 @@ def shown_search(
     """Shows a bar while a search runs, and says how to go on if it is interrupted.
 
     Args:
-        console: To draw on.
+        console: Console to draw on.
         trials: Candidates to measure in all.
         place: Log or folder of the search.
         what: Names the latency that is shown.
@@ -156,9 +156,9 @@ def finish(
     """Prints the outcome of a search and writes the JSON that is asked for.
 
     Args:
-        options: Of the command.
-        console: To print on.
-        result: Of a search in which a trial succeeded.
+        options: Options of the command.
+        console: Console to print on.
+        result: Result of a search in which a trial succeeded.
         search: How candidates were found.
     """
     best, schedule, place = result.best, result.schedule, result.place

@@ -32,15 +32,15 @@ class TrainingData:
     """Encoded workloads by name, which tells devices apart.
 
     Attributes:
-        training: To train on, those of other devices last.
-        test: To be judged on; none of them is in `training`.
+        training: Workloads to train on, those of other devices last.
+        test: Workloads to be judged on; none of them is in `training`.
         split: Keys of the logs' own workloads; as test, those of other devices where the logs
             hold none.
         other_devices: Names of other devices' workloads in `training`.
         with_graph: Own workloads whose compute graph is known.
         shape_only: The others.
         engines: Whose records they are.
-        summary: What was read of the logs.
+        summary: Counts of what was read of the logs.
     """
 
     training: "dict[str, WorkloadData]"
@@ -68,8 +68,8 @@ def read_training_data(
     """Reads, encodes and splits the logs that `cwm train` is given.
 
     Args:
-        options: Of the command.
-        hardware: Of the device whose logs they are.
+        options: Options of the command.
+        hardware: Hardware of the device whose logs they are.
         config: Says how they are split where no network is held out.
 
     Raises:
@@ -150,8 +150,8 @@ def split_of(keys: Sequence[str], options: argparse.Namespace, config: TrainingC
     Nothing is held out of these logs where only those of other devices hold the networks.
 
     Args:
-        keys: Of the workloads.
-        options: Of the command.
+        keys: Keys of the workloads.
+        options: Options of the command.
         config: As for `read_training_data`.
 
     Raises:

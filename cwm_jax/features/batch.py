@@ -157,7 +157,7 @@ def cut_groups(groups: Groups, size: int) -> Iterator[tuple[Int32[np.ndarray, "r
     """Cuts groups into batches; schedules that begin alike stay together.
 
     Args:
-        groups: Of schedules.
+        groups: Groups of schedules.
         size: Most schedules of a batch.
 
     Yields:
@@ -189,7 +189,7 @@ def encode_schedules(schedules: Sequence[tuple[Step, ...]], graph: ComputeGraph)
 
     Args:
         schedules: Step sequences, any lengths.
-        graph: The program they schedule.
+        graph: Compute graph that they schedule.
 
     Returns:
         Arrays in the order of `schedules`, padded to the bucket of the longest.
@@ -206,7 +206,7 @@ def encode_groups(groups: Groups, graph: ComputeGraph) -> StepArrays:
     Args:
         groups: Each with the rows that it takes in the result; the rows of all groups together
             are 0, 1, ... without gaps.
-        graph: The program they schedule.
+        graph: Compute graph that they schedule.
 
     Raises:
         RecordError: A schedule addresses a stage or loop that no program can have.
@@ -284,8 +284,8 @@ def _replay_together(
     """Replays schedules; what several structures begin with is replayed once.
 
     Args:
-        whole: Of all candidates, before the first step.
-        structures: In the order of `_side_by_side`.
+        whole: Features of all candidates, before the first step.
+        structures: Structures in the order of `_side_by_side`.
         sizes: Candidates of each.
 
     Returns:

@@ -50,7 +50,7 @@ def split_covers(covers: Sequence[Cover], parts: Sequence[Extents]) -> list[tupl
     """Shares a loop's axes out to the parts that it is split into.
 
     Args:
-        covers: Of the loop, outermost axis first.
+        covers: Covers of the loop, outermost axis first.
         parts: Extents of the parts, outermost first.
 
     Returns:
@@ -186,7 +186,7 @@ def traffic(found: Touched, extents: Sequence[Extents]) -> Float[np.ndarray, "ca
     """Estimates the bytes that enter a cache of each of `CAPACITIES`.
 
     Args:
-        found: What the loops touch.
+        found: Elements that the loops touch.
         extents: Trip counts of the loops, outermost first.
     """
     data = found.lines * LINE_BYTES
@@ -213,7 +213,7 @@ def innermost_body(
     stay there.
 
     Args:
-        found: What the loops touch.
+        found: Elements that the loops touch.
         extents: Trip counts of the loops, outermost first.
         reductions: Whether each loop reduces.
 
@@ -267,7 +267,7 @@ def unrolled_loops(
     limit; a vector counts as one.
 
     Args:
-        found: What the loops touch.
+        found: Elements that the loops touch.
         extents: Trip counts of the loops, outermost first.
         reductions: Whether each loop reduces.
         limit: `auto_unroll_max_step` of each candidate.
@@ -308,7 +308,7 @@ def innermost_step(accesses: Sequence[Access], loops: Sequence[tuple[Cover, ...]
     """Returns what the innermost step does to each access.
 
     Args:
-        accesses: Of one stage.
+        accesses: Accesses of one stage.
         loops: Covers of each loop, outermost first; at least one covers an axis. Those that make
             one step do not count.
     """

@@ -119,7 +119,7 @@ def describe_data(
     that another one changes.
 
     Args:
-        stages: Of any structures.
+        stages: Stages of any structures.
         values: Features to write into, at the last step of each stage.
     """
     alike: dict[Hashable, list[StageData]] = defaultdict(list)

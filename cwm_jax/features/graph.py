@@ -1,4 +1,4 @@
-"""`ComputeGraph` -> padded arrays for the program encoder."""
+"""`ComputeGraph` -> padded arrays for the graph encoder."""
 
 import re
 from typing import NamedTuple
@@ -55,11 +55,11 @@ _INTEGER = re.compile(r"(?<![\w.])\d+(?![\w.])")
 
 
 class GraphArrays(NamedTuple):
-    """A program as arrays, or a batch of them along a leading axis.
+    """A compute graph as arrays, or a batch of them along a leading axis.
 
     Attributes:
         stages: `STAGE_COLUMNS` of each slot, zero for slots that hold no stage yet.
-        present: 1 for slots that hold a stage of the program.
+        present: 1 for slots that hold a stage of the graph.
         reads: `reads[i, j]` is 1 where stage i reads stage j.
         whole: `GLOBAL_COLUMNS`.
     """
@@ -71,10 +71,10 @@ class GraphArrays(NamedTuple):
 
 
 def encode_graph(graph: ComputeGraph, slots: int) -> GraphArrays:
-    """Encodes a program.
+    """Encodes a compute graph.
 
     Args:
-        graph: The program.
+        graph: Compute graph of the workload.
         slots: Rows of the latent state; at least the number of stages.
     """
     stages = np.zeros((slots, STAGE_WIDTH), np.float32)

@@ -294,7 +294,7 @@ class ScheduleState:
         nest = self.nest(stage)
         reduced = {cover.axis for loop in nest.loops if loop.reduction for cover in loop.covers}
         axes = len(nest.accesses[0].strides) if nest.accesses else 0
-        # A stage of partial results has more loops than its program had axes.
+        # A stage of partial results has more loops than its graph had axes.
         known = axes == len(extents)
         nest.loops[:] = [
             Loop(extent, axis in reduced, covers=(Cover(axis, extent),) if known else ())

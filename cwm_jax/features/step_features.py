@@ -70,8 +70,8 @@ class Replay:
     The steps applied so far differ in numbers only; `part` goes on with some of the candidates.
 
     Args:
-        graph: The program.
-        numbers: Of all steps to come, in the order of the steps' fields.
+        graph: Compute graph of the workload.
+        numbers: Numbers of all steps to come, in the order of the steps' fields.
         features: Features to write into, of at least as many steps.
 
     Attributes:

@@ -33,7 +33,7 @@ def group_trace_lines(
 
     Args:
         lines: As TVM writes them.
-        graph: What they schedule.
+        graph: Compute graph that they schedule.
         unread: As for `translate_traces`.
 
     Raises:
@@ -62,7 +62,7 @@ class TraceHelper:
 
         Args:
             lines: As `group_trace_lines` takes them.
-            graph: What they schedule.
+            graph: Compute graph that they schedule.
             unread: As for `translate_traces`; called in this process.
         """
         here = partial(group_trace_lines, lines, graph, unread)

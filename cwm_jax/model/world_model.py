@@ -1,6 +1,6 @@
-"""The world model: encodes a program, rolls its schedule out in latent space, aligns, and ranks.
+"""The world model: encodes a graph, rolls its schedule out in latent space, aligns, and ranks.
 
-    z[0]             = encode(program)                              GraphEncoder
+    z[0]             = encode(graph)                                GraphEncoder
     a[t]             = encode(step t, device)                       StepEncoder
     z[t + 1]         = z[t] + gate * (proposal - z[t])              Transition, scanned by `rollout`
     lowered program ~= align(z[T])                                  AlignmentHead, in training only
@@ -289,7 +289,7 @@ class AlignedModel(nnx.Module):
     Args:
         model: A world model, or another that is trained like one.
         aligned: Whether there are targets to align with.
-        seed: Of the head's parameters.
+        seed: Seed of the head's parameters.
     """
 
     def __init__(self, model: Any, seed: int, *, aligned: bool) -> None:
@@ -339,7 +339,7 @@ be near 1. Trained heads expect it."""
 
 
 class WorldModel(nnx.Module):
-    """Ranks schedules of a program by rolling them out in latent space."""
+    """Ranks schedules of a workload by rolling them out in latent space."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.program = GraphEncoder(config, rngs=rngs)
@@ -357,10 +357,10 @@ class WorldModel(nnx.Module):
     def rank(
         self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
-        """Ranks candidates of one program on one device.
+        """Ranks candidates of one workload on one device.
 
         Args:
-            graph: The program, with at least the slots that the schedules address.
+            graph: The compute graph, with at least the slots that the schedules address.
             schedules: The candidates.
             hardware: The encoded hardware card.
         """
@@ -387,7 +387,7 @@ class WorldModel(nnx.Module):
         live: Bool[Array, "candidate step"],
         terminal: Latent,
     ) -> Float[Array, "candidate pooled"]:
-        """Summarises terminal latents over the slots in use: of the program, or addressed."""
+        """Summarises terminal latents over the slots in use: of the graph, or addressed."""
         candidates, slots, _ = terminal.slots.shape
         addressed = jnp.zeros((candidates, slots))
         addressed = addressed.at[jnp.arange(candidates)[:, None], schedules.stage].max(

@@ -244,7 +244,7 @@ def score_with_ray(
         hardware: As for `Scorer.load`.
         graphs: Files of compute graphs.
         actors: Processes that score at the same time.
-        gpus: Of each.
+        gpus: GPUs of each actor.
 
     Returns:
         Counts of lines that were scored and skipped.

@@ -86,7 +86,7 @@ def warn_of_records(
     Args:
         card: The device that the model ranks for.
         engines: Whose records it was trained on.
-        records: What it is to rank.
+        records: The records to rank.
     """
     seen = dict.fromkeys((record.target, record.cores, record.engine) for record in records)
     for target, cores in dict.fromkeys((target, cores) for target, cores, _ in seen):

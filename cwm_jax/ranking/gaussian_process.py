@@ -30,7 +30,7 @@ class AdaptationConfig:
         slope: Throughput a unit of score, on training workloads.
         slope_strength: How much squared score the measurements must span to count as much as
             the prior slope.
-        length_scale: Of the process, in standard deviations of a feature.
+        length_scale: Length scale of the process, in standard deviations of a feature.
         least_scale: Added to these: a feature that hardly varies among the measured must not
             blow up elsewhere.
         noise: Variance of a measurement over that of the process.
@@ -72,10 +72,10 @@ class Adaptation(NamedTuple):
         feature_center: Mean of the features.
         feature_scale: Their standard deviation.
         anchors: Standardised features of the measured candidates.
-        weights: Of each anchor's kernel.
+        weights: Weights of each anchor's kernel.
         precision: Inverse covariance of the measurements.
         spread: Exploration times the standard deviation of the process.
-        length_scale: Of the kernel.
+        length_scale: Length scale of the kernel.
         noise: Variance of a measurement over that of the process.
     """
 

@@ -15,7 +15,7 @@ def rank_correlation(
 
     Args:
         scores: Higher is faster; at least one.
-        latencies: In seconds; infinity for failures.
+        latencies: Latencies in seconds; infinity for failures.
     """
     from scipy import stats  # a second, which few who score candidates need
 

@@ -93,7 +93,7 @@ def _with_room(scores: Scores | None, found: Scores, known: int) -> Scores:
 Schedule = tuple[Step, ...]
 
 _REMEMBERED = 32768
-"""Schedules of a program whose pretrained scores are kept."""
+"""Schedules of a workload whose pretrained scores are kept."""
 
 
 class TrustWarning(UserWarning):
@@ -159,9 +159,9 @@ class OnlineRanker:
         """Adds a measurement; the next ranking of its workload uses it.
 
         Args:
-            workload_key: Workload of the program.
+            workload_key: Key of the workload.
             schedule: The schedule that was measured.
-            latency: In seconds; infinity if it failed. Impossible ones count as failed.
+            latency: Latency in seconds; infinity if it failed. Impossible ones count as failed.
         """
         self._schedules[workload_key].append(schedule)
         self._latencies[workload_key].append(latency_of_costs([latency]))
@@ -170,11 +170,11 @@ class OnlineRanker:
         """Splits the next measurements of a program between chosen and random candidates.
 
         A first round is shorter, one half of it random draws: it tells whether the pretrained
-        ranking can be trusted on the program. Where none can, some of every round is drawn from
+        ranking can be trusted on the workload. Where none can, some of every round is drawn from
         what the ranking does not lead to.
 
         Args:
-            graph: The program.
+            graph: Compute graph of the workload.
             size: Measurements of a round; short ones hold no draws.
 
         Returns:
@@ -248,7 +248,7 @@ class OnlineRanker:
     def rank(
         self, graph: ComputeGraph, schedules: Sequence[Schedule]
     ) -> Float32[np.ndarray, "schedule"]:
-        """Scores schedules of a program; higher is better."""
+        """Scores schedules of a workload; higher is better."""
         if not schedules:
             return np.zeros(0, np.float32)
         self._judge(graph)
@@ -265,8 +265,8 @@ class OnlineRanker:
         Bytes, unlike schedules, cost the garbage collector nothing while they are kept.
 
         Args:
-            graph: The program.
-            names: Each identifies a schedule of the program.
+            graph: Compute graph of the workload.
+            names: Each identifies a schedule of the workload.
             groups_of: Parses names that were not ranked before, and groups their schedules.
         """
         if not names:
@@ -286,7 +286,7 @@ class OnlineRanker:
         """Returns the pretrained model's scores of schedules; each is ranked only once.
 
         Args:
-            graph: The program.
+            graph: Compute graph of the workload.
             schedules: At least one.
         """
         scorer = self.scorer_of(graph.workload_key)
@@ -294,7 +294,7 @@ class OnlineRanker:
         return known.of(schedules, lambda fresh: scorer.rank_schedules(graph, fresh))
 
     def rank_groups(self, graph: ComputeGraph, groups: Groups) -> Float32[np.ndarray, "schedule"]:
-        """Scores schedules of a program that are grouped by structure; higher is better."""
+        """Scores schedules of a workload that are grouped by structure; higher is better."""
         if not groups:
             return np.zeros(0, np.float32)
         self._judge(graph)
@@ -312,7 +312,7 @@ class OnlineRanker:
         """Chooses schedules of a program to measure together (`choose_batch`).
 
         Args:
-            graph: The program.
+            graph: Compute graph of the workload.
             scores: The pretrained model's scores of the schedules.
             size: How many to choose at most.
 

@@ -231,7 +231,7 @@ class Scorer:
         """Scores schedules of one program that are grouped by structure, in their rows' order.
 
         Args:
-            graph: The program.
+            graph: Compute graph of the workload.
             groups: Groups of schedules (`cwm_jax.features.batch.group_schedules`).
         """
         if self._unknown_kinds:

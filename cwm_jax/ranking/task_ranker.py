@@ -35,9 +35,9 @@ class Measurement(NamedTuple):
 
     Attributes:
         device: The device, as far as it is known.
-        workload_key: Workload of the program.
+        workload_key: Key of the workload.
         schedule: The schedule that was measured.
-        latency: In seconds; infinity for a failure.
+        latency: Latency in seconds; infinity for a failure.
     """
 
     device: Device
@@ -151,10 +151,10 @@ class TaskRanker:
         Then it warns if the checkpoint is for another device or engine (`PairingWarning`).
 
         Args:
-            task: What tells tasks apart.
+            task: Key that tells tasks apart.
             target: TVM target string, or the JSON of one.
             cores: CPU cores that the target runs on, if known.
-            read: Returns the program.
+            read: Returns the compute graph.
         """
         if task not in self._graphs:
             self._graphs[task] = read()

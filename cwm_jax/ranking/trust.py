@@ -62,9 +62,9 @@ def most_agreeing(
     Gibbons 1990).
 
     Args:
-        scores: Of the measured candidates by each ranking, higher is faster; rankings for likelier
-            devices first.
-        latencies: In seconds; infinity for failures.
+        scores: Scores of the measured candidates by each ranking, higher is faster; rankings for
+            likelier devices first.
+        latencies: Latencies in seconds; infinity for failures.
     """
     measured = np.array(latencies, np.float64)
     agreements = [rank_correlation(score, measured) for score in scores]

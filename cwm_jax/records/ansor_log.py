@@ -84,7 +84,7 @@ def parse_step(data: Any, position: int, known: _Kinds) -> Step:
 
     Args:
         data: The form.
-        position: Of the step, for errors.
+        position: Position of the step, for errors.
         known: Fields of each kind that there may be.
 
     Raises:

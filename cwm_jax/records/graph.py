@@ -1,6 +1,6 @@
 """The compute graph of a workload as plain data, so that training and scoring need no TVM.
 
-A log `NAME.jsonl` may have its programs beside it in `NAME.programs.jsonl` (either may be
+A log `NAME.jsonl` may have its compute graphs beside it in `NAME.programs.jsonl` (either may be
 gzip'd), one `ComputeGraph` a line.
 """
 
@@ -62,8 +62,8 @@ class BufferRead:
             its first fold, or are 0 where it has none and moves in a way that is unknown.
         packed: Whether the producer is a weight that is laid out anew for each schedule, in the
             order in which the loops read it (Ansor's layout rewriting).
-        folds: Of an index by quotients and remainders; those of one axis by rising period, each
-            a multiple of the one before.
+        folds: Quotients and remainders of an index; those of one axis by rising period, each a
+            multiple of the one before.
     """
 
     producer: int
@@ -116,7 +116,7 @@ class ComputeGraph:
         workload_key: Ansor's workload key.
         stages: Empty for a shape-only graph, of which only the workload key is known.
         flop: Floating-point operations of one run, by TVM's count; 0 when unknown.
-        initial_steps: Steps with which every schedule of the program begins. Only functions
+        initial_steps: Steps with which every schedule of the graph begins. Only functions
             written by hand have any: their loops are already tiled or reordered.
     """
 
@@ -143,7 +143,7 @@ def element_bytes(dtype: str) -> float:
 
 
 def graph_to_json(graph: ComputeGraph) -> bytes:
-    """Serialises a program to one line of JSON, without a newline."""
+    """Serialises a graph to one line of JSON, without a newline."""
     data = {"format": PROGRAM_FORMAT, **dataclasses.asdict(graph)}
     data["initial_steps"] = [[step.kind, *step.fields] for step in graph.initial_steps]
     if not graph.initial_steps:
@@ -247,7 +247,7 @@ def add_graphs(graphs: Iterable[ComputeGraph], path: Path) -> None:
     """Adds compute graphs to a file; those of other workloads stay.
 
     Args:
-        graphs: To add; one that the file has is replaced.
+        graphs: Graphs to add; one that the file has is replaced.
         path: Plain, and made if neither it nor its gzip'd form is there.
 
     Raises:
@@ -263,7 +263,7 @@ def add_graphs(graphs: Iterable[ComputeGraph], path: Path) -> None:
 
 
 def read_graphs(path: Path) -> dict[str, ComputeGraph]:
-    """Reads JSON lines of programs, gzip'd or plain, keyed by workload key.
+    """Reads JSON lines of graphs, gzip'd or plain, keyed by workload key.
 
     Raises:
         GraphError: The file cannot be read, or a line is malformed.
@@ -307,13 +307,13 @@ def _iterate_graphs(path: Path) -> Iterator[ComputeGraph]:
 
 
 def graphs_path(log: Path) -> Path:
-    """Returns where the programs of a log lie, or would lie, uncompressed."""
+    """Returns where the compute graphs of a log lie, or would lie, uncompressed."""
     stem = log.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
     return log.with_name(f"{stem}{_ENDING}")
 
 
 def graphs_beside(log: Path) -> Path | None:
-    """Returns the programs file that lies beside a log, if there is one."""
+    """Returns the file of compute graphs that lies beside a log, if there is one."""
     plain = graphs_path(log)
     candidates = (plain, plain.with_name(f"{plain.name}.gz"))
     return next((path for path in candidates if path.exists()), None)

@@ -65,7 +65,7 @@ def halvings(trials: int) -> tuple[int, ...]:
     """Returns the sizes of the batches: half of the trials left, at least two programs.
 
     Args:
-        trials: To spend; one may be left over.
+        trials: Trials to spend; one may be left over.
     """
     sizes: list[int] = []
     left = trials
@@ -83,7 +83,7 @@ def fastest_programs(
     A program's latency is the mean of all its measurements.
 
     Args:
-        records: Of one workload.
+        records: Records of one workload.
         count: How many programs at most.
         among: Schedules to choose from; all by default.
     """
@@ -99,7 +99,7 @@ def best_record(records: Iterable[Record]) -> Record | None:
     compared, as one measurement may be noise. None if no measurement succeeded.
 
     Args:
-        records: Of one workload.
+        records: Records of one workload.
     """
     by_program = list(_by_program(records).values())
     if not by_program:
@@ -115,7 +115,7 @@ def best_programs(records: Iterable[Record], count: int) -> list[Record]:
     """Returns the `best_record` and a record of each of the next fastest programs.
 
     Args:
-        records: Of one workload.
+        records: Records of one workload.
         count: How many programs at most; none if no measurement succeeded.
     """
     kept = list(records)

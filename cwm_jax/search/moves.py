@@ -130,7 +130,7 @@ def graft(
     Args:
         layout: Layout of the result's structure.
         numbers: Schedules of it.
-        donor_layout: Of the donors' structure, of the same shape (`same_shape`).
+        donor_layout: Layout of the donors' structure, of the same shape (`same_shape`).
         donors: A donor for each schedule.
         taken: Which splits, and after them which unroll limits, come from the donor. A split of
             a loop of another extent stays.

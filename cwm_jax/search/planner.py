@@ -30,7 +30,7 @@ def draw_parents(
     Args:
         scores: Higher is better; what has minus infinity is never drawn. One at least is finite.
         count: How many to draw; one may come more than once.
-        temperature: In standard deviations of the score.
+        temperature: Temperature in standard deviations of the score.
         rng: Source of the draw.
     """
     finite = scores[np.isfinite(scores)]
@@ -53,7 +53,7 @@ class PlannerConfig:
     Attributes:
         population: Schedules of a generation.
         generations: Generations of a plan.
-        temperature: Of the choice of parents, in standard deviations of the score.
+        temperature: Temperature of the choice of parents, in standard deviations of the score.
         structures: The moves of a generation touch at most so many structures.
         crossed: Share of a generation that mixes two parents of one structure.
         grafted: Share that tries a parent's tile sizes in another structure.
@@ -94,8 +94,8 @@ class _Family:
 
     Attributes:
         example: One of them.
-        layout: What their numbers mean.
-        numbers: Of each.
+        layout: Meaning of their numbers.
+        numbers: Numbers of each candidate.
         ranked: The pretrained model's scores of each.
         scores: The same, corrected.
     """
@@ -114,7 +114,7 @@ class Planner:
     only corrects it anew.
 
     Args:
-        graph: The program.
+        graph: Compute graph of the workload.
         rank: The pretrained model.
         config: Settings.
         rng: Source of all randomness.
@@ -133,7 +133,7 @@ class Planner:
         self._imagined = 0
 
     def add(self, schedules: Sequence[tuple[Step, ...]]) -> None:
-        """Adds valid schedules of the program as parents."""
+        """Adds valid schedules of the workload as parents."""
         self._imagine(
             [
                 (schedules[rows[0]], group.structure, group.numbers)
@@ -145,7 +145,7 @@ class Planner:
         """Evolves all schedules taken in and imagined so far, and returns the best.
 
         Args:
-            correct: By what is measured.
+            correct: Corrects scores by what is measured.
             wanted: How many schedules to return at most.
         """
         if not self._families:

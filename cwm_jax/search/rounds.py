@@ -51,7 +51,7 @@ class Proposal(NamedTuple):
     """Candidates that could be measured next.
 
     Attributes:
-        candidates: By their schedules, the likeliest first.
+        candidates: Candidates by their schedules, the likeliest first.
         scores: What the pretrained model says of them; None to ask it.
         counts: How many schedules were looked at, by what was done with them.
     """
@@ -99,8 +99,8 @@ class Source(Protocol):
         """Takes in what was measured.
 
         Args:
-            candidates: By their schedules.
-            results: Of the engine's device.
+            candidates: Candidates by their schedules.
+            results: Results of the engine's device.
         """
         ...
 

@@ -113,7 +113,7 @@ class TracePlannerConfig:
     Attributes:
         population: Traces of a generation.
         generations: Generations of a plan.
-        temperature: Of the choice of parents, in standard deviations of the score.
+        temperature: Temperature of the choice of parents, in standard deviations of the score.
         crossed: Share of a generation that mixes two parents.
         remembered: Traces that are kept from one plan to the next.
     """
@@ -147,7 +147,7 @@ class TracePlanner:
     """Evolves the traces of one program, from one plan to the next.
 
     Args:
-        graph: The program.
+        graph: Compute graph of the workload.
         rank: The pretrained model.
         config: Settings.
         rng: Source of all randomness.
@@ -166,7 +166,7 @@ class TracePlanner:
         self._imagined = 0
 
     def add(self, traces: Iterable[Trace]) -> None:
-        """Adds traces of the program as parents.
+        """Adds traces of the workload as parents.
 
         Args:
             traces: As TVM made them. Those of the same instructions share the very list of them.
@@ -217,7 +217,7 @@ class TracePlanner:
         """Evolves all traces taken in and imagined so far, and returns the best.
 
         Args:
-            correct: By what is measured.
+            correct: Corrects scores by what is measured.
             wanted: How many to return at most.
         """
         if not self._traces:

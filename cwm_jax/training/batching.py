@@ -95,7 +95,7 @@ def load_batches(batches: EpochBatches, start: int = 0) -> Iterable[Batch]:
     """Returns the batches in order, made ahead in threads while the caller trains.
 
     Args:
-        batches: Of an epoch.
+        batches: Batches of an epoch.
         start: How many are left out at the beginning: none of these is made.
     """
     return grain.MapDataset.source(batches).slice(slice(start, None)).to_iter_dataset(_AHEAD)
@@ -195,8 +195,8 @@ def share_out(batch: Tree, mesh: Mesh) -> Tree:
     """Moves a batch to the devices, each array split along its leading axis.
 
     Args:
-        batch: Of NumPy arrays `[list, ...]`, the same on every host.
-        mesh: Of `data_mesh`.
+        batch: Batch of NumPy arrays `[list, ...]`, the same on every host.
+        mesh: What `data_mesh` returns.
     """
     sharding = NamedSharding(mesh, PartitionSpec(_LISTS))
     return jax.tree.map(

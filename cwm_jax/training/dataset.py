@@ -146,10 +146,10 @@ def alignment_target(stores: Stores) -> Float32[np.ndarray, "target"]:
     """Summarises a lowered program: its store of most arithmetic, and the mean over its stores.
 
     Args:
-        stores: TVM's features of the program's buffer stores.
+        stores: TVM's features of the lowered program's buffer stores.
 
     Returns:
-        `TARGET_WIDTH` numbers; NaN where the program is unknown.
+        `TARGET_WIDTH` numbers; NaN where the compute graph is unknown.
     """
     if len(stores) == 0:
         return np.full(TARGET_WIDTH, np.nan, np.float32)

@@ -71,7 +71,7 @@ class RankingModel(Protocol):
     def rank(
         self, graph: GraphArrays, schedules: Schedules, hardware: Float[Array, "column"]
     ) -> Ranking:
-        """Ranks candidates of one program on one device."""
+        """Ranks candidates of one workload on one device."""
         ...
 
 

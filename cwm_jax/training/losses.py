@@ -98,7 +98,7 @@ def alignment_loss(
     """Computes the Huber loss on standardised targets; candidates without one do not count.
 
     Args:
-        predicted: By the alignment head.
+        predicted: Predictions of the alignment head.
         target: NaN where unknown.
         valid: False for padding.
     """
@@ -119,8 +119,8 @@ def total_loss(
     """Sums the losses of a batch by the weights of the settings.
 
     Args:
-        ranking: Of the batch, a list of candidates along the leading axis.
-        predicted: By the alignment head; None where there are no targets.
+        ranking: Ranking of the batch, a list of candidates along the leading axis.
+        predicted: Predictions of the alignment head; None where there are no targets.
         batch: Labels.
         emphasis: How much each list counts.
         config: Weights of the losses.

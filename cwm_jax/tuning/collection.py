@@ -71,7 +71,7 @@ class CollectionConfig:
         records_per_workload: Candidates to measure of each workload, earlier ones included.
         round_size: Candidates of one workload measured together.
         seconds: Stop after the round in which so much time has passed; None for no limit.
-        seed: Of the candidates.
+        seed: Seed of the candidates.
     """
 
     records_per_workload: int = 32
@@ -85,7 +85,7 @@ class CollectedRound:
     """What one round did.
 
     Attributes:
-        workload_key: Of the task.
+        workload_key: Key of the task.
         measured: Records of this round.
         valid: Those that succeeded.
         attempts: How often candidates ran until the machine was steady around each.
@@ -105,7 +105,7 @@ class Drawn(NamedTuple):
     """Candidates of one task, ready to be measured.
 
     Attributes:
-        inputs: What the engine's `Device` takes.
+        inputs: Inputs of the engine's `Device`.
         keep: Appends their results to the corpus.
     """
 
@@ -117,7 +117,7 @@ class Collector(Protocol):
     """Draws, rebuilds and keeps the candidates of a corpus, for one engine."""
 
     def graph(self, task: CorpusTask) -> ComputeGraph:
-        """Returns the program of a task."""
+        """Returns the compute graph of a task."""
         ...
 
     def draw(self, corpus: Corpus, task: CorpusTask, size: int, seed: int, earlier: int) -> Drawn:
@@ -125,9 +125,9 @@ class Collector(Protocol):
 
         Args:
             corpus: Where the results will go.
-            task: Of the corpus.
+            task: Task of the corpus.
             size: How many.
-            seed: Of the draw.
+            seed: Seed of the draw.
             earlier: Records that the corpus holds of the task.
         """
         ...
@@ -153,8 +153,8 @@ def open_corpus(
 
     Args:
         collector: Reads programs.
-        folder: Of the corpus.
-        machine: What this machine is; a corpus holds records of one only.
+        folder: Folder of the corpus.
+        machine: Identity of this machine; a corpus holds records of one only.
         plan: Lists the tasks of a new corpus.
         extend: Whether one that exists takes in those that it lacks.
 
@@ -179,7 +179,7 @@ def open_corpus(
     planned = plan() if extend or not tasks else tasks
     added = [task for task in planned if task.workload_key not in known]
     tasks += added
-    # Before the tasks: no task may lack its program.
+    # Before the tasks: no task may lack its graph.
     if added or not corpus.graphs.exists():
         add_graphs(map(collector.graph, tasks), corpus.graphs)
     if added:
@@ -294,12 +294,12 @@ def remeasure_some(
     """Measures a random sample of the valid records again, to know the noise.
 
     Args:
-        collector: Of the corpus's engine.
-        folder: Of the corpus.
-        tasks: Of the corpus.
+        collector: Collector of the corpus's engine.
+        folder: Folder of the corpus.
+        tasks: Tasks of the corpus.
         measurer: As for `collect`.
         count: Size of the sample.
-        seed: Of the sample.
+        seed: Seed of the sample.
         report: Called with the number of records measured so far.
     """
     corpus = Corpus(folder)

@@ -109,7 +109,7 @@ class TaskPlan:
             are held out to judge a model.
         tasks_per_network: At most so many tasks of any other network, drawn at random.
         max_flop: Larger workloads are left out: their slow programs take seconds to run.
-        seed: Of the draw.
+        seed: Seed of the draw.
     """
 
     networks: tuple[Network, ...]
@@ -141,8 +141,8 @@ def plan_tasks(
     """Extracts the tasks of a plan, each workload once, in a random order.
 
     Args:
-        source: Of the tasks.
-        plan: What to extract.
+        source: Source of the tasks.
+        plan: The tasks to extract.
         report: Called with the name of each network before it is extracted.
         refuse: Called with what is wrong with a workload that is left out.
 

@@ -140,7 +140,7 @@ class NetworkModel(NamedTuple):
 
     Attributes:
         name: For people and file names.
-        tasks: What is tuned, with how often each occurs.
+        tasks: The tasks to tune, with how often each occurs.
         handle: The engine's own object.
     """
 
@@ -155,8 +155,9 @@ class ScoringCalls(NamedTuple):
     Attributes:
         graph: The workload.
         schedules: Steps of the candidates.
-        prepare: By model, "world-model" and its rival: returns a function that scores the first so
-            many candidates as a search does, by a model that has not scored them before.
+        prepare: Functions by model, "world-model" and its rival. Each takes a number of candidates,
+            and returns a function that scores the first so many as a search does, by a model that
+            has not scored them before.
     """
 
     graph: ComputeGraph
@@ -199,7 +200,7 @@ class Engine(Protocol):
         """Opens the log or database of a search.
 
         Args:
-            tasks: What is searched.
+            tasks: The tasks to search.
             config: Settings.
             place: The log or folder.
             scorer: Checkpoint of the world model, if that is the cost model.

@@ -115,7 +115,7 @@ def tune_task(
 
     Args:
         engine: Samples, builds and runs.
-        task: What is searched.
+        task: The task to search.
         config: Settings.
         place: Log or folder of the search.
         scorer: Checkpoint of the world model, if that is the cost model.
@@ -169,7 +169,7 @@ def search_in_rounds(
     """Runs rounds until the trials are spent, and measures the best programs again.
 
     Args:
-        search: Of the task.
+        search: Search of the task.
         records: Returns all records of the task so far.
         config: Settings.
         earlier: Latencies in seconds of what an earlier run measured.
@@ -240,7 +240,7 @@ class RankedSearch:
     Args:
         graph: The task.
         source: Where its candidates come from.
-        trials: What measures and keeps them.
+        trials: Measures candidates and keeps the results.
         online: The world model; None for another one, whose order is that of the source.
         clock: Times the cost model.
         interrupt: Whether the user asked to stop.
@@ -304,7 +304,7 @@ def remeasured(trials: Trials, records: Sequence[Record], interrupt: Interrupt) 
     """Measures recorded candidates again, and keeps the results.
 
     Args:
-        trials: What measures and keeps them.
+        trials: Measures candidates and keeps the results.
         records: One record of each candidate.
         interrupt: Whether the user asked to stop.
 

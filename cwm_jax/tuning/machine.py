@@ -64,7 +64,7 @@ def add_figures(file: Path, name: str, figures: Mapping[str, Any]) -> None:
 
     Args:
         file: JSON of all names; made if it is missing.
-        name: Of the figures; earlier ones of this name are replaced.
+        name: Name of the figures; earlier ones of this name are replaced.
         figures: As JSON.
     """
     found = orjson.loads(file.read_bytes()) if file.exists() else {}
@@ -77,7 +77,7 @@ def note_machine(file: Path, identity: dict[str, Any]) -> None:
 
     Args:
         file: The note.
-        identity: Of this machine (`machine_identity`).
+        identity: Identity of this machine (`machine_identity`).
 
     Raises:
         CorpusError: The folder holds measurements of another kind of machine.
@@ -128,8 +128,8 @@ class Tracker:
     """Where devices are asked for.
 
     Attributes:
-        host: Of the tracker.
-        port: Of the tracker.
+        host: Host of the tracker.
+        port: Port of the tracker.
         key: Under which the devices are registered.
     """
 
@@ -183,7 +183,7 @@ def sent_library(session: Any, library: Any) -> Any:
 
     Args:
         session: `RPCSession` with the device.
-        library: What TVM built, with `export_library`.
+        library: A compiled library of TVM, with `export_library`.
     """
     with tempfile.TemporaryDirectory(prefix="cwm-") as work:
         path = Path(work) / "network.tar"
@@ -210,8 +210,8 @@ def stated_target(text: str, example: str) -> str | dict[str, Any]:
     TVM crashes where there is nothing to read, and where a field of JSON is null.
 
     Args:
-        text: What the user asks for.
-        example: Of a right one, for the message.
+        text: The user's text.
+        example: A right one, for the message.
 
     Raises:
         TargetError: It is empty, no valid JSON, or has a field that is null.
@@ -262,10 +262,10 @@ def check_cores(attributes: Mapping[str, Any], text: str, *, remote: bool, examp
     """Checks the cores that a target states, and warns of more than this machine has.
 
     Args:
-        attributes: Of the target.
-        text: What the user asked for.
+        attributes: Attributes of the target.
+        text: The user's text.
         remote: Programs will run elsewhere.
-        example: Of a right target, for the message.
+        example: A right target, for the message.
 
     Raises:
         TargetError: It is no number of cores.

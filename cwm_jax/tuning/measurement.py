@@ -192,7 +192,7 @@ class SteadyMeasurer:
         """Builds candidates and runs each until the machine was steady around it.
 
         Args:
-            inputs: Of the device.
+            inputs: Inputs of the device.
 
         Returns:
             The device's result of each, scaled to the level of `history`.
@@ -311,7 +311,7 @@ def measure_config(
     """Returns how a search measures.
 
     Args:
-        settings: Of the search.
+        settings: Settings of the search.
         build_timeout: Seconds that one candidate may compile.
         run_timeout: Seconds that one candidate may run.
     """
@@ -345,8 +345,8 @@ def check_reference(
     """Checks that a search can be measured as its settings say.
 
     Args:
-        settings: Of the search.
-        log: What it has measured so far, if it is resumed.
+        settings: Settings of the search.
+        log: Its log so far, if it is resumed.
         file: Runs of the reference.
         target: TVM target.
         remote: Whether programs run on another machine.

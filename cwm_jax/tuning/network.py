@@ -63,7 +63,7 @@ def tune_network(
 
     Args:
         engine: Samples, builds and runs.
-        tasks: What is tuned, with how often each occurs.
+        tasks: The tasks to tune, with how often each occurs.
         config: Settings; `trials` counts all tasks together, and a round is cut so that every
             task gets one.
         place: Log or folder of the search.
@@ -94,7 +94,7 @@ def tune_in_turns(
 
     Args:
         session: Log or database of the tasks.
-        tasks: What is tuned.
+        tasks: The tasks to tune.
         config: Settings.
         size: Candidates a round.
         report: Called after every round.

@@ -27,8 +27,8 @@ class ReferenceRun:
     Attributes:
         time: Seconds since the epoch.
         level: What the latencies of a corpus are scaled to, in seconds.
-        latencies: Of the reference before, between and after groups of candidates, in seconds;
-            infinity where it failed.
+        latencies: Latencies of the reference before, between and after groups of candidates, in
+            seconds; infinity where it failed.
         accepted: Whether all groups count.
         kept: How many do.
     """
@@ -72,7 +72,7 @@ def level_of(history: Sequence[ReferenceRun], latencies: Sequence[float]) -> flo
 
     Args:
         history: Earlier runs in the order of time.
-        latencies: Of a run in seconds, taken where it is the first.
+        latencies: Latencies of a run in seconds, taken where it is the first.
     """
     for run in history:
         if math.isfinite(run.level):
@@ -87,7 +87,7 @@ def group_scales(latencies: Sequence[float], level: float, tolerance: float) -> 
     machine was.
 
     Args:
-        latencies: Of the reference, one more than there are groups.
+        latencies: Latencies of the reference, one more than there are groups.
         level: What to scale to, in seconds.
         tolerance: Largest relative distance of the two references.
     """

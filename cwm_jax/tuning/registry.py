@@ -120,7 +120,7 @@ def find_engine(name: str) -> EngineDescription:
     """Returns the description of an engine.
 
     Args:
-        name: Of one in `ENGINES`, or `MODULE:NAME` of a description in a module that Python finds.
+        name: Name of one in `ENGINES`, or `MODULE:NAME` of a description in a module.
 
     Raises:
         CwmError: There is none of this name.

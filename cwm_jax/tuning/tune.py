@@ -34,7 +34,7 @@ class NetworkResult:
     Attributes:
         name: Name of the network.
         target: Target as text.
-        tasks: What was tuned.
+        tasks: The tuned tasks.
         tuning: Trials and latencies of the tasks.
         latencies: Seconds of one inference of the compiled network, one entry a measurement;
             empty if no trial succeeded.
@@ -142,9 +142,10 @@ def tune(
     A process holds one TVM: all calls in it must name the same engine.
 
     Args:
-        workload: What to tune: text such as `"matmul:512,512,512"` or `"FILE.py:FUNCTION:SHAPE"`;
-            TE tensors of inputs and outputs as a list; a function without arguments that returns
-            them; or, for MetaSchedule, an `IRModule` of one function.
+        workload: Workload to tune: text such as `"matmul:512,512,512"` or
+            `"FILE.py:FUNCTION:SHAPE"`; TE tensors of inputs and outputs as a list; a function
+            without arguments that returns them; or, for MetaSchedule, an `IRModule` of one
+            function.
         network: A network instead: a built-in one's name, `"FILE.py:FUNCTION"` of a PyTorch
             model, or `"FILE.onnx"`.
         engine: `"ansor"`, `"metaschedule"`, or `"MODULE:NAME"` of another.

@@ -27,7 +27,7 @@ def digits_of_index(
 
     Args:
         offset: Positions along each axis -> position in the buffer.
-        extents: Of the axes.
+        extents: Extents of the axes.
 
     Returns:
         None where the offset is no sum of such patterns.
@@ -86,8 +86,8 @@ def evaluate_index(index: Any, variables: Sequence[Any], values: Sequence[Positi
 
     Args:
         index: TIR expression.
-        variables: Of the axes.
-        values: Of each variable.
+        variables: Variables of the axes.
+        values: Values of each variable.
 
     Raises:
         ValueError: The expression reads data, or is of a kind that indices seldom are; or there
@@ -182,7 +182,7 @@ def visit_expression(
 
     Args:
         expression: TIR expression.
-        counts: By `OPERATION_KINDS`; added to.
+        counts: Counts by `OPERATION_KINDS`; added to.
         on_load: Called with every load.
     """
     node = type(expression).__name__
@@ -250,10 +250,10 @@ def read_of(
 
     Args:
         producer: Position of the stage that is read.
-        shape: Of its buffer.
+        shape: Shape of its buffer.
         indices: Into the buffer, one a dimension.
-        variables: Of the reader's axes.
-        extents: Of the reader's axes.
+        variables: Variables of the reader's axes.
+        extents: Extents of the reader's axes.
         coefficients: Index -> its coefficient for each axis, None where it is not affine.
     """
     strides = [0] * len(variables)
@@ -312,7 +312,7 @@ class BlockBody:
     Attributes:
         simple: Whether all it does is one store.
         writes: Buffers that it writes.
-        indices: Of the first store.
+        indices: Indices of the first store.
         loads: Buffers that it reads, with the indices.
         opaque_reads: Buffers that it reads, though not by an index of its own.
         operations: How many of each of `OPERATION_KINDS` one point costs.

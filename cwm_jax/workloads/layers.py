@@ -30,7 +30,7 @@ class Layers:
     """Creates layers; every weight becomes a fresh variable.
 
     Args:
-        ops: What creates expressions: `tvm.relay`, or `RelaxOps`.
+        ops: Creates expressions: `tvm.relay`, or `RelaxOps`.
         layout: "NHWC" or "NCHW", of images.
     """
 
@@ -65,10 +65,10 @@ class Layers:
 
         Args:
             x: Input.
-            channels: Of the output.
+            channels: Channels of the output.
             kernel: Height and width, or both.
-            stride: Of both axes.
-            padding: Of each side of H and W; None keeps the extents at stride 1.
+            stride: Stride of both axes.
+            padding: Padding of each side of H and W; None keeps the extents at stride 1.
             groups: As many as channels for a depthwise convolution.
             act: Activation.
         """

@@ -15,9 +15,9 @@ class Network:
     """A network at one batch size and layout.
 
     Attributes:
-        name: In `NETWORKS`.
+        name: Name in `NETWORKS`.
         batch: Images or sequences.
-        layout: Of images.
+        layout: Layout of images.
     """
 
     name: str
@@ -49,7 +49,7 @@ def build_network(ops: Any, network: Network) -> Features:
     """Returns what a network computes.
 
     Args:
-        ops: What creates expressions (`Layers`).
+        ops: Creates expressions (`Layers`).
         network: Which one.
     """
     layout = "NCHW" if network.name == "dcgan" else network.layout

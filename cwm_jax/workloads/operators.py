@@ -35,7 +35,7 @@ class Operator:
 
     Attributes:
         numbers: Names of its integer arguments.
-        option: What an optional last argument may be; its first entry is the default.
+        option: Values of an optional last argument; the first one is the default.
         meaning: One line of help.
         example: A workload.
         shapes: Integer arguments -> shapes of the tensors it holds, to check their sizes.

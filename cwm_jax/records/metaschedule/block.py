@@ -63,11 +63,11 @@ class Block:
         reads: The same of what it reads, by the block (or input) that produces the buffer, in
             the order of its buffers; None where an index is not affine.
         is_input: Whether it stands for an input, which has no loops.
-        position: Of its stage.
+        position: Position of its stage.
         loops: Its own loops, outermost first; those inside `host` if it moved under one.
         host: The loop of another block that it is computed at.
         inlined: Whether it is gone into another block.
-        apart: Whether it has no place among the program's: what initialises a reduction, and
+        apart: Whether it has no place among the graph's stages: what initialises a reduction, and
             blocks of which a trace alone tells. Steps number it behind all others.
     """
 
@@ -106,11 +106,11 @@ class StageLayout(NamedTuple):
 
 
 BlockLayout = tuple[StageLayout, ...]
-"""The blocks of a program before any instruction."""
+"""The blocks of a module before any instruction."""
 
 
 def layout_of(graph: ComputeGraph) -> BlockLayout:
-    """Returns the blocks of a program, from which any number of traces start."""
+    """Returns the blocks of a graph, from which any number of traces start."""
     return tuple(_layout_of_stage(stage) for stage in graph.stages)
 
 
@@ -172,7 +172,7 @@ def is_under(block: Block, target: Block) -> bool:
     return False
 
 
-@lru_cache(maxsize=4096)  # a program's traces ask the same
+@lru_cache(maxsize=4096)  # a workload's traces ask the same
 def offsets(stride: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Splits a stride into a buffer of a shape into steps along its dimensions."""
     steps: list[int] = []

@@ -48,7 +48,7 @@ def parse_trace_lines(lines: Iterable[bytes], skeletons: Skeletons) -> list[Trac
 
     Args:
         lines: As TVM's database has them.
-        skeletons: Of earlier ones; instructions are read once.
+        skeletons: Those of earlier traces; instructions are read once.
 
     Raises:
         RecordError: A line is no record.
@@ -141,10 +141,10 @@ def iterate_database(
     """Streams the records of a database, plain or gzip'd; skips and counts what does not parse.
 
     Args:
-        folder: Of the database.
-        graphs: By workload key; of other workloads the steps are what a trace says alone.
+        folder: Folder of the database.
+        graphs: Graphs by workload key; of other workloads the steps are what a trace says alone.
         summary: Counts what is read and what is skipped.
-        target: Of records that do not say theirs; empty where it is unknown.
+        target: Target of records that do not say theirs; empty where it is unknown.
 
     Raises:
         RecordError: The folder holds no database, or none of its records can be read.
@@ -178,12 +178,12 @@ def record_of_line(
 
     Args:
         parsed: The line.
-        graph: Of its workload.
-        target: Of a record that does not say its own.
+        graph: Compute graph of its workload.
+        target: Target of a record that does not say its own.
         unread: As for `translate_traces`.
 
     Raises:
-        RecordError: The trace is not one of the program.
+        RecordError: The trace is not one of the workload.
     """
     return Record(
         workload_key=graph.workload_key,

@@ -31,7 +31,7 @@ MAX_LOOPS = 256
 
 
 class Blocks:
-    """The blocks of a program while a trace is followed."""
+    """The blocks of a module while a trace is followed."""
 
     def __init__(self, layout: BlockLayout) -> None:
         self._blocks: list[Block] = []
@@ -61,7 +61,7 @@ class Blocks:
         return any(block.name == name and not block.is_input for block in self._blocks)
 
     def adopt(self, name: str) -> Block:
-        """Adds a block that the program does not have, of unknown loops.
+        """Adds a block that the graph does not have, of unknown loops.
 
         Raises:
             RecordError: There are too many.
@@ -77,10 +77,10 @@ class Blocks:
         return self._blocks[-1]
 
     def begin(self, steps: Sequence[Step]) -> None:
-        """Applies a program's initial steps.
+        """Applies the initial steps of a graph.
 
         Raises:
-            RecordError: They are none of the program.
+            RecordError: They are none of the graph.
         """
         for kind, (stage, *fields) in steps:
             match kind, fields:
@@ -108,7 +108,7 @@ class Blocks:
         return loops[at]
 
     def computed(self) -> list[Block]:
-        """Returns the program's blocks that have loops."""
+        """Returns the module's blocks that have loops."""
         return [
             block for block in self._blocks if not (block.is_input or block.inlined or block.apart)
         ]

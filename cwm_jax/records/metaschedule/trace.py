@@ -45,7 +45,7 @@ class Trace(NamedTuple):
     """A schedule of MetaSchedule, without its postprocessing.
 
     Attributes:
-        instructions: In order.
+        instructions: Instructions in order.
         decisions: What was drawn, by position of the sampling instruction.
     """
 

@@ -44,11 +44,11 @@ def translate_trace(trace: Trace, graph: ComputeGraph) -> tuple[Step, ...]:
     """Translates a trace into steps.
 
     Args:
-        trace: Of a schedule of the program.
+        trace: Trace of a schedule of the workload.
         graph: Its stages are named as the blocks of the module.
 
     Raises:
-        RecordError: The trace is not one of this program, or malformed; the message names the
+        RecordError: The trace is not one of this workload, or malformed; the message names the
             instruction.
     """
     return next(translate_traces([trace], graph))
@@ -57,10 +57,10 @@ def translate_trace(trace: Trace, graph: ComputeGraph) -> tuple[Step, ...]:
 def translate_traces(
     traces: Iterable[Trace], graph: ComputeGraph, unread: Unread | None = None
 ) -> Iterator[tuple[Step, ...]]:
-    """Translates traces of one program into steps, as `translate_trace` does one.
+    """Translates traces of one workload into steps, as `translate_trace` does one.
 
     Args:
-        traces: Of schedules of the program.
+        traces: Traces of schedules of the workload.
         graph: Its stages are named as the blocks of the module; without any, a trace says by
             itself which blocks there are.
         unread: Given where TVM made the traces, so that none may be refused: takes the reason why

@@ -38,7 +38,7 @@ class AnsorCollector:
         self._tvm, self._scorer = tvm, scorer
 
     def graph(self, task: CorpusTask) -> ComputeGraph:
-        """Returns the program of a task."""
+        """Returns the compute graph of a task."""
         return graph_of_task(self._tvm, search_task(self._tvm, task))
 
     def draw(self, corpus: Corpus, task: CorpusTask, size: int, seed: int, earlier: int) -> Drawn:
@@ -105,7 +105,7 @@ def draw_candidates(
         tvm: A TVM with Ansor.
         task: `auto_scheduler.SearchTask`.
         mix: How many of each origin.
-        seed: Of the draw.
+        seed: Seed of the draw.
         scorer: The world model that guides, if any.
         measured: Inputs and results that the task has already; they adapt the world model, and
             train the XGBoost model.

@@ -86,7 +86,7 @@ def training_log(tvm: Any, folder: Path) -> Iterator[Path]:
 
     Args:
         tvm: A TVM with Ansor.
-        folder: Of the corpus.
+        folder: Folder of the corpus.
 
     Yields:
         A temporary log.

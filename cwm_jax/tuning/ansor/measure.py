@@ -116,12 +116,12 @@ class AnsorDevice:
 
     Args:
         tvm: A TVM with Ansor.
-        target: Of all programs.
+        target: Target of all programs.
         config: Settings.
 
     Attributes:
         reference: The reference program.
-        builder: What builds: an `auto_scheduler.ProgramBuilder`.
+        builder: An `auto_scheduler.ProgramBuilder`.
     """
 
     def __init__(self, tvm: Any, target: Any, config: MeasureConfig) -> None:
@@ -192,9 +192,9 @@ class SearchMeasuring:
 
     Args:
         tvm: A TVM with Ansor.
-        target: Of the tasks.
+        target: Target of the tasks.
         config: Settings.
-        log: Of the search; runs of the reference program lie beside it.
+        log: Log of the search; runs of the reference program lie beside it.
         interrupt: Whether the user asked to stop.
 
     Raises:

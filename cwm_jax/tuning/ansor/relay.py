@@ -187,7 +187,7 @@ def load_network(tvm: Any, text: str, seed: int = 0) -> NetworkSource:
     Args:
         tvm: A TVM with Relay.
         text: A built-in network's name, `FILE.py:FUNCTION`, or `FILE.onnx`.
-        seed: Of a built-in network's weights.
+        seed: Seed of a built-in network's weights.
 
     Raises:
         WorkloadError: There is no such network, or it cannot be imported.
@@ -305,7 +305,7 @@ def time_network(
         tvm: A TVM with Ansor.
         library: The compiled network (`compile_network`).
         target: `tvm.target.Target`.
-        inputs: By name.
+        inputs: Inputs by name.
         repeats: How often to measure; each measurement runs for at least 0.5 s.
         tracker: Where to ask for a device; None for this machine.
 

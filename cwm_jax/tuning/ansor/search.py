@@ -43,7 +43,7 @@ class AnsorSession:
 
     Args:
         tvm: A TVM with Ansor.
-        tasks: What is searched, all on one target.
+        tasks: The tasks to search, all on one target.
         config: Settings.
         log: Ansor log that every round is appended to.
         scorer: Checkpoint of the world model, if that is the cost model.
@@ -110,7 +110,7 @@ class AnsorSession:
         raise error
 
     def _begin(self, task: Any, earlier: Sequence[Record]) -> TaskSearch:
-        """Begins to plan, or to evolve where a program has more stages than a planner replays."""
+        """Begins to plan, or to evolve where a task has more stages than a planner replays."""
         trials = _LoggedTrials(self._tvm, task, self._measuring, self._log)
         # Another seed than the first run's: the same samples would be drawn and skipped.
         seed = self._config.seed + 1 + 1000 * len(earlier)

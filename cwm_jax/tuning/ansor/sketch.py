@@ -55,9 +55,9 @@ def sketch_policy(
     Args:
         tvm: A TVM with Ansor.
         task: `auto_scheduler.SearchTask`.
-        seed: Of its draws; TVM holds 31 bits of it.
+        seed: Seed of its draws; TVM holds 31 bits of it.
         model: Ranks states; None for one that guesses.
-        size: Of one search; Ansor's own by default.
+        size: Size of one search; Ansor's own by default.
         callbacks: `SearchCallback`s, called once before the search.
     """
     ansor = tvm.auto_scheduler

@@ -47,7 +47,7 @@ def draw_candidates(
         graph: The same.
         target: TVM target.
         mix: How many of each origin.
-        seed: Of the draw; TVM does not repeat it exactly.
+        seed: Seed of the draw; TVM does not repeat it exactly.
         scorer: The world model that guides, if any.
         known: Steps of candidates that are measured already.
         traces: Valid records of the module, which train the XGBModel, and from which its
@@ -149,7 +149,7 @@ def sampling_context(
         target: TVM target.
         strategy: `SearchStrategy`.
         model: `CostModel` that it asks.
-        seed: Of the draw.
+        seed: Seed of the draw.
         trials: Candidates that may be asked for in all.
         round_size: Candidates that come at a time.
         measured: Records of the module from before.
@@ -172,12 +172,12 @@ class Evolution:
         module: `tvm.IRModule` of one function, `main`.
         graph: The same.
         target: TVM target.
-        database: Of what is measured.
+        database: Database of what is measured.
         model: `CostModel` that it asks.
         trials: Candidates to offer until it ends; TVM takes off what is measured.
         count: Candidates to offer at a time.
         population: Schedules of a generation.
-        seed: Of all randomness.
+        seed: Seed of all randomness.
     """
 
     def __init__(

@@ -79,7 +79,7 @@ class MetaScheduleCollector:
         return self._tvm.ir.load_json(task.tensors)
 
     def graph(self, task: CorpusTask) -> ComputeGraph:
-        """Returns the program of a task."""
+        """Returns the compute graph of a task."""
         return read_graph(self._tvm, self._module(task), task.workload_key)
 
     def draw(self, corpus: Corpus, task: CorpusTask, size: int, seed: int, earlier: int) -> Drawn:

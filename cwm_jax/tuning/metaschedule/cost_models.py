@@ -76,7 +76,7 @@ def learn_corpus(tvm: Any, model: Any, folder: Path) -> None:
     Args:
         tvm: A TVM with MetaSchedule.
         model: `cost_model.XGBModel`.
-        folder: Of the corpus.
+        folder: Folder of the corpus.
 
     Raises:
         CorpusError: As for `updates_of_corpus`.
@@ -93,7 +93,7 @@ def updates_of_corpus(tvm: Any, folder: Path) -> Iterator[Update]:
 
     Args:
         tvm: A TVM with MetaSchedule.
-        folder: Of a corpus that `cwm collect --engine metaschedule` measured.
+        folder: Folder of a corpus that `cwm collect --engine metaschedule` measured.
 
     Raises:
         CorpusError: The corpus cannot be read, or holds nothing to learn from.

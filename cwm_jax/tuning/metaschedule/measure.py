@@ -166,7 +166,7 @@ class MetaScheduleDevice:
 
     Args:
         tvm: A TVM with MetaSchedule.
-        target: Of all programs.
+        target: Target of all programs.
         config: Settings.
         tracker: Where to ask for a device to run them on; None for this machine.
         sleep: Waits for a device that has gone away; may raise to stop waiting.

@@ -22,7 +22,7 @@ def check_network(tvm: Any, name: str, module: Any, target: Any) -> None:
 
     Args:
         tvm: A TVM with MetaSchedule.
-        name: Of the network.
+        name: Name of the network.
         module: `tvm.IRModule` (`relax_networks.relax_module`).
         target: TVM target.
 
@@ -47,7 +47,7 @@ def compile_network(tvm: Any, module: Any, target: Any, folder: Path) -> Any:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` (`relax_networks.relax_module`).
         target: TVM target.
-        folder: Of the search.
+        folder: Folder of the search.
 
     Returns:
         `relax.VMExecutable`.
@@ -133,7 +133,7 @@ def time_executable(
         tvm: A TVM with MetaSchedule.
         executable: The compiled network (`compile_network`).
         target: TVM target.
-        arguments: Of `main`, in order.
+        arguments: Arguments of `main`, in order.
         repeats: How often to measure; each measurement runs for at least 0.5 s.
         tracker: Where to ask for a device; None for this machine.
 

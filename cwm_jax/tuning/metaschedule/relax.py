@@ -191,7 +191,7 @@ def relax_module(tvm: Any, network: Network, target: Any | None = None) -> Any:
 
     Args:
         tvm: A TVM with Relax.
-        network: To build.
+        network: The network to build.
         target: As for `prepare_module`.
     """
     builder = tvm.relax.BlockBuilder()

@@ -50,7 +50,7 @@ class MetaScheduleSession:
 
     Args:
         tvm: A TVM with MetaSchedule.
-        tasks: What is searched.
+        tasks: The tasks to search.
         target: TVM target with `num-cores`.
         config: Settings.
         folder: Where the search lives; it goes on with the trials that it holds.

@@ -114,7 +114,7 @@ def create_module(tvm: Any, workload: Workload | Subgraph, target: Any) -> Any:
     Args:
         tvm: A TVM with MetaSchedule.
         workload: An operator, a user's function, or a task of a built-in network.
-        target: What a network's tasks are extracted for.
+        target: Target that a network's tasks are extracted for.
 
     Raises:
         WorkloadError: A network has no such task, or a user's function is missing or fails.

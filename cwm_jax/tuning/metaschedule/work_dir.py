@@ -2,7 +2,7 @@
 
 The database is what a search goes on from, whoever wrote it: this package, or `tune_tir` and
 `tune_relax` of TVM, perhaps for other workloads, too. Lines are added to it and none is changed.
-The records (`records.jsonl` with its programs beside it) are what training reads.
+The records (`records.jsonl` with its compute graphs beside it) are what training reads.
 """
 
 import importlib
@@ -70,7 +70,7 @@ class SearchFolder:
         folder: Made if it is missing.
 
     Attributes:
-        database: What TVM is to know of the search: a `MemoryDatabase` of its tasks' records.
+        database: A `MemoryDatabase` of the records of its tasks, for TVM.
     """
 
     def __init__(self, tvm: Any, folder: Path) -> None:
@@ -88,7 +88,7 @@ class SearchFolder:
         Files that a kill left unfinished are mended; a copy of each is kept.
 
         Args:
-            tasks: What is searched.
+            tasks: The tasks to search.
             target: TVM target.
 
         Raises:
@@ -363,8 +363,8 @@ def line_of(folder: Path, record: Record) -> bytes:
     """Returns the first line of a program in a search's database.
 
     Args:
-        folder: Of the search.
-        record: Of the program.
+        folder: Folder of the search.
+        record: Record of the program.
     """
     trials = search_records(folder)
     first = next(

@@ -309,7 +309,7 @@ def extract_stores(
 
     Args:
         tvm: A TVM with Ansor.
-        records: Of one log, in order.
+        records: Records of one log, in order.
         tasks: `auto_scheduler.SearchTask` of each workload key.
         report: Called with the number of records done.
 
@@ -340,7 +340,7 @@ def features_of_states(tvm: Any, states: Sequence[Any], task: Any) -> list[Store
 
     Args:
         tvm: A TVM with Ansor.
-        states: Of the task.
+        states: States of the task.
         task: `auto_scheduler.SearchTask`.
 
     Returns:

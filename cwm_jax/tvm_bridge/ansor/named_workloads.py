@@ -49,7 +49,7 @@ def rebuild_workload(tvm: Any, workload_key: str, records: Sequence[Record]) -> 
     Args:
         tvm: A TVM with Ansor.
         workload_key: Ansor's.
-        records: Of the workload; the variant is told from some of them.
+        records: Records of the workload; the variant is told from some of them.
 
     Returns:
         None if no known variant fits any.

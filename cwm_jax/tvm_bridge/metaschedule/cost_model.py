@@ -61,7 +61,7 @@ class WorldModelCostModel(_ms.cost_model.PyCostModel):
     Args:
         checkpoint: Name of a shipped checkpoint, a checkpoint folder, or a loaded `Scorer`.
         adaptation: How measurements of a workload correct its ranking.
-        reader: Of candidates, for models that share one; by default of its own.
+        reader: Reader of candidates, for models that share one; by default one of its own.
 
     Attributes:
         online: Ranks the steps of candidates, corrected by what is measured on the device of the

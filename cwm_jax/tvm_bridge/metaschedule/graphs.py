@@ -32,13 +32,13 @@ class UnreadWarning(UserWarning):
 
 
 def read_graph(tvm: Any, module: Any, workload_key: str, name: str | None = None) -> ComputeGraph:
-    """Returns the program of a module; one without a graph where it cannot be read.
+    """Returns the compute graph of a module; one without a graph where it cannot be read.
 
     Args:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` of one function.
-        workload_key: Names the program.
-        name: What to call the function; by default as it calls itself.
+        workload_key: Names the workload.
+        name: Name of the function for messages; by default its own.
 
     Warns:
         UnreadWarning: It cannot be read.
@@ -52,7 +52,7 @@ def read_graph(tvm: Any, module: Any, workload_key: str, name: str | None = None
 
 
 def warn_of_traces(graph: ComputeGraph, error: Exception) -> None:
-    """Warns that a trace of a program's function cannot be followed."""
+    """Warns that a trace of a function cannot be followed."""
     _warn(graph.workload_key, f"a schedule of it cannot be followed, {error}", _BY_TRACE)
 
 
@@ -78,7 +78,7 @@ def warn_of_failures(workload_key: str, errors: Sequence[str]) -> None:
     """Warns that none of the candidates measured for a function ran.
 
     Args:
-        workload_key: Of the function.
+        workload_key: Key of the function.
         errors: What was said of each; TVM's own callback tells nothing of failures.
     """
     if errors:
@@ -102,7 +102,7 @@ def graphs_of_database(tvm: Any, folder: Path, summary: LogSummary) -> Iterator[
 
     Args:
         tvm: A TVM with MetaSchedule.
-        folder: Of the database.
+        folder: Folder of the database.
         summary: Counts what is skipped.
 
     Raises:

@@ -44,7 +44,7 @@ class Offers(Protocol):
         """Returns new `MeasureCandidate`s by their steps; none where there are no more.
 
         Args:
-            known: What is measured already.
+            known: Schedules that are measured already.
         """
         ...
 
@@ -64,7 +64,7 @@ class Sampler:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` of one function, `main`.
         target: TVM target.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Attributes:
         context: `TuneContext` of the module.
@@ -100,10 +100,10 @@ class Imagination:
         graph: The same.
         online: Ranks, corrected by what is measured.
         clock: Notes when the planner runs.
-        sampler: Of the module; stays open.
+        sampler: Sampler of the module; stays open.
         count: Candidates to offer at a time.
-        seed: Of the planner's randomness.
-        config: Of the planner.
+        seed: Seed of the planner's randomness.
+        config: Settings of the planner.
     """
 
     def __init__(
@@ -207,8 +207,8 @@ class PooledSource:
 
     Args:
         tvm: A TVM with MetaSchedule.
-        graph: Of the module.
-        offers: What offers candidates.
+        graph: Compute graph of the module.
+        offers: Offers candidates.
         sampler: Draws candidates at random; None without a world model.
         clock: Times the cost model.
         update: Takes `TuneContext`, candidates and results in, for the cost model.
@@ -291,7 +291,7 @@ def learn_recorded(
     Args:
         tvm: A TVM with MetaSchedule.
         database: `Database`.
-        workload: Of the module in it.
+        workload: Workload of the module in it.
         update: Takes candidates and results in, for the cost model.
     """
     result = tvm.s_tir.meta_schedule.runner.RunnerResult

@@ -49,7 +49,7 @@ def graph_of_module(tvm: Any, module: Any, workload_key: str) -> ComputeGraph:
     Args:
         tvm: A TVM with MetaSchedule.
         module: `tvm.IRModule` of one function.
-        workload_key: Names the program.
+        workload_key: Names the workload.
 
     Raises:
         GraphError: The function has no blocks, too many, or what this package does not know.
@@ -129,7 +129,7 @@ class _Nest(NamedTuple):
 
     Attributes:
         axes: Spatial ones first, as in what the block writes.
-        variables: Of the axes.
+        variables: Variables of the axes.
         steps: From one loop an axis to the loops that there are, without the stage.
     """
 
@@ -354,9 +354,9 @@ def _initial_steps(
     """Steps from one loop an axis to the loops that there are; None where none lead there.
 
     Args:
-        axes: In order.
+        axes: Axes in order.
         by_axis: Parts of each, outermost first.
-        extents: Of the loops.
+        extents: Extents of the loops.
     """
     steps: list[Step] = []
     nest: list[tuple[int, int]] = []

@@ -51,9 +51,9 @@ def database_lines(
 
     Args:
         tvm: A TVM with MetaSchedule.
-        module: Of the candidates.
+        module: Module of the candidates.
         target: TVM target; None leaves it out.
-        entries: Of the candidates.
+        entries: Entries of the candidates.
 
     Raises:
         RecordError: TVM left some out.
@@ -132,7 +132,7 @@ def record_of_result(
     """Returns the record of a candidate that was measured just now.
 
     Args:
-        graph: Of the candidate.
+        graph: Compute graph of the candidate.
         target: TVM target.
         schedule: Its steps.
         result: `RunnerResult`.
@@ -160,7 +160,7 @@ about as long to write as to translate."""
 
 
 class Reading(NamedTuple):
-    """Candidates of one program, about to be read.
+    """Candidates of one module, about to be read.
 
     Attributes:
         lines: What `trace_lines` says of each.
@@ -194,7 +194,7 @@ class CandidateReader:
 
         Args:
             candidates: `MeasureCandidate`s.
-            graph: Of all of them.
+            graph: Compute graph of all of them.
             unknown: Which lines will have to be read, each once.
             unread: As for `translate_traces`.
         """
