@@ -5,15 +5,42 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import orjson
 
 from cwm_jax.errors import CwmError
 from cwm_jax.interrupts import tidied
 
 _LONGEST_ADDITION = 16
 """Bytes that names of what lies beside a result may be longer, such as `.OUT-snapshots`."""
+
+
+def readable_json(data: Mapping[str, Any]) -> bytes:
+    """Returns a JSON object that is small and compares well: an entry of it, or of a table, a line.
+
+    Args:
+        data: Keys and values; NumPy arrays are lists.
+
+    Raises:
+        TypeError: A value has no JSON form.
+    """
+    lines = []
+    for key, value in data.items():
+        rows = isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
+        text = f"[\n  {_rows(value)}\n ]" if rows else _compact(value)
+        lines.append(f" {_compact(key)}: {text}")
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def _rows(rows: Sequence[Any]) -> str:
+    return ",\n  ".join(map(_compact, rows))
+
+
+def _compact(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def write_atomically(path: Path, data: bytes) -> None:

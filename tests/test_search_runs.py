@@ -1,6 +1,6 @@
 """Packed searches: the same summary as of their folder, and errors that name file and line."""
 
-import gzip
+import lzma
 
 import orjson
 import pytest
@@ -18,6 +18,7 @@ from cwm_jax.bench.search_runs import (
     write_packed,
 )
 from cwm_jax.errors import CorpusError, CwmError
+from cwm_jax.files import readable_json
 from cwm_jax.records.ansor_log import append_records, format_line
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
@@ -48,8 +49,7 @@ def folder(tmp_path, measured_log):
             "latencies": [record.latency for record in mine],
             "rounds": [{"trials": 4, **seconds}],
         }
-        text = orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        (out / f"{run.name}.json").write_bytes(text)
+        (out / f"{run.name}.json").write_bytes(readable_json(result))
         name = short_hash(format_line(best_programs(mine, 1)[0]).encode())
         latency = REMEASURED[run.variant]
         with (out / "winners.jsonl").open("ab") as winners:
@@ -71,7 +71,7 @@ def folder(tmp_path, measured_log):
 
 @pytest.fixture
 def packed(folder):
-    file = folder.with_name("searches.runs.jsonl.gz")
+    file = folder.with_name("searches.runs.jsonl.xz")
     write_packed(read_folder(folder), file)
     return file
 
@@ -119,8 +119,8 @@ def test_a_file_that_would_change_is_not_packed(folder):
     ],
 )
 def test_a_damaged_line_is_named(packed, damage, said):
-    lines = damage(gzip.decompress(packed.read_bytes()).splitlines())
-    packed.write_bytes(gzip.compress(b"\n".join(lines)))
+    lines = damage(lzma.decompress(packed.read_bytes()).splitlines())
+    packed.write_bytes(lzma.compress(b"\n".join(lines)))
     with pytest.raises(CorpusError, match=packed.name + said):
         read_runs(packed)
 

@@ -1,7 +1,7 @@
 """Packs a folder of `cwm bench search` into one file, or unpacks such a file.
 
-    uv run python tools/pack_searches.py pack build/search --out search.runs.jsonl.gz
-    uv run python tools/pack_searches.py unpack search.runs.jsonl.gz --out build/search
+    uv run python tools/pack_searches.py pack build/search --out search.runs.jsonl.xz
+    uv run python tools/pack_searches.py unpack search.runs.jsonl.xz --out build/search
 
 Packing is deterministic. An unpacked folder is the one that was packed, byte by byte, but for what
 `cwm_jax/bench/search_runs.py` leaves out. `cwm eval` reads its logs.

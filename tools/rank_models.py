@@ -23,7 +23,7 @@ import orjson
 from cwm_jax.bench.ranking import Corpus, contenders, judge
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
-from cwm_jax.files import write_atomically
+from cwm_jax.files import readable_json, write_atomically
 from cwm_jax.records.graph import graphs_beside, read_graphs
 from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
@@ -102,8 +102,7 @@ def add_run(out: Path, hardware: str, name: str, seed: int, found: dict[str, Any
     runs = results["runs"].setdefault(hardware, {})
     runs.setdefault(name, {})[str(seed)] = found
     results[hardware] = summarise(runs)
-    text = orjson.dumps(results, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
-    write_atomically(out, text + b"\n")
+    write_atomically(out, readable_json(results))
 
 
 def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]]:

@@ -1,11 +1,11 @@
 """What `cwm bench search` found, as a Markdown table and as curves.
 
     uv run python tools/summarise_searches.py tools/results/search.json --curves DIR
-    uv run python tools/summarise_searches.py tools/results/search.runs.jsonl.gz --json FILE
+    uv run python tools/summarise_searches.py tools/results/search.runs.jsonl.xz --json FILE
 
 Reads the JSON of `cwm bench search`, or makes it anew from the runs: from the benchmark's folder or
 from the file that `tools/pack_searches.py` made of it. Which runs are compared is then read from a
-JSON: `NAME.json` for `NAME.runs.jsonl.gz` or a folder `NAME`, another by `--like`.
+JSON: `NAME.json` for `NAME.runs.jsonl.xz` or a folder `NAME`, another by `--like`.
 
 Below the table, for each machine: the speed-up, the extreme pairs, how far the fastest program that
 any of its searches found is ahead and how much of that the first variant reaches, how much longer
@@ -32,6 +32,7 @@ import orjson
 from cwm_jax.bench.search_runs import aggregate, read_runs
 from cwm_jax.bench.search_summary import Found, captured_headroom, pace
 from cwm_jax.errors import CwmError
+from cwm_jax.files import readable_json
 
 _COLUMNS = 4
 _INK = {"world-model": "#d1495b", "xgboost": "#30638e"}
@@ -55,7 +56,7 @@ def main() -> None:
     except CwmError as error:
         raise SystemExit(str(error)) from error
     if options.json:
-        options.json.write_bytes(orjson.dumps(data, option=orjson.OPT_INDENT_2))
+        options.json.write_bytes(readable_json(data))
     print("\n".join([*table(data), "", *by_machine(data), *paces(data)]))
     if options.curves:
         options.curves.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def load(results: Path, like: Path | None = None, rounds: int = 0) -> dict[str, 
     """
     file = results
     if results.suffix != ".json":
-        name = results.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".runs")
+        name = results.name.removesuffix(".xz").removesuffix(".jsonl").removesuffix(".runs")
         file = like or results.with_name(f"{name}.json")
     try:
         summary = orjson.loads(file.read_bytes())

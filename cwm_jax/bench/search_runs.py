@@ -1,14 +1,13 @@
 """Runs of a search benchmark: its folder, one compressed file of them, and their summary.
 
-`cwm bench search --out FOLDER` leaves several files a run. `NAME.runs.jsonl.gz` holds the same in
+`cwm bench search --out FOLDER` leaves several files a run. `NAME.runs.jsonl.xz` holds the same in
 one file: a first line for the whole benchmark, then one line a run. TVM's own databases
 (`database_*.json` of MetaSchedule) are left out: they are needed to build programs again, not to
 summarise.
 """
 
 import dataclasses
-import gzip
-import io
+import lzma
 import math
 import statistics
 from collections import defaultdict
@@ -29,10 +28,10 @@ from cwm_jax.bench.search_summary import (
     summarise,
 )
 from cwm_jax.errors import CorpusError
-from cwm_jax.files import write_atomically
+from cwm_jax.files import readable_json, write_atomically
 from cwm_jax.records.ansor_log import format_line
 from cwm_jax.records.graph import graphs_path
-from cwm_jax.records.lines import LogSummary, every_line
+from cwm_jax.records.lines import LogSummary
 from cwm_jax.records.logs import load_records
 from cwm_jax.records.record import Record
 from cwm_jax.search.confirmation import best_programs
@@ -45,7 +44,6 @@ FORMAT = 1
 STOPS = (16, 64)
 """After so many trials the winner of a run is taken."""
 _LONG_RUN_WINNERS = 5  # of a run with more trials, at its end
-_INDENT = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,10 +133,8 @@ def write_packed(benchmark: Benchmark, file: Path) -> None:
     for run in benchmark.runs:
         fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
         lines.append({**fields, "programs": [places[line] for line in run.programs]})
-    out = io.BytesIO()
-    with gzip.GzipFile(filename="", fileobj=out, mode="wb", compresslevel=9, mtime=0) as packed:
-        packed.writelines(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
-    write_atomically(file, out.getvalue())
+    text = b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines)
+    write_atomically(file, lzma.compress(text, preset=9 | lzma.PRESET_EXTREME))
 
 
 def read_packed(file: Path) -> Benchmark:
@@ -148,11 +144,12 @@ def read_packed(file: Path) -> Benchmark:
         CorpusError: The file cannot be read, or a line is damaged; names file and line.
     """
     number = 0
+    lines: list[dict[str, Any]] = []
     try:
-        lines: list[dict[str, Any]] = []
-        for number, line in every_line(file):
-            lines.append(_json(file, number, line))
-    except OSError as error:
+        with lzma.open(file) as packed:
+            for number, line in enumerate(packed, start=1):
+                lines.append(_json(file, number, line))
+    except (OSError, EOFError, lzma.LZMAError) as error:
         raise CorpusError(f"{file}:{number + 1}: cannot be read ({error})") from error
     if not lines or lines[0].get("format") != FORMAT:
         found = lines[0].get("format") if lines else "an empty file"
@@ -186,12 +183,12 @@ def files_of(benchmark: Benchmark, folder: Path) -> dict[Path, bytes]:
     """Returns the files that a folder of this benchmark holds, and their content."""
     files: dict[Path, bytes] = {}
     if benchmark.machine is not None:
-        files[folder / NOTE] = orjson.dumps(benchmark.machine, option=_INDENT)
+        files[folder / NOTE] = readable_json(benchmark.machine)
     if benchmark.remeasured:
         rows = (orjson.dumps(row).decode() for row in benchmark.remeasured)
         files[folder / WINNERS_FILE] = _as_text(list(rows))
     for run in benchmark.runs:
-        files[folder / f"{run.name}.json"] = orjson.dumps(run.result, option=_INDENT)
+        files[folder / f"{run.name}.json"] = readable_json(run.result)
         log = _log_of(folder, run.name, run.result)
         for path, lines in (
             (log, run.records),

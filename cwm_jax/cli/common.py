@@ -7,12 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, TextColumn
 
 from cwm_jax.errors import CwmError, OutputError
-from cwm_jax.files import locked_file, locked_folder, write_atomically
+from cwm_jax.files import locked_file, locked_folder, readable_json, write_atomically
 from cwm_jax.records.graph import ComputeGraph, load_graphs, read_graphs
 
 
@@ -49,13 +48,12 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
     """
     if path is None:
         return
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
     try:
-        text = orjson.dumps(data, option=options)
+        text = readable_json(data)
     except TypeError:  # names of files need not be UTF-8, JSON has to
-        text = orjson.dumps(_as_utf8(data), option=options)
+        text = readable_json(_as_utf8(data))
     try:
-        write_atomically(path, text + b"\n")
+        write_atomically(path, text)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error})") from error
 

@@ -22,7 +22,7 @@ LEAST_DRAWN = 4
 """Least number of random candidates to judge by; rounds of less than twice as many draw none."""
 
 _MARGIN = 1.25
-"""In the first rounds of Ansor's searches on Zen 3, 4 and 5 (`tools/results/search.runs.jsonl.gz`;
+"""In the first rounds of Ansor's searches on Zen 3, 4 and 5 (`tools/results/search.runs.jsonl.xz`;
 at commit 3848bed also `search-zen4`), good choices were 2.7 to 10 times as fast as random draws."""
 
 _LEAST_AGREEMENT = 0.5

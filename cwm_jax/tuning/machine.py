@@ -19,7 +19,7 @@ import orjson
 
 from cwm_jax.errors import CorpusError, TargetError
 from cwm_jax.features.hardware import host_caches
-from cwm_jax.files import write_atomically
+from cwm_jax.files import readable_json, write_atomically
 from cwm_jax.records.lines import without_mark
 from cwm_jax.tvm_bridge.runtime import threads_in_use, usable_cores
 
@@ -69,7 +69,7 @@ def add_figures(file: Path, name: str, figures: Mapping[str, Any]) -> None:
     """
     found = orjson.loads(file.read_bytes()) if file.exists() else {}
     found[name] = {"machine": describe_machine(), **figures}
-    write_atomically(file, orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
+    write_atomically(file, readable_json(found))
 
 
 def note_machine(file: Path, identity: dict[str, Any]) -> None:
@@ -83,8 +83,7 @@ def note_machine(file: Path, identity: dict[str, Any]) -> None:
         CorpusError: The folder holds measurements of another kind of machine.
     """
     if not file.exists():
-        text = orjson.dumps(identity, option=orjson.OPT_INDENT_2)
-        write_atomically(file, text + b"\n")
+        write_atomically(file, readable_json(identity))
         return
     known = machine_of(file)
     for field, value in identity.items():
