@@ -234,14 +234,19 @@ def curve_of(result: Mapping[str, Any], scale: float) -> dict[str, Any]:
     Returns:
         The `best` latency in seconds after each trial, None before the first that succeeded; at
         the end of each round the trials, `round_trials`, and the seconds, `round_ends`; and
-        `predicted_per_second` (None where the engine does not tell).
+        `predicted_per_second` (None where the engine does not tell). Latencies have six
+        digits: no measurement has more, and curves are most of what a benchmark's JSON holds.
     """
-    best = [scale * latency for latency in best_so_far(result["latencies"])]
+    best = [_six_digits(scale * latency) for latency in best_so_far(result["latencies"])]
     return {
         "best": [latency if math.isfinite(latency) else None for latency in best],
         **_clock(result),
         "predicted_per_second": _predicted_per_second(result["rounds"]),
     }
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _predicted_per_second(rounds: Sequence[Mapping[str, float]]) -> float | None:
