@@ -100,9 +100,16 @@ def add_run(out: Path, hardware: str, name: str, seed: int, found: dict[str, Any
     """Adds a run to what the file holds by now: several processes can share the work."""
     results = read_results(out)
     runs = results["runs"].setdefault(hardware, {})
-    runs.setdefault(name, {})[str(seed)] = found
+    runs.setdefault(name, {})[str(seed)] = _rounded(found)
     results[hardware] = summarise(runs)
     write_atomically(out, readable_json(results))
+
+
+def _rounded(found: Any) -> Any:
+    """Six digits of every number: seeds differ in the third."""
+    if isinstance(found, dict):
+        return {name: _rounded(value) for name, value in found.items()}
+    return float(f"{found:.6g}") if isinstance(found, float) else found
 
 
 def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]]:
