@@ -226,8 +226,8 @@ def test_info_names_what_a_bug_report_needs(tmp_path, capsys):
     assert "jax" in capsys.readouterr().out
 
 
-def test_tune_resume_and_json(tmp_path, monkeypatch, tvm):
-    """The installed command, in a process of its own, on a user's own function; another goes on."""
+def test_tune_resume_and_json(tmp_path, monkeypatch):
+    """The installed command, in a process of its own, on a user's own function."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "from tvm import te\n"
@@ -249,8 +249,12 @@ def test_tune_resume_and_json(tmp_path, monkeypatch, tvm):
     assert data["best_latency"] == pytest.approx(min(data["latencies"]), rel=1e-5)
     assert set(data["seconds"]) == {"search", "measure", "model"}
     assert data["target"].startswith("llvm")
-    again = [*command[1:], "--trials", "4", "--resume", "log.jsonl", "--json", "b.json"]
-    assert main(again) == 0
+    again = subprocess.run(
+        [*command, "--trials", "4", "--resume", "log.jsonl", "--json", "b.json"],
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
     resumed = json.loads((tmp_path / "b.json").read_text())
     # The log keeps six digits.
     assert resumed["latencies"][:2] == pytest.approx(data["latencies"], rel=1e-5)
