@@ -44,7 +44,7 @@ COMPUTED_AT_ROOT = 0  # `ComputeAtKind::kRoot`: no bound inference shrinks its l
 
 def _small(**settings: Any) -> TuningConfig:
     """Of a search that imagines little, for it measures little."""
-    return TuningConfig(population=128, **settings)
+    return TuningConfig(population=64, **settings)
 
 
 def tune_task(tvm, task, config: TuningConfig, log: Path, **options: Any) -> loop.TuningResult:
@@ -406,6 +406,11 @@ def test_a_latency_that_is_none_counts_as_failed(tvm, task, scorer, states, cost
     np.testing.assert_array_equal(*scores)
 
 
+SMALLER = """\
+    FEW = dict(auto_scheduler.SketchPolicy.DEFAULT_PARAMS, evolutionary_search_population=64)
+"""
+
+
 def test_the_readme_snippet_tunes(tmp_path):
     """Runs the very lines of the README, in a user's own script."""
     readme = (ROOT / "README.md").read_text()
@@ -416,6 +421,9 @@ def test_the_readme_snippet_tunes(tmp_path):
         snippet[1]
         .replace("num_measure_trials=64", "num_measure_trials=4, num_measures_per_round=2")
         .replace('"tune.json"', f'"{tmp_path / "tune.json"}"')
+        # Of a search that measures little.
+        .replace("SketchPolicy(task, model)", "SketchPolicy(task, model, params=FEW)")
+        .replace("    model = World", f"{SMALLER}    model = World")
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -435,7 +443,9 @@ def test_one_model_serves_a_task_scheduler(tvm, scorer, tmp_path, monkeypatch):
         measure_callbacks=[ansor.RecordToFile(str(tmp_path / "log.jsonl"))],
         verbose=0,
     )
-    scheduler.tune(options, search_policy=[ansor.SketchPolicy(t, model, verbose=0) for t in tasks])
+    few = {**ansor.SketchPolicy.DEFAULT_PARAMS, "evolutionary_search_population": 64}
+    policies = [ansor.SketchPolicy(task, model, params=few, verbose=0) for task in tasks]
+    scheduler.tune(options, search_policy=policies)
     records = load_records(tmp_path / "log.jsonl")
     assert len(records) == 8
     assert {r.workload_key for r in records} == {t.workload_key for t in tasks}
@@ -445,7 +455,7 @@ def test_one_model_serves_a_task_scheduler(tvm, scorer, tmp_path, monkeypatch):
 def test_ctrl_c_keeps_the_finished_rounds(tmp_path, wait):
     log = tmp_path / "log.jsonl"
     command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--workload", WORKLOAD]
-    command += ["--trials", "2000", "--round", "4", "--population", "128", "--log", str(log)]
+    command += ["--trials", "2000", "--round", "4", "--population", "64", "--log", str(log)]
     # A terminal sends Ctrl-C to the whole group, the builder's processes included.
     process = subprocess.Popen(
         command,

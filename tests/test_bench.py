@@ -19,7 +19,7 @@ pytestmark = pytest.mark.long
 WORKLOAD = "matmul:64,64,64"
 
 
-@pytest.mark.usefixtures("unsteady")
+@pytest.mark.usefixtures("unsteady", "small_searches")
 def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     out, result = tmp_path / "searches", tmp_path / "search.json"
     arguments = ["bench", "search", "--workloads", WORKLOAD, "--variants", "random", "xgboost"]

@@ -18,11 +18,13 @@ from cwm_jax.training.dataset import split_workloads
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def trained(tmp_path, measured_log):
-    out = tmp_path / "checkpoint"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, measured_log):
+    """A checkpoint, which no test changes."""
+    out = tmp_path_factory.mktemp("trained") / "checkpoint"
     arguments = ["train", str(measured_log), "--hardware", "cpu-x86-2core", "--out", str(out)]
-    assert main([*arguments, "--epochs", "2", "--json", str(tmp_path / "train.json")]) == 0
+    summary = out.with_name("train.json")
+    assert main([*arguments, "--epochs", "2", "--json", str(summary)]) == 0
     return out
 
 
@@ -33,7 +35,7 @@ def test_train_eval_and_score_work_together(trained, tmp_path, measured_log, cap
     assert card["workloads"]["with_graph"] > 0
     curves = (trained / "curves.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in curves] == [1, 2]
-    summary = json.loads((tmp_path / "train.json").read_text())
+    summary = json.loads(trained.with_name("train.json").read_text())
     assert summary["records"]["valid"] == len(load_records(measured_log, valid_only=True))
 
     result = tmp_path / "eval.json"
@@ -224,8 +226,9 @@ def test_info_names_what_a_bug_report_needs(tmp_path, capsys):
     assert "jax" in capsys.readouterr().out
 
 
-def test_tune_resume_and_json(tmp_path):
+def test_tune_resume_and_json(tmp_path, monkeypatch):
     """The installed command, in a process of its own, on a user's own function."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
         "from tvm import te\n"
         "def square(n):\n"
@@ -233,10 +236,9 @@ def test_tune_resume_and_json(tmp_path):
         "    return [a, te.compute((n, n), lambda i, j: te.sum(a[i, k] * a[k, j], axis=k))]\n"
     )
     command = [str(Path(sys.executable).parent / "cwm"), "tune", "--workload", "mine.py:square:32"]
-    log = ["--log", "log.jsonl"]
+    command += ["--round", "2", "--population", "64"]
     first = subprocess.run(
-        [*command, "--trials", "2", "--round", "2", *log, "--json", "a.json"],
-        cwd=tmp_path,
+        [*command, "--trials", "2", "--log", "log.jsonl", "--json", "a.json"],
         capture_output=True,
         text=True,
     )
@@ -248,8 +250,7 @@ def test_tune_resume_and_json(tmp_path):
     assert set(data["seconds"]) == {"search", "measure", "model"}
     assert data["target"].startswith("llvm")
     again = subprocess.run(
-        [*command, "--trials", "4", "--round", "2", "--resume", "log.jsonl", "--json", "b.json"],
-        cwd=tmp_path,
+        [*command, "--trials", "4", "--resume", "log.jsonl", "--json", "b.json"],
         capture_output=True,
         text=True,
     )
@@ -281,7 +282,10 @@ def test_compiled_programs_are_kept_between_processes(tmp_path, measured_log):
     script = "import sys, cwm_jax; r = cwm_jax.load_records(sys.argv[1])[:8]; "
     script += "cwm_jax.Scorer.load('cpu-x86-2core').score(r)"
     command = [sys.executable, "-c", script, str(measured_log)]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    # In the cache that a user has, not in that of the tests.
+    of_tests = ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(of_tests)}
+    environment["XDG_CACHE_HOME"] = str(tmp_path)
     kept = []
     for _ in range(2):
         subprocess.run(command, check=True, cwd=ROOT, env=environment, capture_output=True)

@@ -215,7 +215,7 @@ def test_local_devices_share_a_batch(tmp_path, measured_log):
     found = []
     for count in (1, 3, 8):
         out = tmp_path / f"{count}.npy"
-        flags = f"--xla_force_host_platform_device_count={count}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
         command = [sys.executable, "-c", _ON_DEVICES, str(measured_log), str(out)]
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         subprocess.run(command, env=environment, check=True)

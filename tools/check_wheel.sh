@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Uses the wheel and the sdist as a new user does: plain pip, fresh environments, a folder outside
-# the repository, the newest Python of 3.11 and later that is installed; the oldest has the lower
-# bounds.
+# Uses the wheel and the sdist as a new user does: fresh environments, a folder outside the
+# repository. Two of them, side by side: the sdist by plain pip, with the newest Python of 3.11 and
+# later that is installed, searches with today's TVM; the wheel with Ansor and the lower bounds of
+# all dependencies, by uv with the oldest such Python, searches with Ansor.
 #
 #     tools/check_wheel.sh [--all | --with-torch]
 #
-# --all, before a release: every Python that is installed. --with-torch: the same, and the extra
-# `ansor` whole; without it bitblas comes without its dependencies, as docs/installation.md says,
-# which saves 6 GB of PyTorch and CUDA.
+# --all, before a release: also the wheel by plain pip with every Python that is installed, for each
+# engine, the sdist with Ansor, and the lower bounds with today's TVM. --with-torch: the same, and
+# the extra `ansor` whole; without it bitblas comes without its dependencies, as docs/installation.md
+# says, which saves 6 GB of PyTorch and CUDA.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)
 uv=${UV:-uv}
@@ -87,9 +89,12 @@ lowest() { # PYTHON WHEEL: the lower bounds of all direct dependencies
   "$uv" venv --quiet --python "$1" "$folder"
   "$uv" pip install --quiet --python "$folder/bin/python" --resolution lowest-direct -r lowest.txt
   "$uv" pip install --quiet --python "$folder/bin/python" --no-deps "$2" bitblas==0.1.0.post1
-  searches "$folder" metaschedule "$work/metaschedule.py"
-  rm -rf "$folder/run" "$folder/measured.jsonl"
   searches "$folder" ansor "$work/ansor.py"
+  if [ -n "${all:-}" ]; then
+    rm -rf "$folder/run" "$folder/measured.jsonl"
+    searches "$folder" metaschedule "$work/metaschedule.py"
+  fi
+  rm -rf "$folder"
 }
 
 case "${1:-}" in
@@ -123,15 +128,16 @@ finish() { # NAME...: waits for these
 }
 
 newest=${pythons[-1]}
-tried=("$newest")
-[ -n "${all:-}" ] && tried=("${pythons[@]}")
-for python in "${tried[@]}"; do
-  version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-  package=$wheel
-  [ "$python" = "$newest" ] && package=$sdist
-  start "plain-$version" plain "$python" "$wheel"
-  start "ansor-$version" ansor "$python" "$package"
-  finish "plain-$version" "ansor-$version"
-done
+start newest plain "$newest" "$sdist"
 start lower-bounds lowest "${pythons[0]}" "$wheel"
-finish lower-bounds
+finish newest lower-bounds
+if [ -n "${all:-}" ]; then
+  for python in "${pythons[@]}"; do
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    package=$wheel
+    [ "$python" = "$newest" ] && package=$sdist
+    start "plain-$version" plain "$python" "$wheel"
+    start "ansor-$version" ansor "$python" "$package"
+    finish "plain-$version" "ansor-$version"
+  done
+fi

@@ -7,7 +7,7 @@ import pytest
 from cwm_jax.cli.main import main
 
 
-@pytest.mark.usefixtures("unsteady")
+@pytest.mark.usefixtures("unsteady", "small_searches")
 def test_searches_are_compared_and_never_run_twice(tmp_path, capsys):
     out, result = tmp_path / "searches", tmp_path / "search.json"
     arguments = ["bench", "search", "--engine", "metaschedule", "--workloads", "matmul:64,64,64"]

@@ -277,6 +277,7 @@ def test_cwm_tune_measures_the_best_again(tmp_path, capsys):
 def test_another_workload_is_not_resumed(tmp_path, capsys):
     folder = tmp_path / "search"
     common = ["tune", "--engine", "metaschedule", "--cost-model", "random", "--trials", "2"]
+    common += ["--population", "32"]
     assert main([*common, "--workload", "dense:8,16,16", "--log", str(folder)]) == 0
     assert main([*common, "--workload", "dense:8,16,32", "--resume", str(folder)]) == 2
     assert "cannot resume" in capsys.readouterr().err
@@ -301,7 +302,7 @@ def test_ctrl_c_keeps_the_finished_rounds(tmp_path):
     folder = tmp_path / "search"
     command = [sys.executable, "-m", "cwm_jax.cli.main", "tune", "--engine", "metaschedule"]
     command += ["--workload", "dense:16,96,128", "--trials", "2000", "--round", "4"]
-    command += ["--cost-model", "random", "--log", str(folder)]
+    command += ["--cost-model", "random", "--population", "32", "--log", str(folder)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )

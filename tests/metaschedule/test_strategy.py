@@ -1,5 +1,6 @@
 """The planner as `strategy=` of TVM's own `tune_tir`."""
 
+import importlib
 import logging
 
 import numpy as np
@@ -19,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::cwm_jax.ranking.catalog.PairingWarning"),
     pytest.mark.filterwarnings("ignore::cwm_jax.ranking.online.TrustWarning"),
 ]
-TRIALS, ROUND = 24, 8
+TRIALS, ROUND = 12, 4
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,10 @@ def test_it_goes_on_with_a_database(tvm, target, task, scorer, tmp_path):
     assert len(learned(second, task)) == 2 * ROUND
 
 
-def test_it_finds_what_cwm_tune_finds(tvm, target, task, scorer, tmp_path):
+def test_it_finds_what_cwm_tune_finds(tvm, target, task, scorer, tmp_path, monkeypatch):
+    # TVM's threads share the draws of one seed between them as it happens; one thread repeats them.
+    contexts = importlib.import_module("tvm.s_tir.meta_schedule.tune_context")
+    monkeypatch.setattr(contexts, "cpu_count", lambda logical: 1)
     strategy = PlannerStrategy(scorer, population=64)
     records = tuned(tvm, target, task, tmp_path / "tvm", strategy, strategy.cost_model)
     config = TuningConfig(trials=TRIALS, round_size=ROUND, search="planner", population=64)
@@ -86,7 +90,6 @@ def test_it_finds_what_cwm_tune_finds(tvm, target, task, scorer, tmp_path):
     found = tune_task(engine, task, config, tmp_path / "ours", scorer=scorer)
     ours = {record.steps for record in engine.recorded(tmp_path / "ours")[:ROUND]}
     theirs = {record.steps for record in records[:ROUND]}
-    # The same seed, so the same first round, but for what TVM's threads draw in another order.
-    assert len(ours & theirs) >= ROUND // 2
+    assert ours == theirs
     ratio = np.min([record.latency for record in records]) / min(found.latencies)
     assert 0.4 < ratio < 2.5
