@@ -31,8 +31,8 @@ EDITS = {
         ),
         ("PRAGMAS = (", 'PRAGMAS = ("new_tag", '),
     ],
+    "features/columns.py": [("SIZES = (", 'SIZES = ("new_size", ')],
     "features/step_features.py": [
-        ("SIZES = (", 'SIZES = ("new_size", '),
         ("_APPLY = {", '_APPLY = {\n    "XX": Replay._set_scope,'),
     ],
     "features/hardware.py": [
