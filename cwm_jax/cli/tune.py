@@ -236,7 +236,7 @@ def _earlier(
     options: argparse.Namespace, engine: "Engine", tasks: "Sequence[Task]", place: Path
 ) -> int:
     """Returns how many candidates of some tasks a search that goes on has measured."""
-    if not options.resume:
+    if not options.resume or not engine.records_file(place).exists():  # TVM may have written it
         return 0
     keys = {task.workload_key for task in tasks}
     return sum(record.workload_key in keys for record in engine.recorded(place))

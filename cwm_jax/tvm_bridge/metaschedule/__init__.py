@@ -15,7 +15,7 @@ __getattr__ = deferred(
     __name__,
     {
         "PlannerStrategy": "strategy",
-        "WorldModelCostModel": "builder",
-        "local_builder": "cost_model",
+        "WorldModelCostModel": "cost_model",
+        "local_builder": "builder",
     },
 )
