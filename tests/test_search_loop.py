@@ -97,3 +97,13 @@ def test_a_search_that_is_done_measures_nothing():
     assert space.asked == []
     assert rounds == []
     assert not stopped_early
+
+
+def test_a_search_that_goes_on_says_at_first_where():
+    space = Space([9.0, 7.0])
+    told = []
+    settings = TuningConfig(trials=4, round_size=2)
+    rounds, _ = search_in_rounds(space, lambda: space.records, settings, [8.0, 6.0], told.append)
+    assert [done.trials for done in told] == [2, 4]
+    assert (told[0].best_latency, told[0].latencies) == (6.0, ())
+    assert rounds == told[1:]

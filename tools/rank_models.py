@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from cwm_jax.bench.ranking import Corpus, contenders, judge
+from cwm_jax.bench.search_summary import six_digits
 from cwm_jax.compilation import keep_compiled_programs
 from cwm_jax.features.hardware import load_hardware
 from cwm_jax.files import readable_json, write_atomically
@@ -100,16 +101,9 @@ def add_run(out: Path, hardware: str, name: str, seed: int, found: dict[str, Any
     """Adds a run to what the file holds by now: several processes can share the work."""
     results = read_results(out)
     runs = results["runs"].setdefault(hardware, {})
-    runs.setdefault(name, {})[str(seed)] = _rounded(found)
+    runs.setdefault(name, {})[str(seed)] = six_digits(found)  # seeds differ in the third
     results[hardware] = summarise(runs)
     write_atomically(out, readable_json(results))
-
-
-def _rounded(found: Any) -> Any:
-    """Six digits of every number: seeds differ in the third."""
-    if isinstance(found, dict):
-        return {name: _rounded(value) for name, value in found.items()}
-    return float(f"{found:.6g}") if isinstance(found, float) else found
 
 
 def load(folder: Path, hardware: str) -> tuple[Corpus, dict[str, dict[str, int]]]:

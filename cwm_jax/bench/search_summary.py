@@ -237,16 +237,21 @@ def curve_of(result: Mapping[str, Any], scale: float) -> dict[str, Any]:
         `predicted_per_second` (None where the engine does not tell). Latencies have six
         digits: no measurement has more, and curves are most of what a benchmark's JSON holds.
     """
-    best = [_six_digits(scale * latency) for latency in best_so_far(result["latencies"])]
+    best = [scale * latency for latency in best_so_far(result["latencies"])]
     return {
-        "best": [latency if math.isfinite(latency) else None for latency in best],
+        "best": six_digits([latency if math.isfinite(latency) else None for latency in best]),
         **_clock(result),
         "predicted_per_second": _predicted_per_second(result["rounds"]),
     }
 
 
-def _six_digits(value: float) -> float:
-    return float(f"{value:.6g}")
+def six_digits(data: Any) -> Any:
+    """Rounds every float in nested lists and dictionaries to six significant digits."""
+    if isinstance(data, dict):
+        return {name: six_digits(value) for name, value in data.items()}
+    if isinstance(data, list):
+        return [six_digits(value) for value in data]
+    return float(f"{data:.6g}") if isinstance(data, float) else data
 
 
 def _predicted_per_second(rounds: Sequence[Mapping[str, float]]) -> float | None:

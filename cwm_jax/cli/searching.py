@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from cwm_jax.tuning.network import NetworkTuningResult
     from cwm_jax.tuning.tune import NetworkResult
 
+_PHASES = ("search", "measure", "model")
+_APART = 1.2
+"""Measurements of one program that differ by this factor make a search a lottery."""
+
 
 def load_scorer(options: argparse.Namespace) -> "Scorer | None":
     """Loads the world model, if that is the cost model."""
@@ -81,7 +85,7 @@ def search_place(options: argparse.Namespace, engine: EngineDescription, what: s
 
 @contextmanager
 def shown_search(
-    console: Console, trials: int, place: Path, what: str, earlier: int = 0
+    console: Console, trials: int, place: Path, what: str
 ) -> Iterator[Callable[[int, float], None]]:
     """Shows a bar while a search runs, and says how to go on if it is interrupted.
 
@@ -90,7 +94,6 @@ def shown_search(
         trials: Candidates to measure in all.
         place: Log or folder of the search.
         what: Names the latency that is shown.
-        earlier: Candidates that are measured already.
 
     Yields:
         A function that takes the candidates measured so far, and a latency in seconds.
@@ -99,7 +102,7 @@ def shown_search(
         note_kept(partial(_how_to_go_on, place)),
         open_progress(console, BarColumn(), MofNCompleteColumn()) as progress,
     ):
-        bar = progress.add_task("searching", total=trials, completed=earlier)
+        bar = progress.add_task("searching", total=trials)
 
         def report(done: int, latency: float) -> None:
             progress.update(bar, completed=done, description=f"{what} {milliseconds(latency)}")
@@ -112,11 +115,6 @@ def _how_to_go_on(place: Path) -> str:
     if place.is_file() or (place / "records.jsonl").exists():
         return f"finished rounds are in {place}, go on with --resume {place}"
     return "no round was measured yet"
-
-
-_PHASES = ("search", "measure", "model")
-_APART = 1.2
-"""Measurements of one program that differ by this factor make a search a lottery."""
 
 
 def seconds_by_phase(rounds: Sequence[Any]) -> dict[str, float]:

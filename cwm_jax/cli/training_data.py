@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from cwm_jax.features.hardware import HardwareCard
     from cwm_jax.training.dataset import Split, WorkloadData
 
+_VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
@@ -209,9 +211,6 @@ def _other_devices(
     of_test = {workload.key for workload in left_out.values()}
     trained = {name: workload for name, workload in found.items() if workload.key not in of_test}
     return trained, left_out, engines
-
-
-_VERSIONS_OF = ("jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def trained_on(card: Mapping[str, Any], keys: Sequence[str]) -> set[str]:

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ from cwm_jax.workloads.networks import networks_help
 from cwm_jax.workloads.parse import operators_help, parse_workload
 
 if TYPE_CHECKING:
-    from cwm_jax.tuning.engine import Engine, RoundResult, Task
+    from cwm_jax.tuning.engine import RoundResult
     from cwm_jax.tuning.measurement import TuningConfig
 
 
@@ -174,9 +173,7 @@ def run(options: argparse.Namespace) -> int:
     console = open_console()
     what = "folder" if engine.in_folder else "log"
     say(console, f"{options.workload} on {loaded.target}, {what} {place}")
-    with shown_search(
-        console, config.trials, place, "best", _earlier(options, loaded, [task], place)
-    ) as show:
+    with shown_search(console, config.trials, place, "best") as show:
 
         def report(done: "RoundResult") -> None:
             show(done.trials, done.best_latency)
@@ -202,12 +199,11 @@ def _run_network(options: argparse.Namespace, engine: EngineDescription) -> int:
     loaded = engine.load(options.target, bool(options.rpc))
     model = loaded.network(options.network, options.seed)
     config = _config(options, engine, len(model.tasks))
-    loaded.check_network(model)
+    loaded.check_network(options.network, model)
     console = open_console()
     where = f"{'folder' if engine.in_folder else 'log'} {place}"
     say(console, f"{model.name}: {len(model.tasks)} tasks on {loaded.target}, {where}")
-    earlier = _earlier(options, loaded, model.tasks, place)
-    with shown_search(console, config.trials, place, "estimated latency", earlier) as show:
+    with shown_search(console, config.trials, place, "estimated latency") as show:
 
         def report(done: "RoundResult") -> None:
             show(done.trials, done.best_latency)
@@ -230,16 +226,6 @@ def _run_network(options: argparse.Namespace, engine: EngineDescription) -> int:
     result = compiled(loaded, model, tuned, config, place, options.seed)
     finish_network(options, console, result, config.search)
     return 0
-
-
-def _earlier(
-    options: argparse.Namespace, engine: "Engine", tasks: "Sequence[Task]", place: Path
-) -> int:
-    """Returns how many candidates of some tasks a search that goes on has measured."""
-    if not options.resume or not engine.records_file(place).exists():  # TVM may have written it
-        return 0
-    keys = {task.workload_key for task in tasks}
-    return sum(record.workload_key in keys for record in engine.recorded(place))
 
 
 def _config(

@@ -20,6 +20,8 @@ from cwm_jax.ranking.scorer import Ranker, Scores
 from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.training.dataset import WorkloadData
 
+BINS = 10
+
 _PANELS = 12
 _TOP = (1, 2, 3, 5, 8, 13, 20)
 _TIMES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -280,9 +282,6 @@ def _prefixes(steps: StepArrays, row: int) -> StepArrays:
         np.arange(count, dtype=np.int32),
         repeated.slots,
     )
-
-
-BINS = 10
 
 
 class Calibration(NamedTuple):

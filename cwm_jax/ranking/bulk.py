@@ -28,6 +28,9 @@ from cwm_jax.records.logs import iterate_records
 from cwm_jax.records.metaschedule.database import database_files
 from cwm_jax.records.record import Record
 
+BATCH = 4096
+"""Lines that an actor gets at once."""
+
 CHUNK = 16384
 """Records that are held in memory and scored together."""
 
@@ -186,8 +189,6 @@ def _join_parquet(parts: Sequence[Path], out: Path) -> None:
 
 _JSON_LINES = _Format(_write_json_lines, _join_json_lines)
 _PARQUET = _Format(_write_parquet, _join_parquet)
-BATCH = 4096
-"""Lines that an actor gets at once."""
 
 
 class ScoringActor:

@@ -20,6 +20,11 @@ from cwm_jax.records.graph import ComputeGraph
 from cwm_jax.records.steps import Step
 from cwm_jax.search.planner import Planner, PlannerConfig
 
+Schedule = tuple[Step, ...]
+Candidate = Any
+"""What an engine builds: of Ansor a `MeasureInput`, of MetaSchedule a `MeasureCandidate`."""
+_PROPOSED_PER_TRIAL = 8
+
 
 class Clock:
     """Notes when functions ran: `calls` holds start and end of each, in seconds."""
@@ -38,13 +43,6 @@ class Clock:
                 self.calls.append((started, time.perf_counter()))
 
         return timed
-
-
-Schedule = tuple[Step, ...]
-Candidate = Any
-"""What an engine builds: of Ansor a `MeasureInput`, of MetaSchedule a `MeasureCandidate`."""
-
-_PROPOSED_PER_TRIAL = 8
 
 
 class Proposal(NamedTuple):

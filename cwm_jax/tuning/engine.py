@@ -268,8 +268,12 @@ class Engine(Protocol):
         """
         raise WorkloadError(f"{text}: {type(self).__name__} tunes no networks")
 
-    def check_network(self, network: NetworkModel) -> None:
+    def check_network(self, text: str, network: NetworkModel) -> None:
         """Checks that a network compiles, before trials are spent on it.
+
+        Args:
+            text: As for `network`; messages name it.
+            network: What `network` returned for it.
 
         Raises:
             WorkloadError: It does not.

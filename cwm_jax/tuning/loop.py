@@ -120,7 +120,7 @@ def tune_task(
         place: Log or folder of the search.
         scorer: Checkpoint of the world model, if that is the cost model.
         resume: Whether to go on with the trials of a log that is there.
-        report: Called after every round.
+        report: Called after every round, and at first with what an earlier run has measured.
 
     Raises:
         KeyboardInterrupt: On Ctrl-C; all finished rounds are kept.
@@ -173,7 +173,7 @@ def search_in_rounds(
         records: Returns all records of the task so far.
         config: Settings.
         earlier: Latencies in seconds of what an earlier run measured.
-        report: Called after every round.
+        report: Called after every round, and at first with what an earlier run has measured.
 
     Returns:
         The rounds, and whether the design space ran out before the trials did.
@@ -193,6 +193,8 @@ def search_in_rounds(
         )
         report(rounds[-1])
 
+    if latencies:
+        report(RoundResult(trials=len(latencies), best_latency=min(latencies)))
     stopped_early = False
     while (left := config.trials - config.confirm - len(latencies)) > 0:
         found = search.round(min(config.round_size, left))

@@ -23,6 +23,13 @@ from cwm_jax.files import readable_json, write_atomically
 from cwm_jax.records.lines import without_mark
 from cwm_jax.tvm_bridge.runtime import threads_in_use, usable_cores
 
+_ANSWER_SECONDS = 10
+ARM = ("aarch64", "arm64")
+_MOST_CORES = 2**31 - 1
+_MOST_SHOWN = 200
+_CORES = re.compile(r"(?<!\S)-num-cores(?:[=\s]\s*(?!-\D)(\S+))?")
+_SYSTEMS = {"Linux": ("linux",), "Darwin": ("darwin", "macos", "apple")}
+
 NOTE = "machine.json"
 """File that says what a folder's measurements are of."""
 
@@ -119,9 +126,6 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-_ANSWER_SECONDS = 10
-
-
 @dataclasses.dataclass(frozen=True)
 class Tracker:
     """Where devices are asked for.
@@ -192,11 +196,6 @@ def sent_library(session: Any, library: Any) -> Any:
 
 
 X86 = ("x86_64", "amd64")
-ARM = ("aarch64", "arm64")
-_MOST_CORES = 2**31 - 1
-_MOST_SHOWN = 200
-_CORES = re.compile(r"(?<!\S)-num-cores(?:[=\s]\s*(?!-\D)(\S+))?")
-_SYSTEMS = {"Linux": ("linux",), "Darwin": ("darwin", "macos", "apple")}
 
 
 class TargetWarning(UserWarning):

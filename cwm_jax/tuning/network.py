@@ -69,7 +69,7 @@ def tune_network(
         place: Log or folder of the search.
         scorer: Checkpoint of the world model, if that is the cost model.
         resume: Whether to go on with the trials of a log that is there.
-        report: Called after every round.
+        report: Called after every round, and at first with what an earlier run has measured.
 
     Raises:
         KeyboardInterrupt: On Ctrl-C; all finished rounds are kept.
@@ -97,7 +97,7 @@ def tune_in_turns(
         tasks: The tasks to tune.
         config: Settings.
         size: Candidates a round.
-        report: Called after every round.
+        report: Called after every round, and at first with what an earlier run has measured.
     """
     earlier = [[record.latency for record in records] for records in session.earlier]
     trials = [len(latencies) for latencies in earlier]
@@ -126,6 +126,8 @@ def tune_in_turns(
         )
         report(rounds[-1])
 
+    if any(trials):
+        report(RoundResult(trials=sum(trials), best_latency=network_latency(progress)))
     confirmed = config.confirm // len(tasks)
     while (left := config.trials - confirmed * len(tasks) - sum(trials)) > 0:
         at = next_task(progress, GradientConfig())

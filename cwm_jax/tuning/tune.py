@@ -169,7 +169,7 @@ def tune(
             `cwm_jax.search.confirmation.default_confirmations`.
         reference_every: Candidates between two runs of a reference program, for machines that
             change their speed; by default there are none.
-        report: Called after every round.
+        report: Called after every round, and at first with what an earlier run has measured.
 
     Returns:
         A `TuningResult` with best latency, schedule, log and curve; of a network a `NetworkResult`.
@@ -208,8 +208,8 @@ def tune(
         tasks=len(tasks),
         network=network,
     )
-    if model:
-        loaded.check_network(model)
+    if network and model:
+        loaded.check_network(network, model)
     place.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"scorer": scorer, "resume": resume, "report": report}
     if model is None:

@@ -213,9 +213,6 @@ def capsule_conv2d(
     return [data, weight, out]
 
 
-DEPTHWISE = ("N", "H", "W", "C", "KERNEL", "STRIDE", "PADDING")
-
-
 def conv2d_shapes(
     n: int, h: int, w: int, i: int, o: int, k: int, s: int, p: int, *_: int
 ) -> Shapes:

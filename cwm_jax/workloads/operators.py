@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from cwm_jax.workloads.convolutions import (
-    DEPTHWISE,
     LAYOUTS,
     Shapes,
     capsule_conv2d,
@@ -27,6 +26,7 @@ from cwm_jax.workloads.convolutions import (
 
 _DTYPES = ("float32", "float16", "float64")
 _ONLY_FLOAT32 = ("float32",)
+_DEPTHWISE = ("N", "H", "W", "C", "KERNEL", "STRIDE", "PADDING")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ OPERATORS: dict[str, Operator] = {
         group_conv2d,
     ),
     "depthwise_conv2d": Operator(
-        DEPTHWISE,
+        _DEPTHWISE,
         LAYOUTS,
         "2-D convolution of each channel by itself",
         "depthwise_conv2d:1,112,112,32,3,1,1",

@@ -193,9 +193,9 @@ class MetaScheduleEngine(Engine):
         found = extract_modules(self._tvm, module, self._target)
         return NetworkModel(name, [self.task(task, weight) for task, weight in found], module)
 
-    def check_network(self, network: NetworkModel) -> None:
+    def check_network(self, text: str, network: NetworkModel) -> None:
         """Compiles a network untuned."""
-        check_network(self._tvm, network.name, network.handle, self._target)
+        check_network(self._tvm, text, network.handle, self._target)
 
     def compile(self, network: NetworkModel, place: Path) -> Any:
         """Returns the `relax.VMExecutable`."""
